@@ -1,0 +1,49 @@
+"""Numbers for the README, each measured again by one command; `python -m benchmarks.NAME --help` says which."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import InputError
+
+
+def run_benchmark(function: Callable[..., object]) -> None:
+    """Call `function`, whose parameters are the command line's flags.
+
+    What a user gave wrong ends the process with exit status 2 and one line; Ctrl-C with 130.
+    """
+    import tyro
+
+    prog = f"python -m benchmarks.{Path(sys.argv[0]).stem}"
+    try:
+        tyro.cli(function, prog=prog, description=sys.modules["__main__"].__doc__)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextmanager
+def timed(task: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Add the seconds that the block takes, by the clock and of all CPU cores, to `seconds`, and print both."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    seconds |= {f"{task}_wall_seconds": round(wall, 1), f"{task}_cpu_seconds": round(cpu, 1)}
+    print(f"{task}: {wall:.1f} s, {cpu:.1f} s of CPU", file=sys.stderr)
+
+
+def markdown_table(rows: Mapping[str, Mapping[str, float | int]], columns: Sequence[str], corner: str) -> str:
+    """Return one line a row, headed by `corner` and `columns`; what a row does not have is left empty."""
+
+    def shown(value: float | int | None) -> str:
+        return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
+    lines = [[corner, *(name.replace("_", " ") for name in columns)], ["---", *("---:" for _ in columns)]]
+    lines += [[name, *(shown(row.get(column)) for column in columns)] for name, row in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

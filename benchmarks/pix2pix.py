@@ -1,0 +1,267 @@
+"""Label consistency of Pix2Pix: can labels be read off translated photos as well as off true ones?
+
+A small segmenter learns class numbers from the true photos that the runs were trained with. It then reads the held-out
+photos and each run's translations of their label maps; scores say how often it finds the labels that a photo was made
+from. After Isola et al. 2017 (arXiv:1611.07004), section 4.1, whose segmenter is FCN-8s: numbers of two segmenters do
+not compare, so those of the true photos (as good as it gets) and of the mean training photo (what is known without
+looking) stand beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import markdown_table, run_benchmark, timed
+from common.batches import batches
+from common.datasets import image_pairs
+from common.errors import InputError
+from common.files import replacing, write_json
+from common.images import colour_labels, from_uint8, labels_from_colours, save_table
+from common.lazy import keras, tf
+from common.report import report_history
+from common.runs import load_network, read_data, read_run
+from common.scores import confusion_matrix, pair_scores, segmentation_scores
+from common.streets import STREET_CLASSES, street_pairs
+from recipes.pix2pix import SAMPLE_STREETS, Config, translate_batch
+
+# %% The segmenter
+
+EPOCHS = 30
+BATCH_SIZE = 8
+LEARNING_RATE = 3e-3  # falls to 0 along a cosine
+WIDTHS = (24, 48, 96, 128, 128)  # channels at each halving of the size
+
+
+def build_segmenter(size: int, classes: int) -> keras.Model:
+    """Return a small U-Net, untrained: photos float32 [n, size, size, 3] in [-1, 1] -> logits [n, size, size, classes].
+
+    After Ronneberger et al. 2015 (arXiv:1505.04597). `size` is a power of two.
+    """
+    layers = keras.layers
+    seeds = keras.random.SeedGenerator(0)
+    widths = WIDTHS[: size.bit_length() - 1]
+
+    def convolve(x, width: int, stride: int = 1):
+        init = keras.initializers.HeNormal(seeds)
+        x = layers.Conv2D(width, 3, stride, "same", use_bias=False, kernel_initializer=init)(x)
+        return layers.ReLU()(layers.BatchNormalization(momentum=0.95)(x))
+
+    x = photos = keras.Input((size, size, 3), name="photos")
+    skips = []
+    for width in widths:
+        skips.append(x)
+        x = convolve(convolve(x, width, 2), width)
+    for width, skip in zip([*widths[-2::-1], 16], reversed(skips), strict=True):
+        x = convolve(layers.Concatenate()([layers.UpSampling2D()(x), skip]), width)
+    logits = layers.Conv2D(classes, 1, kernel_initializer=keras.initializers.HeNormal(seeds), name="logits")(x)
+    return keras.Model(photos, logits, name="segmenter")
+
+
+def augment(photo: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Crop up to an eighth of each side away, mirror, and brighten or darken, at random and both alike.
+
+    Args:
+        photo: uint8 [size, size, 3].
+        labels: uint8 [size, size].
+        seed: int32 [2].
+
+    Returns:
+        The photo, float32 of the same shape in 0..255, and the labels, uint8.
+    """
+    size = photo.shape[0]
+    side, top, left, mirrored, gain = tf.unstack(tf.random.stateless_uniform([5], seed))
+    side = 1 - 0.125 * side
+    top, left = top * (1 - side), left * (1 - side)
+    box = tf.stack([top, left, top + side, left + side])
+    box = tf.where(mirrored < 0.5, box, tf.gather(box, [0, 3, 2, 1]))
+
+    def cut(image: tf.Tensor, method: str) -> tf.Tensor:
+        return tf.image.crop_and_resize(image[None], box[None], [0], (size, size), method)[0]
+
+    photo = tf.minimum(cut(photo, "bilinear") * tf.exp(0.6 * gain - 0.3), 255.0)
+    return photo, tf.cast(cut(labels[..., None], "nearest"), tf.uint8)[..., 0]
+
+
+def train_segmenter(
+    photos: np.ndarray, labels: np.ndarray, classes: int, ignore: int | None = None, epochs: int = EPOCHS
+) -> keras.Model:
+    """Return a segmenter trained on uint8 photos [n, size, size, 3] and class numbers [n, size, size].
+
+    Pixels of class `ignore` are not learnt from.
+    """
+    counted = np.array([float(label != ignore) for label in range(classes)], np.float32)
+
+    def load(pair: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        photo, truth = augment(*pair, seed)
+        return from_uint8(photo), truth, tf.gather(tf.constant(counted), tf.cast(truth, tf.int32))
+
+    data = batches((photos, labels), min(BATCH_SIZE, len(photos)), 0, load)
+    segmenter = build_segmenter(photos.shape[1], classes)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * data.steps_per_epoch)
+    segmenter.compile(
+        keras.optimizers.AdamW(rate, weight_decay=1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    segmenter.fit(data.at(0), epochs=epochs, steps_per_epoch=data.steps_per_epoch, shuffle=False, verbose=0)
+    return segmenter
+
+
+def read_off(segmenter: keras.Model, photos: np.ndarray, ignore: int | None = None) -> np.ndarray:
+    """Return the likeliest class but `ignore` at each pixel: uint8 [n, size, size, 3] -> uint8 [n, size, size]."""
+    readings = []
+    for start in range(0, len(photos), 16):
+        logits = segmenter(from_uint8(photos[start : start + 16]), training=False).numpy()
+        if ignore is not None:
+            logits[..., ignore] = -np.inf
+        readings.append(logits.argmax(-1).astype(np.uint8))
+    return np.concatenate(readings)
+
+
+# %% Data
+
+
+class Pairs(NamedTuple):
+    """Label maps and photos, uint8 [n, size, size, 3] both, and the class numbers, uint8 [n, size, size]."""
+
+    inputs: np.ndarray
+    photos: np.ndarray
+    labels: np.ndarray
+
+
+def shared_config(data: str, runs: Sequence[Path]) -> Config:
+    """Return the first run's settings, after checking that all were trained with the same pairs, labels to photos.
+
+    Raises:
+        InputError: they were not, or one is no run.
+    """
+    configs = {run: read_run(run, "pix2pix", Config) for run in runs}
+    if not configs:
+        raise InputError("no run was named; give at least one finished run with --runs")
+    first, *others = configs
+    for run, config in configs.items():
+        if config.swap:
+            raise InputError(f"{run}: translates photos into labels (swap); runs that make photos can be measured")
+        if (data == "sample") != (read_data(run) == "sample"):
+            raise InputError(f"{run}: trained with {read_data(run)}, not with {data}; name the data of the runs")
+        if data != "sample" and not config.classes:
+            raise InputError(f"{run}: its inputs were not class numbers; train it with --classes")
+    for run in others:
+        for name in ("size", "classes", "seed") if data == "sample" else ("size", "classes"):
+            here, there = getattr(configs[run], name), getattr(configs[first], name)
+            if here != there:
+                raise InputError(f"{run}: {name} {here}, but {first}: {name} {there}; measure alike runs together")
+        if read_data(run) != read_data(first):
+            raise InputError(f"{run}: trained with {read_data(run)}, but {first} with {read_data(first)}")
+    return configs[first]
+
+
+def pairs_for(data: str, config: Config, classes: int) -> tuple[Pairs, Pairs]:
+    """Return all training pairs, and the held-out ones that a run is scored with."""
+
+    def sample() -> tuple[np.ndarray, np.ndarray]:
+        labels, photos = street_pairs(SAMPLE_STREETS, config.size, config.seed)
+        return colour_labels(labels), photos
+
+    examples = image_pairs(data, config.size, sample=sample, classes=config.classes)
+    count = len(examples.train[0] if isinstance(examples.train, tuple) else examples.train)
+    columns = examples._replace(test=examples.train).held_out(count), examples.held_out()
+    train, held_out = (Pairs(*column, labels_from_colours(column[0], classes)) for column in columns)
+    return train, held_out
+
+
+# %% Pictures
+
+
+def save_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> Path:
+    """Draw the runs' columns l1, generator and discriminator over the epochs, a panel each."""
+    from matplotlib.figure import Figure
+
+    titles = {
+        "l1": "L1, of pixels in [-1, 1]",
+        "generator": "generator's adversarial loss",
+        "discriminator": "discriminator's loss",
+    }
+    names = [name for name in titles if any(name in history for history in histories.values())]
+    figure = Figure(figsize=(4.2 * max(len(names), 1), 3.2), layout="constrained")
+    panels = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
+    for panel, name in zip(panels, names, strict=False):
+        for number, (label, history) in enumerate(histories.items()):
+            if name in history:
+                style = {"marker": "."} if len(history["epoch"]) < 3 else {}
+                panel.plot(history["epoch"], history[name], label=label, color=f"C{number}", **style)
+        if name != "l1":
+            panel.axhline(math.log(2), color="0.6", linewidth=1, linestyle=":", label="log 2: cannot tell")
+        panel.set(title=titles[name], xlabel="epoch")
+        panel.legend(frameon=False)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=120)
+    return path
+
+
+# %% The benchmark
+
+
+def compare(
+    data: str,
+    runs: tuple[Path, ...],
+    output_dir: Path = Path("runs/benchmark-pix2pix"),
+    ignore: int | None = None,
+    epochs: int = EPOCHS,
+) -> dict[str, dict[str, float]]:
+    """Print a table of scores and leave it in `output_dir` with pictures; return its rows.
+
+    Args:
+        data: the pairs that the runs were trained with: `sample`, or a folder of label maps and photos.
+        runs: folders of finished runs, labels to photos.
+        output_dir: gets results.json, translations.png, readings.png (what the segmenter sees) and curves.png.
+        ignore: a class that is neither learnt nor counted, such as "unlabelled".
+        epochs: of the segmenter.
+
+    Raises:
+        InputError: a run cannot be measured, or they do not belong together.
+    """
+    config = shared_config(data, runs)
+    classes = len(STREET_CLASSES) if data == "sample" else config.classes
+    if ignore is not None and not 0 <= ignore < classes:
+        raise InputError(f"--ignore {ignore}: no class; there are 0 to {classes - 1}")
+    unique = len({run.name for run in runs}) == len(runs)
+    generators = {run.name if unique else str(run): load_network(run, "generator") for run in runs}
+    histories = {name: report_history(run / "history.csv") for name, run in zip(generators, runs, strict=True)}
+    train, test = pairs_for(data, config, classes)
+    seconds: dict[str, float] = {}
+    with timed("training", seconds):
+        segmenter = train_segmenter(train.photos, train.labels, classes, ignore, epochs)
+    mean = np.broadcast_to(train.photos.mean(axis=0).round().astype(np.uint8), test.photos.shape)
+    with timed("translating", seconds):
+        made = {name: translate_batch(generator, test.inputs) for name, generator in generators.items()}
+    rows, readings = {}, {}
+    with timed("scoring", seconds):
+        for name, photos in {"true photos": test.photos, **made, "mean photo": mean}.items():
+            readings[name] = read_off(segmenter, photos, ignore)
+            scores = segmentation_scores(confusion_matrix(test.labels, readings[name], classes, ignore))
+            rows[name] = (pair_scores(test.photos, photos) if photos is not test.photos else {}) | scores
+
+    chosen = np.unique(np.linspace(0, len(test.inputs) - 1, min(8, len(test.inputs))).astype(int))
+    zoom = max(1, 128 // config.size)
+    tables = {
+        "translations": {"labels": test.inputs, "true photo": test.photos, **made},
+        "readings": {"labels": test.inputs}
+        | {f"read off {name}": colour_labels(readings[name]) for name in ("true photos", *made)},
+    }
+    for name, columns in tables.items():
+        save_table({key: column[chosen] for key, column in columns.items()}, output_dir / f"{name}.png", zoom)
+    save_curves(histories, output_dir / "curves.png")
+    facts = {"size": config.size, "classes": classes, "ignore": ignore, "epochs": epochs}
+    counts = {"training_pairs": len(train.photos), "held_out_pairs": len(test.photos)}
+    write_json(output_dir / "results.json", {"data": data, **facts, **counts, **seconds, "scores": rows})
+    columns = ("l1", "psnr", "ssim", "pixel_accuracy", "class_accuracy", "mean_iou")
+    print(markdown_table(rows, columns, f"{counts['held_out_pairs']} held-out pairs"))
+    return rows
+
+
+if __name__ == "__main__":
+    run_benchmark(compare)

@@ -1,0 +1,675 @@
+"""How fast the recipes train, beside the plain way of tutorials and beside PyTorch.
+
+Every variant trains the same networks with the same optimizers on the same random pictures, held in memory:
+
+recipe   `train` of the recipe, as users run it: its stream of batches, its step, its loop with means and progress.
+plain    what Keras tutorials of these GANs write: compiled models, `generator.predict`, three `train_on_batch` a
+         step (real, fake, and a combined model whose discriminator is frozen), batches put together from a list.
+pytorch  the recipe's step in eager PyTorch, the same arithmetic: one pass through each network, all gradients before
+         any update; fused Adam and contiguous memory, which were faster here than its other settings.
+
+Each variant runs in a process of its own, so that memory and start can be told apart. They take turns, a round of a
+few steps each, so that whatever else the machine does meets all of them.
+
+Run      python -m benchmarks.speed                        about six minutes on two quiet cores
+         python -m benchmarks.speed --only pix2pix-256     one of the set-ups
+         pip install torch                                 for the column of PyTorch
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from common.batches import Batches, batches
+from common.errors import InputError
+from common.files import write_json
+from common.images import from_uint8
+from common.lazy import keras, tf
+from recipes import dcgan, pix2pix
+
+if TYPE_CHECKING:
+    import torch
+
+# %% What is timed
+
+
+class Setup(NamedTuple):
+    """One recipe with one configuration."""
+
+    recipe: Any  # the module
+    config: Any
+    steps: int  # in a round: about a second of the recipe's
+    rounds: int = 99  # at most
+
+
+SETUPS = {
+    "pix2pix-256": Setup(pix2pix, pix2pix.Config(), 2),
+    "pix2pix-128": Setup(pix2pix, pix2pix.Config(size=128), 4),
+    "pix2pix-64": Setup(pix2pix, pix2pix.Config(size=64), 8),
+    "pix2pix-128-narrow": Setup(pix2pix, pix2pix.Config(size=128, base_filters=32), 16),
+    "pix2pix-64-demo": Setup(pix2pix, pix2pix.DEMO, 24),
+    "dcgan-28": Setup(dcgan, dcgan.DIGITS, 3),
+    "dcgan-64": Setup(dcgan, dcgan.Config(), 1, rounds=3),
+}
+QUICK_SETUPS = {
+    "pix2pix-quick": Setup(pix2pix, pix2pix.Config(size=32, base_filters=4), 2),
+    "dcgan-quick": Setup(dcgan, dcgan.Config(size=16, channels=1, base_filters=4, batch_size=4), 2),
+}
+VARIANTS = ("recipe", "plain", "pytorch")
+
+# %% Processes that take turns
+
+
+class Turns:
+    """The worker's end: it works in stretches, and waits for its turn before each."""
+
+    def __init__(self, connection: Connection):
+        self.connection = connection
+        self.began: tuple[float, float] | None = None
+
+    def next(self) -> None:
+        """Report the seconds and CPU seconds since the last turn began, and wait for the next one."""
+        if self.began is not None:
+            wall, cpu = time.monotonic(), time.process_time()
+            self.connection.send((wall - self.began[0], cpu - self.began[1]))
+        self.connection.recv()
+        self.began = time.monotonic(), time.process_time()
+
+
+def _serve(connection: Connection, threads: int, work: Callable[..., Mapping[str, Any]], arguments: Sequence[Any]) -> None:
+    """Be a worker: run `work`, then send what it found out about itself."""
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        turns = Turns(connection)
+        turns.next()
+        facts = work(turns, *arguments)
+        turns.connection.recv()
+        connection.send({**facts, "peak_memory_mb": peak_memory()})
+
+
+class Worker:
+    """The parent's end of a process that runs `work(turns, *arguments)`."""
+
+    def __init__(self, threads: int, work: Callable[..., Mapping[str, Any]], *arguments: Any):
+        context = multiprocessing.get_context("spawn")  # a fork would share memory with this process
+        self.name = work.__name__.strip("_")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, threads, work, arguments), daemon=True)
+        self.started = time.monotonic()
+        self.process.start()
+        other.close()
+
+    def turn(self) -> tuple[float, float]:
+        """Let it run for one stretch; return the seconds and CPU seconds it took."""
+        self.connection.send(None)
+        return self._received()
+
+    def finish(self) -> dict[str, Any]:
+        """Let it end; return what it found out."""
+        self.connection.send(None)
+        facts = self._received()
+        self.process.join()
+        return facts
+
+    def _received(self) -> Any:
+        try:
+            return self.connection.recv()
+        except EOFError:
+            self.process.join()
+            raise RuntimeError(f"{self.name}: ended with exit status {self.process.exitcode}") from None
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has held, in MB of 10^6 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+# %% The three variants
+#
+# Each takes turns in the same way: one step; then the other steps of a round, to warm up; then the rounds.
+
+
+def random_pictures(setup: Setup, batch_count: int = 4) -> tuple[np.ndarray, ...]:
+    """Return the data that a set-up trains on: uint8 [n, size, size, channels], two of them for pairs."""
+    config, random = setup.config, np.random.default_rng(0)
+    channels = (3, 3) if setup.recipe is pix2pix else (config.channels,)
+    count = batch_count * config.batch_size
+    return tuple(random.integers(0, 256, (count, config.size, config.size, each), np.uint8) for each in channels)
+
+
+def run_recipe(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
+    """Train with the recipe's own `train`; the stream of batches, which it asks for at every epoch, takes the turns."""
+    config, steps = setup.config, setup.steps
+    networks = setup.recipe.build(config)
+    before = [network.get_weights() for network in networks]
+    data = batches(random_pictures(setup), config.batch_size, config.seed)
+
+    def at(step: int) -> tf.data.Dataset:
+        if step:
+            turns.next()
+        return data.at(step).take(1 if step == 0 else steps)
+
+    setup.recipe.train(networks, Batches(steps, at), replace(config, rounds + (2 if steps == 1 else 1)))
+    turns.next()
+    after = [network.get_weights() for network in networks]
+    count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
+    flops = [forward_flops(network, config) for network in networks]
+    return {"parameters": count, "moved": _moved(before, after), "forward_flops": flops}
+
+
+def replace(config: Any, epochs: int) -> Any:
+    """Return `config` with another number of epochs."""
+    return type(config)(**vars(config) | {"epochs": epochs})
+
+
+def _moved(before: list[list[np.ndarray]], after: list[list[np.ndarray]]) -> list[float]:
+    """Return how far each network's weights have come: the mean absolute difference."""
+    pairs = [list(zip(*network, strict=True)) for network in zip(before, after, strict=True)]
+    sums = [sum(float(np.abs(new - old).sum(dtype=np.float64)) for old, new in network) for network in pairs]
+    return [total / sum(old.size for old, _ in network) for total, network in zip(sums, pairs, strict=True)]
+
+
+def _take_turns(turns: Turns, setup: Setup, rounds: int, step: Callable[[int], None]) -> None:
+    done = 0
+    for steps in [1, max(setup.steps - 1, 1), *[setup.steps] * rounds]:
+        for _ in range(steps):
+            step(done)
+            done += 1
+        turns.next()
+
+
+def run_plain(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
+    """Train with `predict` and `train_on_batch`."""
+    config = setup.config
+    networks = setup.recipe.build(config)
+    generator, discriminator = networks
+    before = [network.get_weights() for network in networks]
+    paired = setup.recipe is pix2pix
+    pictures = list(zip(*random_pictures(setup), strict=True))
+    size = config.batch_size
+    random = np.random.default_rng(config.seed)
+
+    def adam() -> keras.optimizers.Optimizer:
+        return keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
+
+    cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
+    discriminator.compile(adam(), loss=cross_entropy, loss_weights=[0.5] if paired else None)
+    discriminator.trainable = False
+    if paired:
+        inputs = keras.Input((config.size, config.size, 3))
+        translation = generator(inputs)
+        combined = keras.Model(inputs, [discriminator([inputs, translation]), translation])
+        combined.compile(adam(), loss=[cross_entropy, "mae"], loss_weights=[config.gan_weight, config.l1_weight])
+    else:
+        latents = keras.Input((config.latent_dim,))
+        combined = keras.Model(latents, discriminator(generator(latents)))
+        combined.compile(adam(), loss=cross_entropy)
+    logits = (size, config.size // 8 - 2, config.size // 8 - 2, 1) if paired else (size, 1)
+    real, fake = np.ones(logits, np.float32), np.zeros(logits, np.float32)
+
+    def step(number: int) -> None:
+        chosen = [pictures[(number * size + i) % len(pictures)] for i in range(size)]
+        images = [np.stack(column).astype(np.float32) / 127.5 - 1.0 for column in zip(*chosen, strict=True)]
+        source = images[0] if paired else random.standard_normal((size, config.latent_dim), np.float32)
+        made = generator.predict(source, batch_size=size, verbose=0)
+        # Keras 3 looks at `trainable` when a model first trains, not when it is compiled: both must be set here.
+        discriminator.trainable = True
+        discriminator.train_on_batch(images if paired else images[0], real)
+        discriminator.train_on_batch([source, made] if paired else made, fake)
+        discriminator.trainable = False
+        combined.train_on_batch(source, [real, images[1]] if paired else real)
+
+    _take_turns(turns, setup, rounds, step)
+    discriminator.trainable = True
+    count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
+    return {"parameters": count, "moved": _moved(before, [network.get_weights() for network in networks])}
+
+
+def run_pytorch(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
+    """Train the same networks in PyTorch."""
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.manual_seed(setup.config.seed)
+    networks = torch_networks(setup)
+    before = [[weight.detach().numpy().copy() for weight in network.parameters()] for network in networks]
+    pictures = tuple(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() for images in random_pictures(setup))
+    torch_step = make_torch_step(setup, networks)
+    size = setup.config.batch_size
+
+    def step(number: int) -> None:
+        first = number * size % len(pictures[0])
+        losses = torch_step(*(images[first : first + size] for images in pictures))
+        if not all(math.isfinite(float(loss)) for loss in losses):
+            raise FloatingPointError(f"losses {losses}")
+
+    _take_turns(turns, setup, rounds, step)
+    after = [[weight.detach().numpy() for weight in network.parameters()] for network in networks]
+    count = [sum(weight.numel() for weight in network.parameters()) for network in networks]
+    return {"parameters": count, "moved": _moved(before, after)}
+
+
+def torch_networks(setup: Setup) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Return the recipe's generator and discriminator as PyTorch modules, layer by layer in the same order."""
+    import torch
+    from torch import nn
+
+    config = setup.config
+
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            depth = min(config.size.bit_length() - 1, 8)
+            widths = [config.base_filters * min(2**level, 8) for level in range(depth)]
+            down, up, before = [], [], 3
+            for level, width in enumerate(widths):
+                convolution = nn.Conv2d(before, width, 4, 2, 1, bias=False)
+                normalised = 0 < level < depth - 1
+                down.append([convolution, *[nn.InstanceNorm2d(width, affine=True)] * normalised, nn.LeakyReLU(0.2)])
+                before = width
+            for level, width in enumerate(reversed(widths[:-1])):
+                convolution = nn.ConvTranspose2d(before, width, 4, 2, 1, bias=False)
+                dropout = [nn.Dropout(config.dropout)] * (level < 3)
+                up.append([convolution, nn.InstanceNorm2d(width, affine=True), *dropout])
+                before = 2 * width
+            self.down = nn.ModuleList(nn.Sequential(*block) for block in down)
+            self.up = nn.ModuleList(nn.Sequential(*block) for block in up)
+            self.last = nn.ConvTranspose2d(before, 3, 4, 2, 1)
+
+        def forward(self, x):
+            skips = []
+            for block in self.down:
+                x = block(x)
+                skips.append(x)
+            for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
+                x = torch.relu(torch.cat([block(x), skip], dim=1))
+            return torch.tanh(self.last(x))
+
+    if setup.recipe is pix2pix:
+        layers, before = [], 6
+        for level, width in enumerate([config.base_filters * factor for factor in (1, 2, 4, 8)]):
+            layers.append(nn.Conv2d(before, width, 4, 2 if level < 3 else 1, 1, bias=False))
+            layers += [nn.InstanceNorm2d(width, affine=True)] * (level > 0) + [nn.LeakyReLU(0.2)]
+            before = width
+        return UNet(), nn.Sequential(*layers, nn.Conv2d(before, 1, 4, 1, 1))
+
+    smallest, widths = config.size, []
+    while smallest > 7 and smallest % 2 == 0:
+        smallest //= 2
+        widths.append(config.base_filters * 2 ** len(widths))
+    before = widths[-1]
+    up = [nn.Linear(config.latent_dim, before * smallest**2, bias=False), nn.Unflatten(1, (before, smallest, smallest))]
+    for width in [*reversed(widths[:-1]), config.channels]:
+        up += [nn.BatchNorm2d(before, eps=1e-3), nn.ReLU()]
+        up.append(nn.ConvTranspose2d(before, width, 4, 2, 1, bias=width == config.channels))
+        before = width
+    down = []
+    for level, width in enumerate(widths):
+        down.append(nn.Conv2d(before, width, 4, 2, 1, bias=level == 0))
+        down += [nn.BatchNorm2d(width, eps=1e-3)] * (level > 0) + [nn.LeakyReLU(0.2)]
+        before = width
+    down += [nn.Flatten(), nn.Linear(before * smallest**2, 1)]
+    return nn.Sequential(*up, nn.Tanh()), nn.Sequential(*down)
+
+
+def make_torch_step(setup: Setup, networks: Sequence[torch.nn.Module]) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Return the recipe's step: uint8 [n, channels, size, size] (two of them for pairs) -> the two losses."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    config = setup.config
+    generator, discriminator = networks
+    weights = [list(network.parameters()) for network in networks]
+    betas = (config.beta_1, 0.999)
+    optimizers = [torch.optim.Adam(each, config.learning_rate, betas, fused=True) for each in weights]
+
+    def cross_entropy(target: float, logits: torch.Tensor) -> torch.Tensor:
+        return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+    def step(*images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        pictures = [each.float() / 127.5 - 1.0 for each in images]
+        if setup.recipe is pix2pix:
+            source, target = pictures
+            made = generator(source)
+            real_logits = discriminator(torch.cat([source, target], dim=1))
+            fake_logits = discriminator(torch.cat([source, made], dim=1))
+            l1 = (target - made).abs().mean()
+            g_loss = config.gan_weight * cross_entropy(1.0, fake_logits) + config.l1_weight * l1
+            d_loss = 0.5 * (cross_entropy(1.0, real_logits) + cross_entropy(0.0, fake_logits))
+        else:
+            made = generator(torch.randn(len(pictures[0]), config.latent_dim))
+            real_logits, fake_logits = discriminator(pictures[0]), discriminator(made)
+            g_loss = cross_entropy(1.0, fake_logits)
+            d_loss = cross_entropy(1.0, real_logits) + cross_entropy(0.0, fake_logits)
+        gradients = [torch.autograd.grad(g_loss, weights[0], retain_graph=True), torch.autograd.grad(d_loss, weights[1])]
+        for network, values, optimizer in zip(weights, gradients, optimizers, strict=True):
+            for weight, value in zip(network, values, strict=True):
+                weight.grad = value
+            optimizer.step()
+        return g_loss.detach(), d_loss.detach()
+
+    return step
+
+
+RUN = {"recipe": run_recipe, "plain": run_plain, "pytorch": run_pytorch}
+
+# %% Arithmetic
+
+
+def forward_flops(network: keras.Model, config: Any) -> tuple[float, float]:
+    """Return the floating-point operations of one pass of a batch: all of it, and its first layer's share.
+
+    A multiplication and an addition are two. Convolutions and dense layers are counted, nothing else: the rest is
+    below one per cent. What padding adds in zeros counts as well, as it does in a matrix multiplication.
+    """
+    shapes = [(config.size, config.size, each.shape[-1]) if each.ndim == 4 else each.shape[1:] for each in network.inputs]
+    fixed = [keras.Input(shape, config.batch_size) for shape in shapes]
+    network = keras.models.clone_model(network, input_tensors=fixed if len(fixed) > 1 else fixed[0])
+    counts = []
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2DTranspose):
+            counts.append(2 * math.prod(layer.input.shape) * layer.filters * math.prod(layer.kernel_size))
+        elif isinstance(layer, keras.layers.Conv2D):
+            counts.append(2 * math.prod(layer.output.shape) * layer.input.shape[-1] * math.prod(layer.kernel_size))
+        elif isinstance(layer, keras.layers.Dense):
+            counts.append(2 * math.prod(layer.output.shape) * layer.input.shape[-1])
+    return float(sum(counts)), float(counts[0])
+
+
+def step_flops(forward: Sequence[tuple[float, float]], variant: str) -> float:
+    """Return the operations of one step, from those of one pass of the generator and of the discriminator.
+
+    Gradients by the weights cost as much as a pass, and those by the inputs too, which a first layer needs only
+    where the generator is to learn through it.
+    """
+    (generator, g_first), (discriminator, d_first) = forward
+    train_generator = 3 * generator - g_first
+    train_discriminator = 2 * (3 * discriminator - d_first)  # on a real and on a fake batch
+    if variant == "plain":
+        return train_generator + train_discriminator + 2 * discriminator + generator  # passes anew, and `predict`
+    return train_generator + train_discriminator + discriminator
+
+
+def run_matmul(turns: Turns, seconds: float) -> dict[str, Any]:
+    """Find the most that float32 matrix multiplication attains here, in GFLOP/s."""
+    best = 0.0
+    for size in (2048, 3072, 4096):
+        matrix = tf.random.stateless_normal((size, size), (0, 1))
+        multiply = tf.function(lambda a: tf.reduce_max(tf.matmul(a, a)))
+        float(multiply(matrix))
+        until = time.monotonic() + seconds / 3
+        while time.monotonic() < until:
+            started = time.monotonic()
+            float(multiply(matrix))
+            best = max(best, 2 * size**3 / (time.monotonic() - started) / 1e9)
+    turns.next()
+    return {"gflops": best}
+
+
+# %% Where a step's time goes
+
+
+def run_parts(turns: Turns, config: pix2pix.Config, rounds: int) -> dict[str, Any]:
+    """Time growing beginnings of the pix2pix step; what each adds to the one before is a part's own time."""
+    generator, discriminator = pix2pix.build(config)
+    optimizers = [keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1) for _ in range(2)]
+    weights = [generator.trainable_variables, discriminator.trainable_variables]
+    for optimizer, variables in zip(optimizers, weights, strict=True):
+        optimizer.build(variables)
+    pictures = random_pictures(Setup(pix2pix, config, 1), 1)
+    inputs, targets = (from_uint8(images) for images in pictures)
+
+    def beginning(until: int) -> Callable[[], Any]:
+        @tf.function
+        def step():
+            with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
+                translations = generator(inputs, training=True)
+                if until == 1:
+                    return translations
+                real_logits = discriminator([inputs, targets], training=True)
+                fake_logits = discriminator([inputs, translations], training=True)
+                l1, gan = pix2pix.l1_loss(targets, translations), pix2pix.generator_loss(fake_logits)
+                g_loss = config.gan_weight * gan + config.l1_weight * l1
+                d_loss = pix2pix.discriminator_loss(real_logits, fake_logits)
+            if until == 2:
+                return g_loss, d_loss
+            g_gradients = g_tape.gradient(g_loss, weights[0])
+            if until == 3:
+                return g_gradients, d_loss
+            d_gradients = d_tape.gradient(d_loss, weights[1])
+            if until == 5:
+                optimizers[0].apply(g_gradients, weights[0])
+                optimizers[1].apply(d_gradients, weights[1])
+                return g_loss, d_loss
+            return g_gradients, d_gradients
+
+        return step
+
+    steps = [beginning(until) for until in range(1, 6)]
+    spent: list[list[float]] = [[] for _ in steps]
+    for _ in range(rounds + 2):
+        for step, times in zip(steps, spent, strict=True):
+            started = time.monotonic()
+            step()
+            times.append((time.monotonic() - started) * 1e3)
+    turns.next()
+    medians = [statistics.median(times[2:]) for times in spent]
+    return dict(zip(PARTS, np.diff([0.0, *medians]).tolist(), strict=True)) | {"whole": medians[-1]}
+
+
+PARTS = (
+    "generator, forward",
+    "discriminator, forward, on real and fake",
+    "gradients of the generator, through the discriminator",
+    "gradients of the discriminator",
+    "both Adam updates",
+)
+
+# %% Running and telling
+
+
+def time_setup(name: str, setup: Setup, rounds: int, threads: int) -> dict[str, Any]:
+    """Run all variants of one set-up in turns; return their times in milliseconds, their facts, and their ratios.
+
+    Raises:
+        RuntimeError: a variant's networks are of another size, or do not learn, or its process has failed.
+    """
+    rounds = min(rounds, setup.rounds)
+    workers, first = {}, {}
+    for variant in VARIANTS:
+        if variant == "pytorch" and importlib.util.find_spec("torch") is None:
+            continue
+        workers[variant] = Worker(threads, RUN[variant], setup, rounds)
+        workers[variant].turn()
+        first[variant] = time.monotonic() - workers[variant].started
+    for worker in workers.values():
+        worker.turn()
+    wall: dict[str, list[float]] = {variant: [] for variant in workers}
+    cpu: dict[str, list[float]] = {variant: [] for variant in workers}
+    for _ in range(rounds):
+        for variant, worker in workers.items():
+            seconds, cpu_seconds = worker.turn()
+            wall[variant].append(seconds / setup.steps * 1e3)
+            cpu[variant].append(cpu_seconds / setup.steps * 1e3)
+    facts = {variant: worker.finish() for variant, worker in workers.items()}
+    forward = facts["recipe"].pop("forward_flops")
+    rows = []
+    for variant, found in facts.items():
+        if found["parameters"] != facts["recipe"]["parameters"] or min(found["moved"]) == 0:
+            raise RuntimeError(f"{name}, {variant}: not the recipe's networks, or they do not learn: {found}")
+        gflop = step_flops(forward, variant) / 1e9
+        rows.append(
+            {
+                "setup": name,
+                "variant": variant,
+                "batch_size": setup.config.batch_size,
+                "step_ms": summary(wall[variant]),
+                "cpu_ms": summary(cpu[variant]),
+                "times_the_recipe": summary(ratios(wall[variant], wall["recipe"])),
+                "gflop_per_step": gflop,
+                "gflop_per_second": gflop / statistics.median(wall[variant]) * 1e3,
+                "first_step_seconds": first[variant],
+                **found,
+                "rounds_ms": wall[variant],
+            }
+        )
+    return {"rows": rows}
+
+
+def ratios(times: Sequence[float], reference: Sequence[float]) -> list[float]:
+    """Return each round's time as a multiple of the reference's in the same round."""
+    return [time / other for time, other in zip(times, reference, strict=True)]
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Return the median, the least and the most."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def spread(values: Mapping[str, float], digits: int = 0) -> str:
+    """Write a summary as `median (least-most)`."""
+    median, least, most = (f"{values[key]:.{digits}f}" for key in ("median", "least", "most"))
+    return f"{median} ({least}-{most})"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table: the first column to the left, the others to the right."""
+    lines = [heads, [":--", *["--:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    cpu_info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in cpu_info.read_text().splitlines() if "model name" in line] if cpu_info.exists() else []
+    packages = ("tensorflow", "keras", "numpy", "torch")
+    found = {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)}
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        **found,
+    }
+
+
+def describe(where: Mapping[str, Any]) -> str:
+    """Return the machine in a line."""
+    versions = ", ".join(f"{name} {where[name]}" for name in ("python", "tensorflow", "keras", "torch") if name in where)
+    line = f"{where['processor']}, {where['cores']} cores, {where['threads']} threads; {versions}"
+    busy = where["load_before"] > 0.5
+    return line + (f"\nLoad before the start: {where['load_before']:.1f}; on a quiet machine times are smaller." if busy else "")
+
+
+def main(
+    rounds: int = 7,
+    only: tuple[str, ...] = (),
+    threads: int = os.cpu_count() or 1,
+    quick: bool = False,
+    output_dir: Path = Path("runs/benchmarks"),
+) -> Path:
+    """Time training steps beside the plain way and beside PyTorch; print tables, write speed.json.
+
+    Args:
+        rounds: of every variant, after warming up.
+        only: names of set-ups; all where none is named.
+        threads: of every variant.
+        quick: tiny networks, whose numbers say nothing, to try the benchmark itself.
+        output_dir: where speed.json goes.
+    """
+    setups = QUICK_SETUPS if quick else SETUPS
+    unknown = [name for name in only if name not in setups]
+    if unknown or rounds < 1 or threads < 1:
+        wrong = f"--only {unknown[0]}" if unknown else f"--rounds {rounds} --threads {threads}"
+        raise InputError(f"{wrong}: rounds and threads are 1 or more, and --only one of {', '.join(setups)}")
+    where = machine(threads)
+    print(describe(where), end="\n\n")
+    peaks, rows = [measure_peak(threads, quick)], []
+    for name in only or setups:
+        print(f"timing {name}", file=sys.stderr)
+        rows += time_setup(name, setups[name], rounds, threads)["rows"]
+    results: dict[str, Any] = {"machine": where, "rows": rows}
+    whole = next((name for name in only or setups if name in ("pix2pix-256", "pix2pix-quick")), None)
+    if whole:
+        worker = Worker(threads, run_parts, setups[whole].config, rounds)
+        worker.turn()
+        results["parts_ms"] = worker.finish()
+    peaks.append(measure_peak(threads, quick))
+    results["peak_gflop_per_second"] = max(peaks)
+    print(speed_table(rows, max(peaks)), end="\n\n")
+    print(f"Peak: {max(peaks):.0f} GFLOP/s, the best of tf.matmul in float32 at 2048, 3072 and 4096.\n")
+    if whole:
+        print(parts_table(whole, results["parts_ms"]), end="\n\n")
+    write_json(output_dir / "speed.json", results)
+    return output_dir / "speed.json"
+
+
+def measure_peak(threads: int, quick: bool = False) -> float:
+    """Return the machine's GFLOP/s in matrix multiplication, as of now."""
+    worker = Worker(threads, run_matmul, 0.1 if quick else 3.0)
+    worker.turn()
+    return worker.finish()["gflops"]
+
+
+def speed_table(rows: Sequence[Mapping[str, Any]], peak: float) -> str:
+    """Return the rows as Markdown."""
+    heads = ("", "ms a step", "CPU ms", "images/s", "time / recipe's", "GFLOP", "GFLOP/s", "of peak", "peak MB", "first step, s")
+    lines = []
+    for row in rows:
+        lines.append(
+            [
+                f"{row['setup']} {row['variant']}",
+                spread(row["step_ms"]),
+                f"{row['cpu_ms']['median']:.0f}",
+                f"{row['batch_size'] / row['step_ms']['median'] * 1e3:.1f}",
+                "1" if row["variant"] == "recipe" else spread(row["times_the_recipe"], 2),
+                f"{row['gflop_per_step']:.3g}",
+                f"{row['gflop_per_second']:.3g}",
+                f"{row['gflop_per_second'] / peak:.0%}",
+                f"{row['peak_memory_mb']:.0f}",
+                f"{row['first_step_seconds']:.1f}",
+            ]
+        )
+        if row["variant"] == "plain" and importlib.util.find_spec("torch") is None:
+            lines.append([f"{row['setup']} pytorch", "not installed", *["" for _ in heads[2:]]])
+    return table(heads, lines)
+
+
+def parts_table(name: str, parts: Mapping[str, float]) -> str:
+    """Return the parts of a step as Markdown."""
+    whole = parts["whole"]
+    lines = [[part, f"{parts[part]:.0f}", f"{parts[part] / whole:.0%}"] for part in (*PARTS, "whole")]
+    return table((f"{name}, recipe", "ms", "of the step"), lines)
+
+
+def command(function: Callable[..., Path]) -> None:
+    """Run a benchmark with the flags of the command line; say in a line what a user gave wrong."""
+    import tyro
+
+    try:
+        print(tyro.cli(function))
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    command(main)

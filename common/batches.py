@@ -1,0 +1,102 @@
+"""Seeded streams of batches that can begin at any step, so that a stopped run goes on exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from common.errors import InputError
+from common.lazy import tf
+
+
+class Batches(NamedTuple):
+    """An endless stream of batches, shuffled anew every epoch."""
+
+    steps_per_epoch: int
+    at: Callable[[int], tf.data.Dataset]  # step to begin with -> the stream from there on
+    held_out: tuple[np.ndarray, ...] = ()  # uint8 examples for the pictures of an epoch; never trained on
+
+
+def batches(
+    items: np.ndarray | tuple[np.ndarray, ...],
+    batch_size: int,
+    seed: int,
+    load: Callable | None = None,
+    held_out: tuple[np.ndarray, ...] = (),
+) -> Batches:
+    """Return batches of `load(item, seed)`; without `load`, of the items themselves.
+
+    The items of step s are a function of (seed, s) alone: the shuffle is a permutation computed from the
+    epoch's number, and `load` gets an int32 [2] seed of its own for every item, for stateless augmentation.
+
+    Raises:
+        InputError: there are fewer items than one batch needs.
+    """
+    count = len(items[0] if isinstance(items, tuple) else items)
+    steps = count // batch_size
+    if not steps:
+        raise InputError(f"{count} items are fewer than one batch of {batch_size}: add data or lower --batch-size")
+    tensors = tf.nest.map_structure(tf.convert_to_tensor, items)
+
+    def pick(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        epoch, within = step // steps, step % steps
+        order = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
+        places = within * batch_size + tf.range(batch_size, dtype=tf.int64)
+        index = tf.random.experimental.index_shuffle(places, order, count - 1)
+        seeds = tf.stack([tf.fill([batch_size], tf.constant(seed, tf.int64)), epoch * count + places], axis=1)
+        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, index), tensors), tf.cast(seeds, tf.int32)
+
+    def at(step: int) -> tf.data.Dataset:
+        stream = tf.data.Dataset.counter(step).map(pick, tf.data.AUTOTUNE)
+        if load is None:
+            stream = stream.map(lambda picked, _: picked if isinstance(picked, tuple) else (picked,))
+        else:
+            stream = stream.unbatch().map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
+        return stream.prefetch(tf.data.AUTOTUNE)
+
+    return Batches(steps, at, held_out)
+
+
+class Examples(NamedTuple):
+    """What `--data` named: items to train on, items held out, and how an item becomes images."""
+
+    train: np.ndarray | tuple[np.ndarray, ...]
+    test: np.ndarray | tuple[np.ndarray, ...]
+    decode: Callable  # one item -> uint8 [size, size, channels], or a tuple of them; works in a tf.data graph
+    label_maps: tuple[bool, ...] = (False,)  # which images of an example have colours that must not be mixed
+
+    def held_out(self, most: int = 200) -> tuple[np.ndarray, ...]:
+        """Return up to `most` held-out examples, evenly spaced, decoded: a tuple of uint8 [n, size, size, channels]."""
+        first = self.test[0] if isinstance(self.test, tuple) else self.test
+        chosen = np.unique(np.linspace(0, len(first) - 1, min(most, len(first))).astype(int))
+        items = tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda part: part[chosen], self.test))
+        decoded = list(items.map(lambda *item: self.decode(item if len(item) > 1 else item[0])).as_numpy_iterator())
+        columns = zip(*decoded, strict=True) if isinstance(decoded[0], tuple) else [decoded]
+        return tuple(np.stack(column) for column in columns)
+
+
+def jittered(examples: Examples, size: int, enlarge: float) -> Callable:
+    """Return (item, seed) -> the images of an item, enlarged, cropped back and mirrored at random, all alike.
+
+    For `batches`; `enlarge` is a factor, 286 / 256 in the papers of Pix2Pix and CycleGAN. Label maps are
+    enlarged by their nearest pixels. Images are uint8 [size, size, channels] before and after.
+    """
+    large = round(size * enlarge)
+    methods = [tf.image.ResizeMethod.BILINEAR, tf.image.ResizeMethod.NEAREST_NEIGHBOR]
+
+    def load(item: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        decoded = examples.decode(item)
+        images = list(decoded) if isinstance(decoded, tuple) else [decoded]
+        channels = [image.shape[-1] for image in images]
+        if large > size:
+            enlarged = zip(images, examples.label_maps, strict=True)
+            images = [tf.image.resize(image, (large, large), methods[labels]) for image, labels in enlarged]
+        stack = tf.concat([tf.cast(image, tf.float32) for image in images], axis=-1)
+        crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+        stack = tf.image.stateless_random_crop(stack, (size, size, sum(channels)), crop_seed)
+        stack = tf.cast(tf.round(tf.image.stateless_random_flip_left_right(stack, flip_seed)), tf.uint8)
+        return tuple(tf.split(stack, channels, axis=-1))
+
+    return load

@@ -1,0 +1,136 @@
+"""The one command line: `python -m recipes.NAME [VERB] ...`."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from common.errors import InputError
+from common.runs import load_network, read_data, read_run
+
+ExportFormat = Literal["tf_saved_model", "onnx", "litert"]
+
+
+def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verbs: Callable[..., object]) -> None:
+    """Run the verb that the command line names, `demo` where it names none, and end the process if that fails.
+
+    A verb's parameters are its flags, those without a default its positional arguments, and the fields of a
+    dataclass `config` are flags of their own, with the run in `--output-dir` or one of `presets` as defaults.
+    What a user gave wrong ends with exit status 2 and one line; Ctrl-C with 130.
+    """
+    arguments = sys.argv[1:]
+    verbs = {"demo": demo, **verbs, "export": export}
+    named = bool(arguments) and not arguments[0].startswith("-")
+    name = arguments.pop(0) if named else "demo"
+    recipe = Path(sys.argv[0]).stem
+    try:
+        if name not in verbs:
+            raise InputError(f"{name!r} is no verb of {recipe}; choose from {', '.join(verbs)}")
+        about = inspect.getdoc(verbs[name]) or ""
+        if name == "demo":
+            about = (
+                f"{sys.modules['__main__'].__doc__}\nVerbs    {', '.join(verbs)}; VERB --help shows the flags of each"
+            )
+        result = _call(verbs[name], name, recipe, arguments, presets, about)
+    except InputError as error:
+        sys.exit(_complain(str(error), 2))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_complain(f"{where}{error.strerror or error}", 2))
+    except FloatingPointError as error:
+        sys.exit(_complain(str(error), 1))
+    except KeyboardInterrupt as error:
+        sys.exit(_complain(f"{str(error) or 'stopped'}; the same command goes on from the newest save", 130))
+    _tell(result)
+
+
+def export(run: Path, format: ExportFormat = "onnx", network: str = "") -> Path:
+    """Write a run's networks beside their .keras files, for another runtime.
+
+    Args:
+        run: folder of a finished run.
+        format: onnx and litert need the `export` extra.
+        network: one of them; all where none is named.
+    """
+    names = [network] if network else sorted(path.stem for path in run.glob("*.keras"))
+    if not names:
+        raise InputError(f"{run}: no .keras file here; give the folder of a finished run")
+    suffix = {"tf_saved_model": "", "onnx": ".onnx", "litert": ".tflite"}[format]
+    for name in names:
+        model = load_network(run, name)
+        try:
+            model.export(str(run / f"{name}{suffix}"), format=format, verbose=False)
+        except ImportError as error:
+            raise InputError(f"{format} needs {error.name}: pip install 'keras-image-cookbook[export]'") from None
+    return run
+
+
+def _call(
+    function: Callable[..., object],
+    verb: str,
+    recipe: str,
+    arguments: list[str],
+    presets: Mapping[str, Any],
+    about: str,
+) -> object:
+    """Parse `arguments` as the flags of `function`, and call it."""
+    import tyro
+
+    note = ""
+    if {"-h", "--help"} & set(arguments):
+        print(about, end="\n\n")  # as it is: tyro would join its lines
+    if "config" in inspect.signature(function).parameters:
+        function, arguments = _with_defaults(function, recipe, arguments, presets)
+        note = f"--preset {'|'.join(presets)} changes the defaults below."
+    return tyro.cli(
+        function,
+        prog=f"python -m recipes.{recipe}" + (f" {verb}" if verb != "demo" else ""),
+        description=note,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
+    )
+
+
+def _with_defaults(
+    function: Callable[..., object], recipe: str, arguments: list[str], presets: Mapping[str, Any]
+) -> tuple[Callable[..., object], list[str]]:
+    """Give `function` the settings of the run in --output-dir as defaults, else those of --preset."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    parser.add_argument("--output-dir", "--output_dir", type=Path)
+    known, rest = parser.parse_known_args(arguments)
+    parameters = inspect.signature(function).parameters
+    output_dir = known.output_dir or parameters["output_dir"].default
+    defaults = {"output_dir": output_dir}
+    if known.preset is not None and known.preset not in presets:
+        raise InputError(f"{known.preset!r} is no preset of {recipe}; choose from {', '.join(presets)}")
+    if known.preset is not None:
+        defaults["config"] = presets[known.preset]
+    elif (output_dir / "config.json").exists():
+        defaults["config"] = read_run(output_dir, recipe, type(parameters["config"].default))
+        if "data" in parameters:
+            defaults["data"] = read_data(output_dir)
+    return functools.partial(function, **defaults), rest
+
+
+def _tell(result: object) -> None:
+    """Print what a verb has made: the path it returns and, for a run, its numbers and its report."""
+    if not isinstance(result, Path):
+        return
+    numbers = result.parent / "results.json"
+    if result.is_file() and numbers.is_file():
+        for name, value in json.loads(numbers.read_text()).items():
+            print(f"{name:>28}  {value:.4f}" if isinstance(value, float) else f"{name:>28}  {value}")
+        print(f"{'report':>28}  {result.parent / 'report.html'}")
+    print(result)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"error: {message}" if status != 130 else message, file=sys.stderr)
+    return status

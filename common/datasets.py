@@ -1,0 +1,392 @@
+"""The words that `--data` understands: drawn samples, folders, .npz and idx files, Keras and TensorFlow sets."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from common.batches import Examples
+from common.downloads import download
+from common.errors import InputError
+from common.files import replacing
+from common.images import (
+    checked_images,
+    colour_labels,
+    crop_square,
+    find_images,
+    read_image,
+    read_labels,
+    resize_image,
+    write_image,
+)
+from common.lazy import tf
+
+
+def as_they_are(item: tf.Tensor) -> tf.Tensor:
+    """Return `item`: the decoding of what lies in memory."""
+    return item
+
+
+# %% Pairs of images
+
+
+def image_pairs(
+    data: str,
+    size: int,
+    *,
+    sample: Callable[[], tuple[np.ndarray, np.ndarray]],
+    classes: int = 0,
+    swap: bool = False,
+    skip_bad: bool = False,
+    fetch: bool = False,
+) -> Examples:
+    """Return pairs (input, target), uint8 [size, size, 3] each.
+
+    `data` is `sample` (what `sample` returns, a tenth held out), `tfds:NAME` (a set with an image and a
+    segmentation map), or a folder in one of these layouts, directly or under train/ with test/ or val/ beside it:
+    A/ and B/; trainA/ and trainB/; label/ and photo/ (input first); or one folder of pictures twice as wide as
+    high, input on the left. Files pair by name. Without test/ or val/ the last tenth by name is held out.
+
+    Args:
+        sample: draws the recipe's own pairs, uint8 [n, size, size, 3] each, the first of them label maps.
+        classes: above 0, inputs are maps of class numbers 0 to classes - 1, coloured here.
+        swap: target to input instead.
+        skip_bad: go on without files that cannot be read, naming them.
+        fetch: a `tfds:` set may be downloaded.
+
+    Raises:
+        InputError: the folder has no such layout, files are unpaired or cannot be read, or nothing is held out.
+    """
+    if data == "sample":
+        columns = sample()[::-1] if swap else sample()
+        return _held_out_tenth(columns)._replace(label_maps=(not swap, swap))
+    folder = _tfds_pairs_folder(data.removeprefix("tfds:"), fetch) if data.startswith("tfds:") else Path(data)
+    train_files, test_files = _find_pairs(folder)
+    label_maps = classes > 0 or data.startswith("tfds:")
+
+    def read_side(path: Path, left: bool) -> np.ndarray:
+        image = colour_labels(read_labels(path, classes)) if left and classes else read_image(path)
+        return resize_image(image, size, size, nearest=left and label_maps)
+
+    def read_pair(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first, second = (Path(os.fsdecode(name)) for name in names)
+        if first == second:  # side by side
+            both = read_image(first)
+            half = both.shape[1] // 2
+            left, right = (resize_image(part, size, size) for part in (both[:, :half], both[:, half:]))
+        else:
+            left, right = read_side(first, left=True), read_side(second, left=False)
+        return (right, left) if swap else (left, right)
+
+    def decode(item: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pair = tf.numpy_function(read_pair, [item], [tf.uint8, tf.uint8], stateful=False)
+        return tuple(tf.ensure_shape(image, (size, size, 3)) for image in pair)
+
+    def readable(pairs: list[tuple[Path, Path]]) -> np.ndarray:
+        seconds = {first: second for first, second in pairs}
+        bad: set[Path] = set()
+        for side, left in (([first for first, _ in pairs], True), ([second for _, second in pairs], False)):
+            raw = (lambda path: read_labels(path, classes)[..., None]) if left and classes else read_image
+            good, _ = checked_images(sorted(set(side)), raw, skip_bad)
+            bad |= set(side) - set(good)
+        kept = [(str(first), str(second)) for first, second in pairs if not bad & {first, seconds[first]}]
+        if not kept:
+            raise InputError(f"{folder}: no pair is left after leaving out what cannot be read")
+        return np.array(kept)
+
+    sides = (label_maps and not swap, label_maps and swap)
+    return Examples(readable(train_files), readable(test_files), decode, sides)
+
+
+PAIR_LAYOUTS = (
+    "A/ and B/, trainA/ and trainB/, or label/ and photo/ with the same file names in both, or pictures twice as "
+    "wide as high; directly or under train/ with test/ or val/ beside it"
+)
+
+
+def _find_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; expected {PAIR_LAYOUTS}")
+    found = {split: _pairs_of_split(folder, split) for split in ("train", "test", "val", "")}
+    train = found["train"] or found[""]
+    if not train:
+        inside = ", ".join(sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())[:8]) or "nothing"
+        raise InputError(f"{folder}: no image pairs here (found {inside}); expected {PAIR_LAYOUTS}")
+    held_out = found["test"] or found["val"]
+    if not held_out:
+        if len(train) < 2:
+            raise InputError(f"{folder}: one pair only; at least two are needed, since one is held out for scores")
+        tenth = max(1, len(train) // 10)
+        train, held_out = train[:-tenth], train[-tenth:]
+    return train, held_out
+
+
+def _pairs_of_split(folder: Path, split: str) -> list[tuple[Path, Path]]:
+    """Return the pairs of one split ("" for the folder itself), sorted by name; empty where it has no known layout."""
+    places = [(folder / split / a, folder / split / b) for a, b in (("A", "B"), ("label", "photo"))]
+    for first, second in [*places, (folder / f"{split or 'train'}A", folder / f"{split or 'train'}B")]:
+        if first.is_dir() and second.is_dir():
+            return _by_name(first, second)
+    try:
+        wide = find_images(folder / split) if split else find_images(folder)
+    except InputError:
+        return []
+    image = read_image(wide[0])
+    return [(path, path) for path in wide] if image.shape[1] == 2 * image.shape[0] else []
+
+
+def _by_name(first: Path, second: Path) -> list[tuple[Path, Path]]:
+    sides = [{path.stem: path for path in find_images(side)} for side in (first, second)]
+    lonely = sorted(sides[0].keys() ^ sides[1].keys())
+    if lonely:
+        owner = first if lonely[0] in sides[0] else second
+        other = second if owner == first else first
+        raise InputError(
+            f"{owner}: {len(lonely)} unpaired, the first {lonely[0]!r}, which has no partner in {other}; "
+            "a pair has the same name in both, whatever the suffix"
+        )
+    return [(path, sides[1][stem]) for stem, path in sorted(sides[0].items())]
+
+
+# %% Images without labels
+
+
+def images_of(
+    data: str,
+    size: int,
+    channels: int,
+    *,
+    sample: Callable[[], np.ndarray],
+    skip_bad: bool = False,
+    fetch: bool = False,
+) -> Examples:
+    """Return images, uint8 [size, size, channels].
+
+    `data` is `sample` (what `sample` returns, a tenth held out), `mnist`, `fashion_mnist`, `tfds:NAME`, an .npz
+    with `x_train` and `x_test`, a folder with idx files, or a folder of pictures (in sub-folders too), of which
+    the centre square is taken and a tenth is held out.
+
+    Raises:
+        InputError: there is nothing of that kind, or something in it cannot be used.
+    """
+    path = Path(data)
+    if data == "sample":
+        images = sample()
+        if images.shape[-1] != channels:
+            raise InputError(f"the embedded sample has {images.shape[-1]} channels, not {channels}; name --data")
+        return _held_out_tenth(images)
+    if data in ("mnist", "fashion_mnist"):
+        arrays = _keras_images(data, fetch)
+    elif data.startswith("tfds:"):
+        arrays = _tfds_images(data.removeprefix("tfds:"), fetch)
+    elif path.suffix == ".npz":
+        arrays = _npz_images(path)
+    elif path.is_dir() and any(path.glob("*-idx3-ubyte*")):
+        arrays = _idx_images(path)
+    elif path.is_dir():
+        return _picture_folder(path, size, channels, skip_bad)
+    else:
+        raise InputError(f"{data}: no such folder or .npz, and not one of sample, mnist, fashion_mnist, tfds:NAME")
+    train, test = (_sized(images, size, channels, data) for images in arrays)
+    return Examples(train, test, as_they_are)
+
+
+def _held_out_tenth(images: np.ndarray | tuple[np.ndarray, ...]) -> Examples:
+    """Hold out every tenth of images, or of tuples of images, that lie in memory."""
+    columns = images if isinstance(images, tuple) else (images,)
+    held_out = np.arange(len(columns[0])) % 10 == 9
+    train, test = (tuple(column[kept] for column in columns) for kept in (~held_out, held_out))
+    return Examples(*((train, test) if isinstance(images, tuple) else (train[0], test[0])), as_they_are)
+
+
+def _sized(images: np.ndarray, size: int, channels: int, name: str) -> np.ndarray:
+    """Bring uint8 [n, h, w] or [n, h, w, c] to [n, size, size, channels]; grey digits of 28 px to 32 get a margin."""
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise InputError(
+            f"{name}: images are {images.dtype} {images.shape}; expected uint8 [n, h, w] or [n, h, w, 1 or 3]"
+        )
+    if images.shape[-1] == 3 and channels == 1:
+        images = (images @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)[..., None]
+    height, width = images.shape[1:3]
+    margin = size - max(height, width)
+    if height == width and 0 < margin <= 4 and margin % 2 == 0:
+        images = np.pad(images, ((0, 0), (margin // 2,) * 2, (margin // 2,) * 2, (0, 0)))
+    elif (height, width) != (size, size):
+        images = np.stack([resize_image(crop_square(image), size, size) for image in images])
+    return np.repeat(images, channels // images.shape[-1], axis=-1)
+
+
+def _npz_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = [key for key in ("x_train", "x_test") if key not in arrays]
+            if missing:
+                raise InputError(f"{path}: has {', '.join(arrays.files)}, but not {' and '.join(missing)}")
+            return arrays["x_train"], arrays["x_test"]
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a readable .npz ({error})") from None
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """Read one idx file of unsigned bytes, gzipped or not (yann.lecun.com/exdb/mnist: magic 0x0000 08 dimensions)."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        zeros, kind, dimensions = struct.unpack(">HBB", raw[:4])
+        shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
+        if zeros or kind != 8:
+            raise ValueError("wrong magic number")
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise InputError(f"{path}: not a whole idx file of unsigned bytes ({error})") from None
+
+
+def _idx_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    parts = []
+    for words in (("train",), ("t10k", "test")):
+        names = [path for path in sorted(folder.glob("*-idx3-ubyte*")) if any(word in path.name for word in words)]
+        if len(names) != 1:
+            found = ", ".join(path.name for path in sorted(folder.glob("*idx*")))
+            raise InputError(f"{folder}: expected one {' or '.join(words)}…-idx3-ubyte(.gz) file, found {found}")
+        images = _read_idx(names[0])
+        parts.append(images.swapaxes(1, 2) if "emnist" in names[0].name else images)  # EMNIST lies on its side
+    return parts[0], parts[1]
+
+
+def _keras_images(name: str, fetch: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Read a set from where `keras.datasets` keeps it (KERAS_HOME, or ~/.keras), fetched there if allowed."""
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
+    place = home / "mnist.npz" if name == "mnist" else home / "fashion-mnist"
+    for file, checksum in KERAS_FILES[name].items():
+        path = home / "mnist.npz" if name == "mnist" else place / file
+        if path.exists():
+            continue
+        url = f"https://storage.googleapis.com/tensorflow/tf-keras-datasets/{file}"
+        if not fetch:
+            raise InputError(f"{name} is not on this machine ({path}): add --fetch, or put {url} there by hand")
+        download(url, path, checksum)
+    return _npz_images(place) if name == "mnist" else _idx_images(place)
+
+
+KERAS_FILES: dict[str, dict[str, str | None]] = {
+    "mnist": {"mnist.npz": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"},
+    "fashion_mnist": {
+        "train-labels-idx1-ubyte.gz": None,
+        "train-images-idx3-ubyte.gz": None,
+        "t10k-labels-idx1-ubyte.gz": None,
+        "t10k-images-idx3-ubyte.gz": None,
+    },
+}
+
+
+def _picture_folder(folder: Path, size: int, channels: int, skip_bad: bool) -> Examples:
+    folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    paths = [path for place in folders for path in _images_or_none(place)]
+    if not paths:
+        raise InputError(f"{folder}: no pictures here or in its sub-folders (png, jpg, bmp, gif, webp, tif)")
+    good, _ = checked_images(paths, lambda path: read_image(path, channels), skip_bad)
+    if len(good) < 2:
+        raise InputError(f"{folder}: one picture only; at least two are needed, since one is held out")
+    names = np.array([str(path) for path in good])
+    held_out = np.arange(len(names)) % 10 == min(9, len(names) - 1)
+
+    def read_square(name: bytes) -> np.ndarray:
+        return resize_image(crop_square(read_image(Path(os.fsdecode(name)), channels)), size, size)
+
+    def decode(item: tf.Tensor) -> tf.Tensor:
+        image = tf.numpy_function(read_square, [item], tf.uint8, stateful=False)
+        return tf.ensure_shape(image, (size, size, channels))
+
+    return Examples(names[~held_out], names[held_out], decode)
+
+
+def _images_or_none(folder: Path) -> list[Path]:
+    try:
+        return find_images(folder)
+    except InputError:
+        return []
+
+
+# %% TensorFlow Datasets
+
+
+def _tfds_builder(name: str, fetch: bool):
+    """Return the builder of a set that lies on this machine, downloaded if allowed."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+    except Exception as error:
+        raise InputError(f"tfds:{name}: no such set in TensorFlow Datasets ({str(error).splitlines()[0]})") from None
+    if builder.info.splits:
+        return builder
+    if not fetch:
+        raise InputError(f"tfds:{name} is not on this machine ({builder.data_dir}): add --fetch to download it")
+    try:
+        socket.getaddrinfo("storage.googleapis.com", 443)  # without a network the library tries for minutes
+        builder.download_and_prepare()
+    except Exception as error:  # every set brings failures of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"tfds:{name} could not be fetched ({reason[:150]}): prepare it by hand in {builder.data_dir}"
+        ) from None
+    return builder
+
+
+def _tfds_images(name: str, fetch: bool) -> tuple[np.ndarray, np.ndarray]:
+    builder = _tfds_builder(name, fetch)
+    splits = sorted(builder.info.splits, key=lambda split: ("train" not in split, "test" not in split, split))
+    if "image" not in builder.info.features or len(splits) < 2:
+        raise InputError(
+            f"tfds:{name}: expected a feature `image` and two splits, found {list(builder.info.features)}, {splits}"
+        )
+    parts = []
+    for split in splits[:2]:
+        stream = builder.as_dataset(split=split).map(lambda example: example["image"])
+        shapes = builder.info.features["image"].shape
+        if None in shapes:
+            raise InputError(f"tfds:{name}: its pictures differ in size; export them to a folder and give that")
+        images = np.stack(list(stream.as_numpy_iterator()))
+        parts.append(images.swapaxes(1, 2) if name.startswith("emnist") else images)
+    return parts[0], parts[1]
+
+
+TFDS_PAIRS = (("segmentation_label", "image_left"), ("segmentation_mask", "image"), ("label", "image"))
+
+
+def _tfds_pairs_folder(name: str, fetch: bool) -> Path:
+    """Write a segmentation set once as label/ and photo/ under its own folder, and return that folder.
+
+    Class numbers are written as coloured maps, so that `classes` stays 0.
+    """
+    builder = _tfds_builder(name, fetch)
+    features = dict(builder.info.features)
+    keys = next(
+        (pair for pair in TFDS_PAIRS if all(len(getattr(features.get(key), "shape", ())) == 3 for key in pair)),
+        None,
+    )
+    if keys is None:
+        raise InputError(f"tfds:{name}: expected an image and a segmentation map, found {', '.join(features)}")
+    folder = Path(builder.data_dir) / "pairs"
+    done = folder / "complete"
+    if not done.exists():
+        for split in builder.info.splits:
+            place = {"validation": "val"}.get(split, split)
+            for number, example in enumerate(builder.as_dataset(split=split).as_numpy_iterator()):
+                labels, photo = example[keys[0]], example[keys[1]]
+                labels = colour_labels(labels[..., 0] % 32) if labels.shape[-1] == 1 else labels
+                write_image(labels, folder / place / "label" / f"{number:06d}.png")
+                write_image(photo, folder / place / "photo" / f"{number:06d}.png")
+        with replacing(done) as draft:
+            draft.touch()
+    return folder

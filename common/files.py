@@ -1,0 +1,54 @@
+"""Writing files so that each is whole or absent, and finding the small files that the project ships."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import InputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a draft's path beside `path`; rename the draft to `path` at the end, or delete it on any error.
+
+    The draft has the suffix of `path`, so that libraries which choose a format by suffix choose the right one.
+    Folders above `path` are made. Raises OSError where nothing can be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` as UTF-8, whole or not at all, and return `path`."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write `value` as indented JSON, whole or not at all, and return `path`."""
+    return write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def data_file(name: str) -> Path:
+    """Return the path of a small file that the project made and ships: in `data/`, or beside a copied recipe.
+
+    Raises:
+        InputError: it is in neither place.
+    """
+    here = Path(__file__).resolve().parent
+    places = [here / name, here.parent / "data" / name]
+    for place in places:
+        if place.is_file():
+            return place
+    raise InputError(
+        f"{name} is missing: expected {places[0]} or {places[1]}; take it from the project's data folder"
+    )

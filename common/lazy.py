@@ -1,0 +1,51 @@
+"""Keras and TensorFlow, imported when first used.
+
+Importing TensorFlow takes seconds; `--help`, a misspelt flag and a missing folder should not. A recipe writes
+`from common.lazy import keras, tf` and then uses both as if it had written `import keras` and
+`import tensorflow as tf` (which is what a copied recipe and a notebook get). Python 3.15 has `lazy import` for this.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+
+class _Lazy(ModuleType):
+    def __getattr__(self, name: str) -> object:
+        if self.__name__ not in sys.modules:
+            _import_quietly(self.__name__)
+        return getattr(sys.modules[self.__name__], name)
+
+
+def _import_quietly(name: str) -> None:
+    """Import `name` without the lines that TensorFlow's native code writes to standard error while it starts.
+
+    Its own switch (TF_CPP_MIN_LOG_LEVEL) comes too late for them. RECIPES_VERBOSE=1 leaves them.
+    """
+    if os.environ.get("RECIPES_VERBOSE") == "1":
+        importlib.import_module(name)
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        importlib.import_module(name)
+        importlib.import_module("tensorflow").zeros(1)  # the first operation writes lines of its own
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+else:
+    keras = _Lazy("keras")
+    tf = _Lazy("tensorflow")

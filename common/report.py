@@ -1,0 +1,315 @@
+"""One self-contained page about a run: its pictures, numbers, curves and settings."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+from datetime import datetime
+from pathlib import Path
+
+from PIL import Image
+
+from common.errors import InputError
+from common.files import write_text
+
+REPORT_SAMPLES = 8  # pictures over epochs
+REPORT_STILL_BYTES = 300_000  # a still picture that takes more is embedded as JPEG
+REPORT_ANIMATION_BYTES = 4_000_000  # an animation that takes more is embedded as its first frame
+
+
+def write_report(output_dir: Path) -> Path:
+    """Write `report.html` into a run folder from what lies in it, and return its path.
+
+    Read are config.json, history.csv, results.json, samples/epoch-*.png and the PNG and GIF pictures in the
+    folder itself; what is not there yet is left out. The page loads nothing from elsewhere, so it can be sent
+    as it is. Pictures are embedded no larger than the page shows them, so it stays at a few megabytes.
+
+    Raises:
+        InputError: `output_dir` is not a folder, or a JSON file in it does not hold a JSON object.
+        OSError: the page cannot be written.
+    """
+    import jinja2
+
+    if not output_dir.is_dir():
+        raise InputError(f"{output_dir} is not a folder: expected the folder of a run")
+    run = report_json(output_dir / "config.json")
+    history = report_history(output_dir / "history.csv")
+    files = [path for path in sorted(output_dir.iterdir()) if path.suffix.lower() in (".png", ".gif")]
+    pictures = [report_picture(path, 1200) for path in files if not path.name.startswith(".")]
+    samples = [report_picture(path, 600) for path in spread_samples(sample_files(output_dir / "samples"))]
+    settings = {"data": run["data"]} if run.get("data") else {}
+    settings |= run.get("config", {})
+    results = report_json(output_dir / "results.json")
+    page = jinja2.Template(REPORT_PAGE, autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
+        recipe=run.get("recipe", output_dir.resolve().name),
+        facts=[str(output_dir), f"{datetime.now():%Y-%m-%d %H:%M}", *report_pace(history)],
+        pictures=[picture for picture in pictures if picture],
+        samples=[picture for picture in samples if picture],
+        charts=[chart for name in history if name != "epoch" for chart in report_chart(name, history)],
+        numbers={name: shown_number(value) for name, value in results.items()},
+        settings={name: shown_setting(value) for name, value in settings.items()},
+        versions=run.get("versions", {}),
+    )
+    return write_text(output_dir / "report.html", page)
+
+
+def report_json(path: Path) -> dict:
+    """Return the object in a JSON file, empty without the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}): delete it or restore it from a copy") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a JSON {type(value).__name__}: expected an object")
+    return value
+
+
+def report_history(path: Path) -> dict[str, list[float]]:
+    """Return the columns of history.csv; what is empty or no number is NaN."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, restval=""))
+    columns: dict[str, list[float]] = {}
+    for name in rows[0] if rows else ():
+        columns[name] = []
+        for row in rows:
+            try:
+                columns[name].append(float(row[name]))
+            except ValueError:
+                columns[name].append(math.nan)
+    return columns
+
+
+def report_pace(history: dict[str, list[float]]) -> list[str]:
+    """Return how many epochs, how long and how fast, as text; the columns of time leave `history`."""
+    seconds = [value for value in history.pop("seconds", []) if math.isfinite(value)]
+    speeds = sorted(value for value in history.pop("steps_per_second", []) if math.isfinite(value))
+    epochs = len(history.get("epoch", []))
+    facts = [f"{epochs} epoch{'s' * (epochs != 1)}"] if epochs else []
+    if total := round(sum(seconds)):
+        hours, minutes, rest = total // 3600, total // 60 % 60, total % 60
+        facts.append(f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s")
+    if speeds:
+        facts.append(f"{shown_number(speeds[len(speeds) // 2])} steps/s")
+    return facts
+
+
+def report_picture(path: Path, longest: int) -> dict | None:
+    """Return a picture as a data URI of at most `longest` pixels a side, or None if Pillow cannot read it."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            size = path.stat().st_size
+            if getattr(image, "is_animated", False):
+                keep = size <= REPORT_ANIMATION_BYTES
+            else:
+                keep = size <= REPORT_STILL_BYTES and max(width, height) <= longest
+            if keep:
+                image.load()
+                mime, data = Image.MIME[str(image.format)], path.read_bytes()
+            else:
+                small = image.convert("RGB")
+                small.thumbnail((longest, longest))
+                file = io.BytesIO()
+                small.save(file, "JPEG", quality=90)
+                mime, data = "image/jpeg", file.getvalue()
+    except (OSError, SyntaxError, Image.DecompressionBombError):  # Pillow calls a broken PNG a SyntaxError
+        return None
+    words, _, number = path.stem.replace("_", " ").rpartition("-")
+    return {
+        "uri": f"data:{mime};base64,{base64.b64encode(data).decode()}",
+        "caption": f"{words} {int(number)}" if words and number.isdigit() else path.stem.replace("_", " "),
+        "width": width * max(1, 640 // width),
+        "height": height * max(1, 640 // width),
+        "kind": "small" if width <= 320 else "",
+    }
+
+
+def sample_files(folder: Path) -> list[Path]:
+    """Return samples/epoch-NUMBER.png by number, whatever the number of digits."""
+    return sorted(folder.glob("epoch-*.png"), key=lambda path: (len(path.name), path.name))
+
+
+def spread_samples(files: list[Path]) -> list[Path]:
+    """Return at most REPORT_SAMPLES of `files`, the first and the last among them."""
+    if len(files) <= REPORT_SAMPLES:
+        return files
+    return [files[round(i * (len(files) - 1) / (REPORT_SAMPLES - 1))] for i in range(REPORT_SAMPLES)]
+
+
+def report_chart(name: str, history: dict[str, list[float]]) -> list[dict]:
+    """Return one column over epochs as an SVG element, or nothing where it has no finite value."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    pairs = zip(history["epoch"], history[name], strict=True)
+    points = [(epoch, value) for epoch, value in pairs if math.isfinite(value)]
+    if not points:
+        return []
+    text, line = "#010203", "#040506"  # stand-ins for the page's colours, which may be light or dark
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure = Figure(figsize=(3.6, 2.0), layout="constrained", facecolor="none")
+        axes = figure.add_subplot(facecolor="none")
+        marker = "o" if len(points) < 30 else ""  # a single epoch draws no line
+        axes.plot(*zip(*points, strict=True), color=line, linewidth=1.5, marker=marker, markersize=3)
+        axes.set_xlim(points[0][0] - 0.5, points[-1][0] + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(color=text, alpha=0.12, linewidth=0.6)
+        axes.tick_params(colors=text, labelsize=8, length=0)
+        axes.set_xlabel("epoch", color=text, fontsize=8)
+        axes.spines[:].set_visible(False)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(text, "currentColor").replace(line, "var(--accent)")
+    return [{"svg": svg, "caption": name.replace("_", " "), "last": shown_number(points[-1][1])}]
+
+
+def shown_number(value: object) -> str:
+    """Write a measured number with four significant digits."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return shown_setting(value)
+
+
+def shown_setting(value: object) -> str:
+    """Write a setting as a person would: lists with commas, nothing as a dash."""
+    if isinstance(value, list):
+        return ", ".join(map(shown_setting, value))
+    words = {None: "–", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+REPORT_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{ recipe }} · {{ facts[0] }}</title>
+<style>
+:root {
+  --page: #fff; --card: #f5f6f8; --rule: #e1e5ea;
+  --text: #1b2330; --quiet: #5d6778; --accent: #2563eb;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #12151a; --card: #1b2027; --rule: #2c333d;
+    --text: #e8ebf0; --quiet: #9aa5b5; --accent: #7db0ff;
+  }
+}
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--text) }
+body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif }
+main { max-width: 1120px; margin: 0 auto; padding: 40px 20px 64px }
+h1 { margin: 0; font-size: 2rem; line-height: 1.2; overflow-wrap: anywhere }
+h2 { margin: 44px 0 14px; font-size: 1.15rem }
+header ul { display: flex; flex-wrap: wrap; gap: 2px 20px; margin: 8px 0 0; padding: 0; list-style: none }
+header li, figcaption { color: var(--quiet); font-size: .9rem; overflow-wrap: anywhere }
+figure { margin: 0; min-width: 0 }
+figcaption { padding-top: 6px }
+figcaption b { float: right; color: var(--text); font-variant-numeric: tabular-nums }
+img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: var(--card) }
+img.small { image-rendering: pixelated }
+.pictures { display: flex; flex-wrap: wrap; gap: 24px }
+.pictures figure { max-width: min(100%, 720px) }
+.numbers { display: grid; gap: 12px; margin: 0 }
+.numbers { grid-template-columns: repeat(auto-fill, minmax(min(46%, 200px), 1fr)) }
+.numbers div { padding: 12px 16px; border-radius: 8px; background: var(--card); overflow-wrap: anywhere }
+dt { color: var(--quiet); font-size: .9rem }
+dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums }
+.grid { display: grid; gap: 20px 16px }
+.grid { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)) }
+.grid.samples { grid-template-columns: repeat(auto-fill, minmax(min(45%, 240px), 1fr)) }
+.grid.samples img { width: 100% }
+.chart { padding: 12px; border-radius: 8px; background: var(--card) }
+.chart figcaption { padding: 0 4px 8px }
+svg { display: block; width: 100%; height: auto }
+svg text { font-family: inherit !important }
+.tables { display: grid; gap: 0 48px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)) }
+table { width: 100%; border-collapse: collapse }
+th, td { padding: 6px 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top }
+th { padding-right: 16px; color: var(--quiet); font: .85rem/1.7 ui-monospace, "DejaVu Sans Mono", monospace }
+td { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
+</style>
+</head>
+<body>
+{% macro table(title, rows) %}
+{% if rows %}
+<section>
+<h2>{{ title }}</h2>
+<table>
+{% for name, value in rows.items() %}
+<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
+{% endfor %}
+</table>
+</section>
+{% endif %}
+{% endmacro %}
+{% macro figures(title, pictures, kind) %}
+{% if pictures %}
+<section>
+<h2>{{ title }}</h2>
+<div class="{{ kind }}">
+{% for picture in pictures %}
+<figure>
+<img class="{{ picture.kind }}" width="{{ picture.width }}" height="{{ picture.height }}"
+ src="{{ picture.uri }}" alt="{{ picture.caption }}">
+<figcaption>{{ picture.caption }}</figcaption>
+</figure>
+{% endfor %}
+</div>
+</section>
+{% endif %}
+{% endmacro %}
+<main>
+<header>
+<h1>{{ recipe }}</h1>
+<ul>
+{% for fact in facts %}
+<li>{{ fact }}</li>
+{% endfor %}
+</ul>
+</header>
+{{ figures("Results", pictures, "pictures") }}
+{% if numbers %}
+<section>
+<h2>Numbers</h2>
+<dl class="numbers">
+{% for name, value in numbers.items() %}
+<div><dt>{{ name.replace("_", " ") }}</dt><dd>{{ value }}</dd></div>
+{% endfor %}
+</dl>
+</section>
+{% endif %}
+{% if charts %}
+<section>
+<h2>Training</h2>
+<div class="grid">
+{% for chart in charts %}
+<figure class="chart">
+<figcaption>{{ chart.caption }} <b>{{ chart.last }}</b></figcaption>
+{{ chart.svg | safe }}
+</figure>
+{% endfor %}
+</div>
+</section>
+{% endif %}
+{{ figures("Samples over epochs", samples, "grid samples") }}
+<div class="tables">
+{{ table("Settings", settings) }}
+{{ table("Versions", versions) }}
+</div>
+</main>
+</body>
+</html>
+"""

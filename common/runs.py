@@ -1,0 +1,137 @@
+"""A run on disk: what it was started with, its networks, its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from common.errors import InputError
+from common.files import replacing, write_json
+from common.images import colour_labels, find_images, read_image, read_labels, write_image
+from common.lazy import keras
+from common.report import write_report
+
+ConfigType = TypeVar("ConfigType")
+
+
+def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
+    """Say now what would otherwise stop a run after its data has been read.
+
+    Raises:
+        InputError: `output_dir` cannot be written to, or holds another recipe's run, or one with other settings;
+            `epochs` may differ.
+    """
+    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"{output_dir}: cannot be written ({existing} is a file or not yours); choose another folder")
+    if not (output_dir / "config.json").exists():
+        return
+    before = dataclasses.asdict(read_run(output_dir, recipe, type(config))) | {"data": read_data(output_dir)}
+    now = dataclasses.asdict(config) | {"data": data}
+    changed = [name for name in now if now[name] != before[name] and name != "epochs"]
+    if changed:
+        name = changed[0]
+        raise InputError(
+            f"{output_dir}: holds a run with {name} {before[name]!r}, not {now[name]!r}; a run keeps its settings "
+            "(only epochs may change): choose another --output-dir, or delete this one"
+        )
+
+
+def start_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
+    """Write `config.json`: the recipe's name, every setting, the data, and the versions of what runs it."""
+    packages = ("keras", "tensorflow", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
+    fields = dataclasses.asdict(config)
+    write_json(output_dir / "config.json", {"recipe": recipe, "data": data, "config": fields, "versions": versions})
+
+
+def _run_settings(output_dir: Path, recipe: str) -> dict[str, Any]:
+    path = output_dir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{output_dir}: no run here (there is no config.json); make one with `train` or the demo")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        found, _ = settings["recipe"], settings["config"] | {"data": settings["data"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); restore it, or start a new run in another folder") from None
+    if found != recipe:
+        raise InputError(f"{output_dir}: a run of {found}, not of {recipe}; choose a run of {recipe}")
+    return settings
+
+
+def read_run(output_dir: Path, recipe: str, config_class: type[ConfigType]) -> ConfigType:
+    """Return the settings that a run was started with.
+
+    Raises:
+        InputError: there is no run, it is another recipe's, or its `config.json` is damaged.
+    """
+    stored = _run_settings(output_dir, recipe)["config"]
+    fields = {field.name: type(field.default) for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    wrong = [n for n in stored.keys() | fields.keys() if type(stored.get(n)) is not fields.get(n)]
+    if wrong:
+        raise InputError(f"{output_dir / 'config.json'}: damaged or of another version at {sorted(wrong)[0]!r}")
+    return config_class(**stored)
+
+
+def read_data(output_dir: Path) -> str:
+    """Return the `--data` word that a run was started with."""
+    settings = json.loads((output_dir / "config.json").read_text(encoding="utf-8"))
+    return str(settings["data"])
+
+
+def finish_run(output_dir: Path, networks: Any, results: Mapping[str, float | int | str]) -> None:
+    """Write each network as NAME.keras, the numbers as `results.json`, and the report."""
+    for name, network in networks._asdict().items():
+        with replacing(output_dir / f"{name}.keras") as draft:
+            network.save(draft)
+    write_json(output_dir / "results.json", results)
+    write_report(output_dir)
+
+
+def load_network(output_dir: Path, name: str) -> keras.Model:
+    """Load NAME.keras of a run.
+
+    Raises:
+        InputError: the run has none yet, or the file is damaged.
+    """
+    path = output_dir / f"{name}.keras"
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; has this run finished training?")
+    try:
+        return keras.models.load_model(path)
+    except Exception as error:  # a damaged file fails in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be loaded ({reason[:120]}); train again, or restore the file") from None
+
+
+def convert_images(
+    source: Path, destination: Path, convert: Callable[[np.ndarray], np.ndarray], classes: int = 0
+) -> Path:
+    """Read one image, or all of a folder, apply `convert` to uint8 [height, width, 3], and write the results.
+
+    With `classes`, inputs are maps of class numbers and are coloured first. Returns `destination`.
+
+    Raises:
+        InputError: `source` is missing or cannot be read, or `destination` is a folder where a file is needed.
+    """
+
+    def one(path: Path, target: Path) -> None:
+        image = colour_labels(read_labels(path, classes)) if classes else read_image(path)
+        write_image(convert(image), target)
+
+    if source.is_dir():
+        if destination.is_file():
+            raise InputError(f"{destination}: is a file, but {source} is a folder; give a folder to write to")
+        for path in find_images(source):
+            one(path, destination / f"{path.stem}.png")
+    else:
+        one(source, destination / f"{source.stem}.png" if destination.is_dir() else destination)
+    return destination

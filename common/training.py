@@ -1,0 +1,264 @@
+"""The loop every recipe trains with: progress, epoch means, and saves from which a run goes on bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from common.batches import Batches
+from common.errors import InputError
+from common.files import replacing, write_json
+from common.lazy import keras, tf
+from common.report import write_report
+
+History = list[dict[str, float]]
+"""One row an epoch: its number, the mean of every loss, seconds, and steps per second."""
+
+
+def fit(
+    step: Callable[..., dict[str, tf.Tensor]],
+    data: Batches,
+    *,
+    epochs: int,
+    state: Mapping[str, object],
+    output_dir: Path | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+    save_seconds: float = 120.0,
+) -> History:
+    """Run `step` over `epochs` passes of `data`; return one row of mean losses per epoch.
+
+    `state` names everything that training changes: networks, built optimizers, seed generators. With an
+    `output_dir` it is saved there every `save_seconds` and at the end of each epoch, the newest three saves are
+    kept, and a later call with the same arguments goes on from the newest as if it had never been stopped.
+    `on_epoch` gets the number of each finished epoch, for pictures. Ctrl-C and SIGTERM end the step, save, and
+    raise KeyboardInterrupt. Under a `tf.distribute` strategy every replica takes its part of each batch and
+    losses go through `share`.
+
+    Raises:
+        FloatingPointError: a loss or a weight is not finite; the saves before it are kept.
+        InputError: no save in `output_dir` can be read, or they belong to other networks.
+        OSError: `output_dir` cannot be written to.
+    """
+    strategy = tf.distribute.get_strategy()
+    names: list[str] = []
+
+    @tf.function
+    def advance(*batch):
+        losses = strategy.run(step, args=batch)
+        names[:] = losses  # while tracing: the losses are handed out as one vector, which is one copy to the host
+        sums = [strategy.reduce("SUM", loss, axis=None) for loss in losses.values()]
+        return tf.stack([tf.cast(loss, tf.float32) for loss in sums])
+
+    saves = _Saves(output_dir, state)
+    done, totals, seconds, history = saves.newest()
+    steps = data.steps_per_epoch
+    recent: list[tf.Tensor] = []  # losses of steps that are not in `totals` yet
+
+    def settle() -> None:
+        for offset, values in enumerate([tensor.numpy().astype(np.float64) for tensor in recent]):
+            for name, value in zip(names, values, strict=True):
+                if not math.isfinite(value):
+                    raise FloatingPointError(_advice(name, value, done - len(recent) + offset + 1, saves))
+                totals[name] = totals.get(name, 0.0) + float(value)
+        recent.clear()
+
+    with (
+        _stop_signals(catch=output_dir is not None) as stopped,
+        tqdm(total=epochs * steps, initial=done, unit="step", disable=None, mininterval=0.5) as bar,
+    ):
+        while done < epochs * steps:
+            epoch, within = divmod(done, steps)
+            first = within
+            started = saved = shown = time.monotonic()
+            bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
+            stream = data.at(done).take(steps - within)
+            for batch in _named_failures(strategy.experimental_distribute_dataset(stream)):
+                recent.append(advance(*batch))
+                done, within = done + 1, within + 1
+                bar.update()
+                now = time.monotonic()
+                if now - shown > 1.0:
+                    settle()
+                    bar.set_postfix({name: f"{total / within:.3g}" for name, total in totals.items()}, refresh=False)
+                    shown = now
+                if within < steps and (now - saved > save_seconds or stopped):
+                    settle()
+                    saves.write(done, totals, seconds + now - started, history)
+                    saved = now
+                if stopped:
+                    break
+            spent = time.monotonic() - started
+            if within == steps:
+                settle()
+                means = {name: total / steps for name, total in totals.items()}
+                rate = {"seconds": seconds + spent, "steps_per_second": (steps - first) / spent}
+                history.append({"epoch": epoch + 1, **means, **rate})
+                totals, seconds = {}, 0.0
+                if on_epoch is not None:
+                    on_epoch(epoch + 1)
+                saves.write(done, totals, seconds, history)
+                _say(bar, history[-1], epochs)
+            if stopped:
+                raise KeyboardInterrupt(f"stopped after step {done} of {epochs * steps}")
+    saves.report(history)
+    return history
+
+
+def share(loss: tf.Tensor) -> tf.Tensor:
+    """Return this replica's share of a mean over the global batch; Keras optimizers sum over replicas."""
+    return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _named_failures(stream: Iterable) -> Iterator:
+    """Yield the batches; an InputError raised while reading an item comes out of tf.data as itself again."""
+    try:
+        yield from stream
+    except tf.errors.OpError as error:
+        found = re.search(r"InputError: (.*)", error.message)
+        if not found:
+            raise
+        raise InputError(found[1]) from None
+
+
+@contextmanager
+def _stop_signals(catch: bool) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in the list yielded, so that a step is never cut in two; the second one raises."""
+    received: list[int] = []
+    if not catch or threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(bar: tqdm, row: Mapping[str, float], epochs: int) -> None:
+    losses = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in UNSUMMED)
+    left = tqdm.format_interval((epochs - row["epoch"]) * row["seconds"])
+    bar.write(f"epoch {row['epoch']}/{epochs}  {losses}  {row['steps_per_second']:.1f} steps/s, {left} left")
+
+
+UNSUMMED = ("epoch", "seconds", "steps_per_second")  # columns of a history that are no losses
+
+
+def _advice(name: str, value: float, step: int, saves: _Saves) -> str:
+    kept = saves.numbers()
+    where = f"; the save after step {kept[0]} is kept in {saves.folder}" if kept else ""
+    return (
+        f"{name} became {value} at step {step}{where}: try a smaller learning rate, float32, "
+        "or look for constant or broken images in the data"
+    )
+
+
+class _Saves:
+    """The newest three saves of a run, each a folder that is whole or absent: `checkpoints/step-NUMBER`."""
+
+    def __init__(self, output_dir: Path | None, state: Mapping[str, object]):
+        self.output_dir = output_dir
+        self.folder = output_dir / "checkpoints" if output_dir is not None else None
+        self.reported = -math.inf
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        parts = {name: part for name, part in state.items() if not isinstance(part, keras.random.SeedGenerator)}
+        self.checkpoint = tf.train.Checkpoint(seeds=_seed_states(state), **parts)
+        self.variables = [variable for part in parts.values() for variable in getattr(part, "variables", [])]
+
+    def numbers(self) -> list[int]:
+        """Return the steps after which there is a save, newest first."""
+        folders = self.folder.glob("step-*") if self.folder else []
+        return sorted((int(folder.name.removeprefix("step-")) for folder in folders), reverse=True)
+
+    def newest(self) -> tuple[int, dict[str, float], float, History]:
+        """Restore the state; return the steps done, this epoch's sums of losses and seconds, and the history."""
+        failures = []
+        for number in self.numbers():
+            folder = self.folder / f"step-{number:08d}"
+            try:
+                progress = json.loads((folder / "progress.json").read_text())
+                status = self.checkpoint.read(str(folder / "state"))
+                status.assert_existing_objects_matched()
+            except (OSError, ValueError, LookupError, AssertionError, tf.errors.OpError) as error:
+                failures.append(f"{folder}: {str(error).strip().splitlines()[0][:120]}")
+                continue
+            if failures:
+                print(
+                    f"passed over a damaged save ({failures[0]}); going on from step {number}",
+                    file=sys.stderr,
+                )
+            return number, progress["totals"], progress["seconds"], progress["history"]
+        if failures:
+            raise InputError(
+                f"no save can be read ({failures[0]}): it is damaged or of other networks; "
+                "delete the folder to begin anew, or choose another --output-dir"
+            )
+        return 0, {}, 0.0, []
+
+    def write(self, done: int, totals: Mapping[str, float], seconds: float, history: History) -> None:
+        """Save the state after step `done`, then the history and the report that a reader may open meanwhile."""
+        if self.folder is None or self.output_dir is None:
+            return
+        for variable in self.variables:
+            if variable.dtype.startswith(("float", "bfloat")) and not bool(keras.ops.all(keras.ops.isfinite(variable))):
+                raise FloatingPointError(_advice(f"weight {variable.path}", math.nan, done, self))
+        draft = self.folder / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        try:
+            self.checkpoint.write(str(draft / "state"))
+        except tf.errors.OpError as error:  # native code reports a full disk in this way
+            shutil.rmtree(draft, ignore_errors=True)
+            raise OSError(f"{self.folder}: the save after step {done} could not be written: {error.message}") from error
+        try:
+            write_json(draft / "progress.json", {"totals": totals, "seconds": seconds, "history": history})
+            final = self.folder / f"step-{done:08d}"
+            shutil.rmtree(final, ignore_errors=True)  # one that could not be read, or it would not be written again
+            draft.rename(final)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        for number in self.numbers()[3:]:
+            shutil.rmtree(self.folder / f"step-{number:08d}")
+        if history:
+            with replacing(self.output_dir / "history.csv") as path, path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, history[0])
+                writer.writeheader()
+                writer.writerows(history)
+            if time.monotonic() - self.reported > 30.0:
+                self.report(history)
+
+    def report(self, history: History) -> None:
+        if self.output_dir is not None and history:
+            write_report(self.output_dir)
+            self.reported = time.monotonic()
+
+
+def _seed_states(state: Mapping[str, object]) -> list[tf.Variable]:
+    """Return the states of all seed generators: `tf.train.Checkpoint` leaves out those of dropout in a network."""
+    networks = [part for part in state.values() if isinstance(part, keras.Model)]
+    generators = [part for part in state.values() if isinstance(part, keras.random.SeedGenerator)]
+    states = [v.value for network in networks for v in network.variables if "seed_generator" in v.path]
+    return states + [generator.state.value for generator in generators]

@@ -1,0 +1,1 @@
+"""The small files that the project made itself; README.md says how."""

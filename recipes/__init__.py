@@ -1,0 +1,1 @@
+"""One file a recipe; `python -m recipes` lists them."""

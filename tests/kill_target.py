@@ -1,0 +1,49 @@
+"""A small run of one recipe that saves as often as it can: what the kill test starts, kills and starts again."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from common.batches import Examples, batches, jittered
+
+CONFIGS = {
+    "pix2pix": {"size": 32, "base_filters": 4, "batch_size": 2},  # has dropout: seeds inside a network
+    "dcgan": {
+        "size": 16,
+        "base_filters": 4,
+        "channels": 1,
+        "batch_size": 4,
+    },  # has batch norm, and noise by itself
+}
+
+
+def main(name: str, output_dir: Path, epochs: int) -> None:
+    recipe = importlib.import_module(f"recipes.{name}")
+    recipe.fit = functools.partial(recipe.fit, save_seconds=0.02)
+    config = recipe.Config(**CONFIGS[name], epochs=epochs)
+    networks = recipe.build(config)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (60, config.size, config.size, getattr(config, "channels", 3))).astype(np.uint8)
+    if name == "pix2pix":
+        pairs = Examples((images, images[::-1].copy()), (), lambda pair: pair, label_maps=(True, False))
+        data = batches(pairs.train, config.batch_size, 0, jittered(pairs, config.size, config.jitter))
+    else:
+        data = batches(images, config.batch_size, 0)
+    history = recipe.train(networks, data, config, output_dir)
+    digest = hashlib.sha256()
+    for network in networks:
+        for variable in network.variables:
+            digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    losses = [{k: v for k, v in row.items() if k not in ("seconds", "steps_per_second")} for row in history]
+    (output_dir / "outcome.json").write_text(json.dumps({"weights": digest.hexdigest(), "history": losses}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

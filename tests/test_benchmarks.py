@@ -1,0 +1,317 @@
+"""The benchmarks' own parts against hand-made answers, and each of them whole on data small enough to know the scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import recipes.dcgan
+import recipes.pix2pix
+from benchmarks import dcgan, markdown_table, pix2pix, run_benchmark, timed
+from common.errors import InputError
+from common.images import LABEL_COLOURS
+from common.lazy import keras
+from common.runs import start_run
+
+# Keras 3 reads variables in a way that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+# %% What both use
+
+
+def test_table():
+    rows = {"one": {"mean_iou": 0.25, "count": 3}, "two": {"count": 4}}
+    assert markdown_table(rows, ("count", "mean_iou"), "set").splitlines() == [
+        "| set | count | mean iou |",
+        "| --- | ---: | ---: |",
+        "| one | 3 | 0.250 |",
+        "| two | 4 |  |",
+    ]
+
+
+def test_sleep_takes_time_by_the_clock_but_none_of_the_cpu(capsys):
+    seconds: dict[str, float] = {"before": 1.0}
+    with timed("nap", seconds):
+        time.sleep(0.3)
+    assert seconds.keys() == {"before", "nap_wall_seconds", "nap_cpu_seconds"}
+    assert seconds["nap_wall_seconds"] >= 0.3 > 2 * seconds["nap_cpu_seconds"]
+    assert capsys.readouterr().err.startswith("nap: 0.")
+
+
+@pytest.mark.parametrize("error", [InputError("runs/x: no run"), FileNotFoundError(2, "No such file", "y")])
+def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, monkeypatch, capsys):
+    def fail(number: int) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["name.py", "--number", "3"])
+    with pytest.raises(SystemExit) as exit_:
+        run_benchmark(fail)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pix2pix", "dcgan"])
+def test_help_comes_without_tensorflow(name):
+    code = f"import sys, runpy; sys.argv = ['{name}.py', '--help']\ntry: runpy.run_module('benchmarks.{name}', None, '__main__')"
+    code += "\nfinally: print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "--output-dir" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+# %% Pix2Pix
+
+
+def street(classes: np.ndarray, path: Path, name: str) -> None:
+    """Write class numbers as a label map, and in the colours of LABEL_COLOURS as the photo."""
+    for side, image in (("label", classes.astype(np.uint8)), ("photo", LABEL_COLOURS[classes])):
+        (path / side).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path / side / f"{name}.png")
+
+
+def streets(folder: Path, size: int = 32, train: int = 16, test: int = 5) -> list[np.ndarray]:
+    """Write pairs of blocks in three classes; return the class numbers of the held-out ones."""
+    generator = np.random.default_rng(0)
+    blocks = generator.integers(0, 3, (train + test, 4, 4)).repeat(size // 4, 1).repeat(size // 4, 2)
+    for number, classes in enumerate(blocks):
+        street(classes, folder / ("train" if number < train else "test"), f"{number:03d}")
+    return list(blocks[train:])
+
+
+def pix2pix_run(folder: Path, data: str, *layers: keras.layers.Layer, **settings) -> Path:
+    """Write a run as training would leave it, with a generator of these layers."""
+    start_run(folder, "pix2pix", recipes.pix2pix.Config(**{"size": 32, "classes": 3, "epochs": 2} | settings), data)
+    keras.Sequential([keras.Input((None, None, 3)), *layers]).save(folder / "generator.keras")
+    (folder / "history.csv").write_text("epoch,l1,generator,discriminator\n1,0.5,1.0,0.6\n2,0.4,1.5,0.5\n")
+    return folder
+
+
+def test_crops_show_seven_eighths_or_more_of_a_side_and_both_ways_round():
+    columns = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
+    found = []
+    for number in range(40):
+        photo, labels = pix2pix.augment(
+            tf.constant(columns[..., None].repeat(3, -1)), tf.constant(columns), (0, number)
+        )
+        assert photo.shape == (64, 64, 3)
+        assert labels.shape == (64, 64)
+        assert labels.dtype == tf.uint8
+        found.append((int(labels[0, 0]), int(labels[0, -1])))
+    firsts, lasts = np.array(found).T
+    assert {*np.sign(lasts - firsts)} == {-1, 1}
+    assert np.abs(lasts - firsts).min() >= 63 * 7 / 8 - 1
+    assert np.ptp(np.minimum(firsts, lasts)) > 3
+
+
+def test_photo_and_labels_are_cut_alike_and_only_the_photo_gets_darker():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(1, 4, (8, 8)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    gains = []
+    for number in range(20):
+        photo, cut = pix2pix.augment(
+            tf.constant((60 * labels)[..., None].repeat(3, -1)), tf.constant(labels), (1, number)
+        )
+        truth, ratios = cut.numpy(), photo.numpy()[..., 0] / (60.0 * cut.numpy())
+        neighbours = np.lib.stride_tricks.sliding_window_view(truth, (3, 3))
+        inside = (neighbours == truth[1:-1, 1:-1, None, None]).all((2, 3)) & (truth[1:-1, 1:-1] < 3)
+        within = ratios[1:-1, 1:-1][inside]
+        assert within.std() < 1e-4
+        assert photo.numpy().max() <= 255
+        gains.append(within.mean())
+    assert np.exp(-0.3) <= min(gains) < 0.85
+    assert 1.15 < max(gains) <= np.exp(0.3)
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_logits_for_every_pixel_at_any_size_of_a_run(size):
+    segmenter = pix2pix.build_segmenter(size, 7)
+    assert segmenter.output_shape == (None, size, size, 7)
+
+
+def test_likeliest_class_but_the_ignored_one():
+    logits = np.random.default_rng(0).normal(size=(35, 4, 4, 5)).astype(np.float32)
+    images = np.arange(35, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
+
+    def segmenter(photos, training):
+        assert not training
+        return tf.gather(logits, tf.cast(tf.round((photos[:, 0, 0, 0] + 1) * 127.5), tf.int32))
+
+    np.testing.assert_array_equal(pix2pix.read_off(segmenter, images), logits.argmax(-1))
+    without = logits[..., [0, 1, 3, 4]].argmax(-1)
+    np.testing.assert_array_equal(pix2pix.read_off(segmenter, images, ignore=2), np.array([0, 1, 3, 4])[without])
+
+
+def test_pairs_have_the_class_numbers_of_their_files(tmp_path):
+    held_out = streets(tmp_path, train=12)
+    train, test = pix2pix.pairs_for(str(tmp_path), recipes.pix2pix.Config(size=32, classes=3), 3)
+    assert train.labels.shape == (12, 32, 32)
+    assert train.photos.shape == (12, 32, 32, 3)
+    np.testing.assert_array_equal(test.labels, held_out)
+    np.testing.assert_array_equal(test.photos, LABEL_COLOURS[np.array(held_out)])
+
+
+def test_alike_runs_share_a_config(tmp_path):
+    runs = [tmp_path / "with", tmp_path / "without"]
+    for weight, run in enumerate(runs):
+        start_run(run, "pix2pix", recipes.pix2pix.Config(size=32, classes=3, gan_weight=float(weight)), "photos")
+    config = pix2pix.shared_config("photos", runs)
+    assert (config.size, config.classes, config.gan_weight) == (32, 3, 0.0)
+    assert pix2pix.shared_config("moved/photos", runs) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained_with", "data", "message"),
+    [
+        ({"size": 64}, "photos", "photos", "size 64"),
+        ({"classes": 4}, "photos", "photos", "classes 4"),
+        ({}, "others", "photos", "trained with others"),
+        ({"swap": True}, "photos", "photos", "swap"),
+        ({"classes": 0}, "photos", "photos", "--classes"),
+        ({}, "sample", "photos", "trained with sample"),
+        ({}, "photos", "sample", "trained with photos"),
+    ],
+)
+def test_runs_that_do_not_belong_together(changes, trained_with, data, message, tmp_path):
+    config = recipes.pix2pix.Config(size=32, classes=3)
+    start_run(tmp_path / "one", "pix2pix", config, "photos")
+    start_run(tmp_path / "two", "pix2pix", dataclasses.replace(config, **changes), trained_with)
+    with pytest.raises(InputError, match=message):
+        pix2pix.shared_config(data, [tmp_path / "one", tmp_path / "two"])
+
+
+def test_drawn_streets_of_two_seeds_do_not_belong_together(tmp_path):
+    for seed in (0, 1):
+        start_run(tmp_path / str(seed), "pix2pix", recipes.pix2pix.Config(size=32, seed=seed), "sample")
+    assert pix2pix.shared_config("sample", [tmp_path / "1"]).seed == 1
+    with pytest.raises(InputError, match="seed 1"):
+        pix2pix.shared_config("sample", [tmp_path / "0", tmp_path / "1"])
+
+
+def test_curves_of_a_run_with_and_one_without_a_discriminator(tmp_path):
+    both = {"epoch": [1.0, 2.0], "l1": [0.5, 0.4], "generator": [1.0, 2.0], "discriminator": [0.7, 0.6]}
+    alone = {"epoch": [1.0, 2.0], "l1": [0.5, 0.3]}
+    widths = []
+    for histories in ({"a": both, "b": alone}, {"b": alone}):
+        with Image.open(pix2pix.save_curves(histories, tmp_path / "curves.png")) as image:
+            widths.append(image.width)
+            assert len(np.unique(np.asarray(image))) > 10
+    assert widths[0] == 3 * widths[1]
+
+
+@pytest.mark.slow
+def test_a_perfect_translator_scores_as_the_true_photos_and_a_grey_one_as_the_mean_photo(tmp_path, capsys):
+    held_out = np.array(streets(tmp_path / "data"))
+    perfect = pix2pix_run(tmp_path / "perfect", str(tmp_path / "data"), keras.layers.Activation("linear"))
+    grey = pix2pix_run(tmp_path / "grey", str(tmp_path / "data"), keras.layers.Rescaling(0.0))
+    output_dir = tmp_path / "scores"
+    rows = pix2pix.compare(str(tmp_path / "data"), (perfect, grey), output_dir, epochs=40)
+    assert rows["perfect"]["l1"] == 0
+    names = ("pixel_accuracy", "class_accuracy", "mean_iou")
+    assert [rows["perfect"][name] for name in names] == [rows["true photos"][name] for name in names]
+    assert rows["true photos"]["mean_iou"] > 0.8
+    assert rows["grey"]["mean_iou"] < 0.4
+    assert rows["mean photo"]["mean_iou"] < 0.4
+    distances = np.abs(LABEL_COLOURS[held_out].astype(int) - 128) / 255
+    assert rows["grey"]["l1"] == pytest.approx(distances.mean(), abs=1e-6)
+    assert json.loads((output_dir / "results.json").read_text())["scores"]["grey"] == rows["grey"]
+    assert {path.name for path in output_dir.glob("*.png")} == {"translations.png", "readings.png", "curves.png"}
+    assert "| perfect | 0.000 | inf | 1.000 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_ignored_class_is_neither_learnt_nor_read():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, (16, 4, 4)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
+    segmenter = pix2pix.train_segmenter(LABEL_COLOURS[labels], labels, 3, ignore=1, epochs=20)
+    logits = segmenter(LABEL_COLOURS[labels] / np.float32(127.5) - 1, training=False).numpy()
+    assert (logits[labels == 1].argmax(-1) == 1).mean() < 0.05
+    reading = pix2pix.read_off(segmenter, LABEL_COLOURS[labels], ignore=1)
+    assert (reading == labels)[labels != 1].mean() > 0.9
+
+
+# %% DCGAN
+
+
+def squares(path: Path, train: int = 64, test: int = 24, **changes) -> Path:
+    """Write noisy 28 px images with a bright half: class 0 on the left, class 1 on the right."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", train), ("test", test)):
+        classes = np.arange(count) % 2
+        images = generator.integers(0, 60, (count, 28, 28))
+        images[classes == 0, :, :14] += 180
+        images[classes == 1, :, 14:] += 180
+        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": classes}
+    arrays |= changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+def test_labelled_images_are_those_of_the_file(tmp_path):
+    path = squares(tmp_path / "squares.npz")
+    train, test = dcgan.labelled_images(path, recipes.dcgan.Config(size=28, channels=1))
+    arrays = np.load(path)
+    np.testing.assert_array_equal(train.images[..., 0], arrays["x_train"])
+    np.testing.assert_array_equal(train.classes, arrays["y_train"])
+    np.testing.assert_array_equal(test.images[..., 0], arrays["x_test"])
+    np.testing.assert_array_equal(test.classes, arrays["y_test"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_test": None}, "not y_test"),
+        ({"y_train": np.zeros(5, int)}, r"y_train is int64 \[5\] for 64 images"),
+        ({"y_train": np.full(64, 0.5)}, "y_train is float64"),
+        ({"y_test": np.full(24, 2)}, "class 2"),
+        ({"x_test": np.zeros((3, 28, 28), np.uint8), "y_test": np.zeros(3, int)}, "at least 4"),
+    ],
+)
+def test_data_that_cannot_be_measured_with(changes, message, tmp_path):
+    path = squares(tmp_path / "squares.npz", **changes)
+    with pytest.raises(InputError, match=message):
+        dcgan.labelled_images(path, recipes.dcgan.Config(size=28, channels=1))
+
+
+def test_data_must_be_an_npz(tmp_path):
+    with pytest.raises(InputError, match="not an .npz"):
+        dcgan.labelled_images(tmp_path, recipes.dcgan.Config(size=28, channels=1))
+
+
+def test_shares_of_classes():
+    probabilities = np.eye(4)[[0, 2, 2, 3, 2]] * 0.5 + 0.1
+    assert dcgan.class_shares(probabilities) == pytest.approx([0.2, 0, 0.6, 0.2])
+
+
+@pytest.mark.slow
+def test_a_generator_of_one_class_is_found_out(tmp_path, capsys):
+    config = recipes.dcgan.Config(size=28, channels=1, latent_dim=5)
+    start_run(tmp_path / "run", "dcgan", config, "squares")
+    image = np.full((28, 28, 1), -0.8, np.float32)
+    image[:, :14] = 0.6
+    constant = keras.layers.Dense(784, kernel_initializer="zeros", bias_initializer=lambda *_, **__: image.ravel())
+    generator = keras.Sequential([keras.Input((5,)), constant, keras.layers.Reshape((28, 28, 1))])
+    constant._auto_config.config["bias_initializer"] = "zeros"
+    generator.save(tmp_path / "run" / "generator.keras")
+    data = squares(tmp_path / "squares.npz")
+    scores = dcgan.measure(data, tmp_path / "run", 30, tmp_path / "scores", epochs=12)
+    result = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert result["classifier_test_accuracy"] == 1
+    assert result["class_shares"] == {"samples": [1, 0], "test images": [0.5, 0.5]}
+    own = scores["classifier of this data"]
+    assert [(row["samples"], row["real_images"]) for row in own.values()] == [(30, 24), (12, 12), (12, 12)]
+    distances = [row["frechet_distance"] for row in own.values()]
+    assert min(distances[:2]) > 2 * distances[2] > 0
+    assert "Test accuracy of the classifier of this data: 1.0000" in capsys.readouterr().out

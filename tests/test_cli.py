@@ -1,0 +1,282 @@
+"""The command line as a user meets it: what is wrong is said in one line, with exit status 2 and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.cli import run_command
+from common.datasets import image_pairs
+from common.errors import InputError
+from common.images import read_image
+from common.runs import start_run
+from recipes import dcgan, pix2pix
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Return a function that runs a recipe's command line in this process: (status, what it said)."""
+
+    def run(recipe: str, *arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "recipes" / f"{recipe}.py"), *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.warns(RuntimeWarning, match="found in sys.modules"):  # runpy: this test imported it before
+            try:
+                runpy.run_module(f"recipes.{recipe}", run_name="__main__", alter_sys=True)
+                status = 0
+            except SystemExit as end:
+                status = end.code
+        said = capsys.readouterr()
+        return status, said.err if status else said.out
+
+    return run
+
+
+def picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def folder_of_pairs(folder: Path, count: int = 4) -> Path:
+    for number in range(count):
+        for side in "AB":
+            picture(folder / side / f"{number}.png", seed=number)
+    return folder
+
+
+def no_sample() -> tuple[np.ndarray, np.ndarray]:
+    raise AssertionError("asked for the sample")
+
+
+def one_line(said: str) -> str:
+    assert said.startswith("error: ") and said.count("\n") == 1, said
+    return said
+
+
+def wrong_data(kind: str, folder: Path) -> tuple[Path, str]:
+    """Make a folder that cannot be trained on, and say what must be named."""
+    if kind == "missing":
+        return folder / "nowhere", "no such folder"
+    if kind == "empty":
+        folder.mkdir(exist_ok=True)
+        return folder, "found nothing"
+    if kind == "no layout":
+        picture(folder / "holiday" / "1.png")
+        return folder, "holiday/"
+    folder_of_pairs(folder)
+    if kind == "unpaired":
+        (folder / "B" / "2.png").unlink()
+        return folder, "'2'"
+    target = folder / "B" / "2.png"
+    if kind == "truncated":
+        target.write_bytes(target.read_bytes()[:300])
+    elif kind == "zero bytes":
+        target.write_bytes(b"")
+    elif kind == "text":
+        target.write_text("not a picture")
+    elif kind == "1x1":
+        picture(target, (1, 1))
+    return folder, "2.png"
+
+
+KINDS = ["missing", "empty", "no layout", "unpaired", "truncated", "zero bytes", "text", "1x1"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_that_cannot_be_used_is_named(kind, tmp_path, command):
+    data, expected = wrong_data(kind, tmp_path / "data")
+    status, said = command("pix2pix", "train", "--data", data, "--output-dir", tmp_path / "run")
+    assert status == 2
+    assert expected in one_line(said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_bad_image_among_many_is_named_counted_and_skipped_on_request(tmp_path, capsys):
+    data = folder_of_pairs(tmp_path, 20)
+    (data / "A" / "7.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"1 of 18 images cannot be used.*7\.png.*--skip-bad"):
+        image_pairs(str(data), 32, sample=no_sample)
+    kept = image_pairs(str(data), 32, sample=no_sample, skip_bad=True)
+    assert len(kept.train) == 17 and len(kept.test) == 2
+    assert "7.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["tranlsate", "a.png", "b.png"],
+            "'tranlsate' is no verb of pix2pix; choose from demo, train, translate, export",
+        ),
+        (["train", "--preset", "big"], "'big' is no preset of pix2pix; choose from paper, demo"),
+        (["train", "--data", "pairs", "--size", "100"], "size must be a power of two from 32 to 512, got 100"),
+        (["translate", "a.png", "b.png", "--run", "nowhere"], "nowhere: no run here"),
+        (["export", "nowhere"], "nowhere: no .keras file here"),
+        (["train", "--data", "tfds:no_such_set"], "tfds:no_such_set"),
+    ],
+)
+def test_what_is_asked_for_but_is_not_there(arguments, expected, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder_of_pairs(tmp_path / "pairs")
+    status, said = command("pix2pix", *arguments)
+    assert status == 2
+    assert expected in one_line(said)
+
+
+def test_a_flag_that_does_not_exist(command):
+    status, said = command("pix2pix", "--epoch", "3")
+    assert status == 2
+    assert "--epoch" in said and "Traceback" not in said
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path, command):
+    (tmp_path / "file").write_text("in the way")
+    status, said = command("pix2pix", "--output-dir", tmp_path / "file" / "run")
+    assert status == 2
+    assert str(tmp_path / "file") in one_line(said)
+
+
+def start(folder: Path, recipe: str = "pix2pix", **fields: object) -> Path:
+    module = {"pix2pix": pix2pix, "dcgan": dcgan}[recipe]
+    start_run(folder, recipe, module.Config(**{"size": 32, "base_filters": 4} | fields), "sample")
+    return folder
+
+
+def test_a_run_of_another_recipe(tmp_path, command):
+    run = start(tmp_path / "run", "dcgan")
+    for arguments in (["train", "--output-dir", run], ["translate", "a.png", "b.png", "--run", run]):
+        status, said = command("pix2pix", *arguments)
+        assert status == 2
+        assert "a run of dcgan, not of pix2pix" in one_line(said)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"recipe": "pix2pix"}', '{"recipe": "pix2pix", "config": 3, "data": ""}']
+)
+def test_a_damaged_config(text, tmp_path, command):
+    (start(tmp_path) / "config.json").write_text(text)
+    status, said = command("pix2pix", "train", "--output-dir", tmp_path)
+    assert status == 2
+    assert "config.json: damaged" in one_line(said)
+
+
+def test_a_config_with_a_field_of_another_type(tmp_path, command):
+    path = start(tmp_path) / "config.json"
+    settings = json.loads(path.read_text())
+    settings["config"]["size"] = "large"
+    path.write_text(json.dumps(settings))
+    status, said = command("pix2pix", "train", "--output-dir", tmp_path)
+    assert status == 2
+    assert "'size'" in one_line(said)
+
+
+def test_other_settings_for_a_run_that_has_begun(tmp_path, command):
+    status, said = command("pix2pix", "train", "--output-dir", start(tmp_path), "--batch-size", "3")
+    assert status == 2
+    assert "batch_size 1, not 3" in one_line(said)
+
+
+def test_a_network_that_is_damaged(tmp_path, command):
+    run = start(tmp_path / "run")
+    status, said = command("pix2pix", "translate", picture(tmp_path / "a.png"), tmp_path / "b.png", "--run", run)
+    assert status == 2 and "has this run finished" in one_line(said)
+    (run / "generator.keras").write_bytes(b"PK\x03\x04 cut short")
+    status, said = command("pix2pix", "translate", picture(tmp_path / "a.png"), tmp_path / "b.png", "--run", run)
+    assert status == 2 and "cannot be loaded" in one_line(said)
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_a_set_that_is_not_on_this_machine_is_not_fetched_unasked(tmp_path, command, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    status, said = command("dcgan", "train", "--data", "mnist", "--output-dir", tmp_path / "run")
+    assert status == 2
+    assert "--fetch" in one_line(said) and "https://" in said and str(tmp_path) in said
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "expected"),
+    [
+        (
+            OSError(28, "No space left on device", "runs/night/x.png"),
+            2,
+            "error: runs/night/x.png: No space left on device",
+        ),
+        (FloatingPointError("generator became nan at step 7"), 1, "error: generator became nan at step 7"),
+        (KeyboardInterrupt("stopped after step 7 of 9"), 130, "stopped after step 7 of 9; the same command goes on"),
+    ],
+)
+def test_what_goes_wrong_on_the_way(failure, status, expected, monkeypatch, capsys):
+    def demo() -> Path:
+        raise failure
+
+    monkeypatch.setattr(sys, "argv", ["recipes/pix2pix.py"])
+    with pytest.raises(SystemExit) as end:
+        run_command(demo, presets={})
+    assert end.value.code == status
+    assert capsys.readouterr().err.startswith(expected)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return pix2pix.build(pix2pix.Config(size=32, base_filters=4)).generator
+
+
+@pytest.mark.parametrize(("width", "height"), [(97, 131), (1000, 600), (1, 1), (32, 32), (31, 65)])
+def test_any_size_in_the_same_size_out(width, height, tmp_path, monkeypatch, generator):
+    run = start(tmp_path / "run")
+    monkeypatch.setattr(pix2pix, "load_network", lambda *_: generator)
+    written = pix2pix.translate_file(picture(tmp_path / "a.png", (width, height)), tmp_path / "b.png", run)
+    with Image.open(written) as image:
+        assert image.size == (width, height)
+
+
+def test_a_folder_is_translated_into_a_folder(tmp_path, monkeypatch, generator):
+    run = start(tmp_path / "run")
+    monkeypatch.setattr(pix2pix, "load_network", lambda *_: generator)
+    for number in range(3):
+        picture(tmp_path / "in" / f"{number}.jpg", (20 + number, 30))
+    pix2pix.translate_file(tmp_path / "in", tmp_path / "out", run)
+    sizes = [read_image(path).shape for path in sorted((tmp_path / "out").iterdir())]
+    assert sizes == [(30, 20, 3), (30, 21, 3), (30, 22, 3)]
+    with pytest.raises(InputError, match="is a file, but"):
+        pix2pix.translate_file(tmp_path / "in", picture(tmp_path / "c.png"), run)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_loses_nothing_and_the_same_command_goes_on(tmp_path):
+    """A real process, interrupted while it trains, and its run once more to the end."""
+    arguments = ["train", "--preset", "digits", "--base-filters", "4", "--epochs", "30", "--output-dir", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes.dcgan", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            process.send_signal(2)
+            break
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said and "the same command goes on" in said
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.dcgan", "train", "--output-dir", str(tmp_path), "--epochs", "4"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/" not in done.stdout and "epoch 4/4" in done.stdout
+    assert {"generator.keras", "report.html", "results.json"} <= set(os.listdir(tmp_path))

@@ -1,0 +1,269 @@
+"""What every recipe promises; the recipes are found by listing the folder, and no exception is made for one."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common.batches import Batches, batches
+from common.training import UNSUMMED, fit
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
+ALLOWED_IMPORTS = {"common", "numpy", "sklearn"} | set(sys.stdlib_module_names)
+HEAVY = {"tensorflow", "keras", "matplotlib", "scipy", "sklearn", "skimage", "cv2", "tensorflow_datasets"}
+TINY = {  # settings that make a recipe small enough for a test
+    "dcgan": {"size": 16, "channels": 1, "base_filters": 4, "batch_size": 2, "epochs": 2},
+    "pix2pix": {"size": 32, "base_filters": 4, "batch_size": 2, "epochs": 2},
+}
+SHAPES = {  # shapes of each network's output at the settings above, for two examples, and its range
+    "dcgan": {"generator": ((2, 16, 16, 1), -1, 1), "discriminator": ((2, 1), -np.inf, np.inf)},
+    "pix2pix": {"generator": ((2, 32, 32, 3), -1, 1), "discriminator": ((2, 2, 2, 1), -np.inf, np.inf)},
+}
+
+
+def test_every_recipe_is_under_test():
+    assert len(RECIPES) == 2
+    assert sorted(TINY) == RECIPES == sorted(SHAPES)
+
+
+def load(name: str) -> types.ModuleType:
+    return importlib.import_module(f"recipes.{name}")
+
+
+def tiny(module: types.ModuleType, name: str, **changes):
+    return module.Config(**TINY[name] | changes)
+
+
+def network_inputs(network: keras.Model) -> list[tf.Tensor] | tf.Tensor:
+    drawn = [tf.random.stateless_normal([2, *(s or 32 for s in i.shape[1:])], (1, 2)) for i in network.inputs]
+    return drawn if len(drawn) > 1 else drawn[0]
+
+
+def tiny_data(name: str, config) -> Batches:
+    """Four examples of the kind that the recipe trains on."""
+    shape = (4, config.size, config.size, getattr(config, "channels", 3))
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    return batches((images, 255 - images) if name == "pix2pix" else images, config.batch_size, config.seed)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_signatures(name):
+    module = load(name)
+    assert dataclasses.is_dataclass(module.Config) and module.Config.__dataclass_params__.frozen
+    assert all(field.kw_only for field in dataclasses.fields(module.Config))
+    assert isinstance(module.DEMO, module.Config)
+    assert issubclass(module.Networks, tuple) and module.Networks._fields
+    build, train, demo = (inspect.signature(getattr(module, verb)) for verb in ("build", "train", "demo"))
+    assert list(build.parameters) == ["config"] and build.return_annotation == "Networks"
+    assert list(train.parameters) == ["networks", "data", "config", "output_dir"]
+    assert train.return_annotation == "History" and train.parameters["output_dir"].default is None
+    assert list(demo.parameters) == ["config", "output_dir"] and demo.return_annotation == "Path"
+    assert demo.parameters["config"].default == module.DEMO
+    assert build.parameters["config"].default == train.parameters["config"].default == module.Config()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_docstring_and_imports(name):
+    source = (ROOT / "recipes" / f"{name}.py").read_text()
+    tree = ast.parse(source)
+    text = ast.get_docstring(tree)
+    assert re.search(r"arXiv:\d{4}\.\d{5}|doi:", text), "the paper, with an identifier"
+    assert re.search(r"\[-1, 1\]|\[0, 1\]|uint8", text), "the range of images"
+    assert f"python -m recipes.{name}" in text, "the command"
+    imported = [
+        node.module if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert {module.split(".")[0] for module in imported} <= ALLOWED_IMPORTS
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import) and "common" in ast.dump(node)]
+    assert len(source.splitlines()) <= 250
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_setting_changes_something(name):
+    """A flag that exists is read: each field of Config stands somewhere in the recipe as `config.FIELD`."""
+    source = (ROOT / "recipes" / f"{name}.py").read_text()
+    unread = [f.name for f in dataclasses.fields(load(name).Config) if f"config.{f.name}" not in source]
+    assert not unread
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("verb", ["", "train"])
+def test_help_imports_nothing_that_takes_time(name, verb):
+    """What makes it answer in a fraction of a second; the seconds themselves stand in benchmarks/RESULTS.md."""
+    code = f"import sys, runpy; sys.argv = ['{name}.py', *{verb.split()!r}, '--help']\n"
+    code += f"try: runpy.run_module('recipes.{name}', run_name='__main__', alter_sys=True)\n"
+    code += f"except SystemExit as end: assert not end.code and not {HEAVY} & set(sys.modules), sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--epochs" in done.stdout and ("--data" if verb else "arXiv") in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_importing_does_nothing(name, tmp_path):
+    code = f"import recipes.{name}, sys; assert not {HEAVY} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_networks_have_the_stated_shapes_and_ranges(name):
+    module = load(name)
+    networks = module.build(tiny(module, name))
+    assert SHAPES[name].keys() == set(networks._fields)
+    for field, network in networks._asdict().items():
+        shape, low, high = SHAPES[name][field]
+        outputs = network(network_inputs(network), training=False).numpy()
+        assert outputs.shape == shape and outputs.dtype == np.float32
+        assert low <= outputs.min() and outputs.max() <= high
+        assert outputs.std() > 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_size_it_cannot_take_is_refused_with_value_and_rule(name):
+    module = load(name)
+    with pytest.raises(ValueError, match="size must .* got 17"):
+        module.build(tiny(module, name, size=17))
+
+
+def weights(networks: tuple[keras.Model, ...]) -> list[np.ndarray]:
+    return [variable.numpy() for network in networks for variable in network.variables]
+
+
+class Trained(NamedTuple):
+    """A tiny run of one recipe: its networks, their weights before, and what it gave to `fit`."""
+
+    networks: tuple[keras.Model, ...]
+    before: list[np.ndarray]
+    after: list[np.ndarray]
+    history: list[dict[str, float]]
+    step: Callable
+    state: dict[str, object]
+
+
+@functools.cache
+def trained(name: str, run: int) -> Trained:
+    """Train tiny networks for two epochs; `run` only tells one run from another."""
+    module = load(name)
+    given = []
+
+    def spy(step, data, **options):
+        given.append((step, options["state"]))
+        return fit(step, data, **options)
+
+    config = tiny(module, name)
+    networks = module.build(config)
+    before = weights(networks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "fit", spy)
+        history = module.train(networks, tiny_data(name, config), config)
+    return Trained(networks, before, weights(networks), history, *given[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_moves_every_weight_and_losses_are_finite(name):
+    run = trained(name, 1)
+    variables = [variable for network in run.networks for variable in network.variables]
+    for variable, old, new in zip(variables, run.before, run.after, strict=True):
+        assert not (variable.trainable and np.array_equal(new, old)), variable.path
+    losses = {key: value for key, value in run.history[0].items() if key not in UNSUMMED}
+    assert losses and all(np.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_step_moves_every_trainable_weight_is_not_traced_again_and_its_state_is_saved(name):
+    run = trained(name, 1)
+    saved = {id(part) for part in run.state.values()}
+    assert all(id(network) in saved for network in run.networks)
+    assert sum(isinstance(part, keras.optimizers.Optimizer) for part in run.state.values()) >= 1
+    (batch,) = tiny_data(name, tiny(load(name), name)).at(0).take(1)
+    losses = run.step(*batch)
+    assert all(loss.shape == () and np.isfinite(loss) for loss in losses.values())
+    traces = run.step.experimental_get_tracing_count()
+    before = weights(run.networks)
+    run.step(*batch)
+    variables = [variable for network in run.networks for variable in network.variables]
+    for variable, old in zip(variables, before, strict=True):
+        moved = not np.array_equal(variable.numpy(), old)
+        state = any(word in variable.path for word in ("moving_", "seed_generator"))
+        assert moved == (variable.trainable or state), variable.path
+    run.step(*batch)
+    assert run.step.experimental_get_tracing_count() == traces
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_seeded_runs_are_equal(name):
+    one, other = (trained(name, run) for run in (1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one.after, other.after, strict=True))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_another_seed_gives_other_weights_and_no_two_layers_start_equal(name):
+    module = load(name)
+    one, same, other = (module.build(tiny(module, name, seed=seed)) for seed in (1, 1, 2))
+    kernels = [[v.numpy() for network in n for v in network.trainable_variables if v.path.endswith("kernel")]
+               for n in (one, same, other)]  # fmt: skip
+    assert all(np.array_equal(a, b) for a, b in zip(kernels[0], kernels[1], strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(kernels[0], kernels[2], strict=True))
+    assert len({kernel.tobytes() for kernel in kernels[0]}) == len(kernels[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_saved_networks_load_in_a_new_process_with_equal_outputs(name, tmp_path):
+    module = load(name)
+    networks = module.build(tiny(module, name))
+    for field, network in networks._asdict().items():
+        network.save(tmp_path / f"{field}.keras")
+        inputs = network_inputs(network)
+        arrays = [np.asarray(part) for part in (inputs if isinstance(inputs, list) else [inputs])]
+        np.savez(tmp_path / f"{field}.npz", *arrays, outputs=network(inputs, training=False).numpy())
+    code = "import keras, numpy as np, glob\n"
+    code += "for path in glob.glob('*.keras'):\n"
+    code += (
+        "    data = dict(np.load(path[:-6] + '.npz')); outputs = data.pop('outputs'); inputs = list(data.values())\n"
+    )
+    code += "    model = keras.models.load_model(path)\n"
+    code += "    assert np.array_equal(model(inputs if len(inputs) > 1 else inputs[0], training=False), outputs)\n"
+    subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd=tmp_path, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_demo_leaves_a_whole_run(name, tmp_path):
+    command = [sys.executable, "-m", f"recipes.{name}", "--output-dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    expected = {"config.json", "history.csv", "samples", "checkpoints", "results.json", "report.html"}
+    assert expected <= {path.name for path in run.iterdir()}
+    assert {f"{field}.keras" for field in load(name).Networks._fields} <= {path.name for path in run.iterdir()}
+    results = json.loads((run / "results.json").read_text())
+    assert results and all(isinstance(value, int | float | str) for value in results.values())
+    assert Path(done.stdout.strip().splitlines()[-1]).is_file()
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert again.returncode == 0 and json.loads((run / "results.json").read_text()) == results

@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import functools
+import gzip
+import socket
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from common.batches import Examples, batches, jittered
+from common.datasets import as_they_are, image_pairs, images_of
+from common.errors import InputError
+from common.images import LABEL_COLOURS
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def sample() -> tuple[np.ndarray, np.ndarray]:
+    return noise(20, 16, 16, 3), noise(20, 16, 16, 3, seed=1)
+
+
+def taken(stream, count: int) -> list[np.ndarray]:
+    return [batch[0] for batch in stream.take(count).as_numpy_iterator()]
+
+
+# Batches
+
+
+def test_an_epoch_holds_every_item_once_and_the_next_one_in_another_order():
+    data = batches(np.arange(12), 4, seed=0)
+    assert data.steps_per_epoch == 3
+    first, second = (np.concatenate(taken(data.at(step), 3)) for step in (0, 3))
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert list(first) != list(second)
+
+
+def test_a_stream_from_the_middle_is_the_rest_of_the_stream_from_the_start():
+    def load(item, seed):
+        return (tf.cast(item, tf.float32) + tf.random.stateless_uniform([], seed),)
+
+    data = batches(np.arange(10), 3, seed=4, load=load)
+    whole = taken(data.at(0), 9)
+    np.testing.assert_array_equal(taken(data.at(5), 4), whole[5:])
+
+
+def test_augmentation_is_drawn_afresh_every_epoch_and_differs_between_items():
+    def load(item, seed):
+        return (tf.random.stateless_uniform([], seed),)
+
+    data = batches(np.arange(8), 2, seed=1, load=load)
+    drawn = np.concatenate(taken(data.at(0), 12))
+    assert len(set(drawn)) == 24
+    np.testing.assert_array_equal(drawn, np.concatenate(taken(data.at(0), 12)))
+    assert not set(drawn) & set(np.concatenate(taken(batches(np.arange(8), 2, seed=2, load=load).at(0), 12)))
+
+
+def test_fewer_items_than_a_batch():
+    with pytest.raises(InputError, match="3 items are fewer than one batch of 4"):
+        batches(np.arange(3), 4, seed=0)
+
+
+def test_jitter_moves_both_images_of_a_pair_alike():
+    image = noise(1, 32, 32, 3)
+    examples = Examples((image, image), (image, image), as_they_are, label_maps=(False, False))
+    load = jittered(examples, 32, 1.2)
+    results = [load((image[0], image[0]), tf.constant([7, number])) for number in range(12)]
+    for first, second in results:
+        assert first.dtype == tf.uint8 and first.shape == (32, 32, 3)
+        np.testing.assert_array_equal(first, second)
+    assert len({first.numpy().tobytes() for first, _ in results}) >= 8
+
+
+def test_jitter_is_an_enlargement_a_crop_and_in_half_of_cases_a_mirroring():
+    image = noise(32, 32, 3)
+    examples = Examples(image[None], image[None], as_they_are)
+    large = tf.image.resize(image, (38, 38)).numpy().round().astype(np.uint8)
+    crops = {large[y : y + 32, x : x + 32].tobytes(): False for y in range(7) for x in range(7)}
+    crops |= {large[y : y + 32, x : x + 32][:, ::-1].tobytes(): True for y in range(7) for x in range(7)}
+    mirrored = [
+        crops[jittered(examples, 32, 38 / 32)(image, tf.constant([0, n]))[0].numpy().tobytes()] for n in range(60)
+    ]
+    assert 15 <= sum(mirrored) <= 45
+
+
+def test_jitter_keeps_the_colours_of_label_maps():
+    labels = LABEL_COLOURS[np.random.default_rng(0).integers(0, 12, (32, 32))]
+    examples = Examples(labels[None], labels[None], as_they_are, label_maps=(True, False))
+    for number in range(5):
+        jittered_labels, mixed = jittered(examples, 32, 1.25)((labels, labels), tf.constant([1, number]))
+        allowed = {tuple(colour) for colour in LABEL_COLOURS[:12]}
+        assert {tuple(pixel) for pixel in jittered_labels.numpy().reshape(-1, 3)} <= allowed
+        assert not {tuple(pixel) for pixel in mixed.numpy().reshape(-1, 3)} <= allowed
+
+
+def test_no_jitter_is_the_image_or_its_mirror_image():
+    image = noise(16, 16, 3)
+    examples = Examples(image[None], image[None], as_they_are)
+    for number in range(6):
+        (result,) = jittered(examples, 16, 1.0)(image, tf.constant([2, number]))
+        assert np.array_equal(result, image) or np.array_equal(result, image[:, ::-1])
+
+
+# Pairs
+
+
+LAYOUTS = {
+    "A and B": ("A", "B"),
+    "label and photo": ("label", "photo"),
+    "trainA and trainB": ("trainA", "trainB"),
+    "train/A and train/B": ("train/A", "train/B"),
+    "train/label and train/photo": ("train/label", "train/photo"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("suffixes", [(".png", ".png"), (".png", ".bmp")])
+def test_folders_of_pairs(layout, suffixes, tmp_path):
+    originals = noise(10, 2, 16, 16, 3)
+    for number, pair in enumerate(originals):
+        for side, suffix, pixels in zip(LAYOUTS[layout], suffixes, pair, strict=True):
+            save(tmp_path / side / f"{number}{suffix}", pixels)
+    examples = image_pairs(str(tmp_path), 16, sample=sample)
+    assert len(examples.train) == 9 and len(examples.test) == 1
+    first, second = examples.held_out()
+    np.testing.assert_array_equal(first[0], originals[9, 0])
+    np.testing.assert_array_equal(second[0], originals[9, 1])
+    swapped = image_pairs(str(tmp_path), 16, sample=sample, swap=True).held_out()
+    np.testing.assert_array_equal(swapped[0], second)
+
+
+def test_side_by_side_pairs_and_a_test_folder(tmp_path):
+    pictures = noise(5, 16, 32, 3)
+    for number, pixels in enumerate(pictures):
+        save(tmp_path / ("test" if number == 4 else "train") / f"{number}.png", pixels)
+    examples = image_pairs(str(tmp_path), 16, sample=sample)
+    assert len(examples.train) == 4
+    left, right = examples.held_out()
+    np.testing.assert_array_equal(left[0], pictures[4][:, :16])
+    np.testing.assert_array_equal(right[0], pictures[4][:, 16:])
+
+
+def test_testA_and_testB_and_val_are_held_out(tmp_path):
+    for split in ("train", "test"):
+        for side in "AB":
+            save(tmp_path / f"{split}{side}" / f"{split}.png", noise(8, 8, 3))
+    assert len(image_pairs(str(tmp_path), 16, sample=sample).train) == 1
+    for split in ("train", "val"):
+        for side in "AB":
+            save(tmp_path / "other" / split / side / f"{split}.png", noise(8, 8, 3))
+    examples = image_pairs(str(tmp_path / "other"), 16, sample=sample)
+    assert "val" in examples.test[0][0]
+
+
+def test_maps_of_class_numbers_are_coloured_and_never_mixed(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 5, (2, 24, 24)).astype(np.uint8)
+    for number, pixels in enumerate(labels):
+        save(tmp_path / "label" / f"{number}.png", pixels)
+        save(tmp_path / "photo" / f"{number}.png", noise(24, 24, 3))
+    coloured, _ = image_pairs(str(tmp_path), 24, sample=sample, classes=5).held_out()
+    np.testing.assert_array_equal(coloured[0], LABEL_COLOURS[labels[1]])
+    smaller, _ = image_pairs(str(tmp_path), 16, sample=sample, classes=5).held_out()
+    assert {tuple(pixel) for pixel in smaller.reshape(-1, 3)} <= {tuple(colour) for colour in LABEL_COLOURS[:5]}
+    with pytest.raises(InputError, match="holds 4"):
+        image_pairs(str(tmp_path), 16, sample=sample, classes=4)
+
+
+def test_one_pair_only(tmp_path):
+    for side in "AB":
+        save(tmp_path / side / "1.png", noise(16, 16, 3))
+    with pytest.raises(InputError, match="at least two"):
+        image_pairs(str(tmp_path), 16, sample=sample)
+
+
+def test_the_sample_holds_out_a_tenth_that_is_not_trained_on():
+    examples = image_pairs("sample", 16, sample=sample)
+    assert [len(part) for part in (*examples.train, *examples.test)] == [18, 18, 2, 2]
+    held_out = {image.tobytes() for image in examples.test[0]}
+    assert not held_out & {image.tobytes() for image in examples.train[0]}
+    assert examples.label_maps == (True, False)
+
+
+def test_pairs_are_streamed_from_disk_through_the_jitter(tmp_path):
+    for number in range(6):
+        for side in "AB":
+            save(tmp_path / side / f"{number}.png", noise(20, 30, 3, seed=number))
+    examples = image_pairs(str(tmp_path), 16, sample=sample)
+    data = batches(examples.train, 2, 0, jittered(examples, 16, 1.1))
+    first, second = next(iter(data.at(0)))
+    assert first.shape == second.shape == (2, 16, 16, 3) and first.dtype == tf.uint8
+    np.testing.assert_array_equal(first, second)  # both sides hold the same picture
+
+
+# Images
+
+
+def no_sample() -> np.ndarray:
+    raise AssertionError("asked for the sample")
+
+
+def test_npz(tmp_path):
+    train, test = noise(6, 28, 28), noise(3, 28, 28, seed=1)
+    np.savez(tmp_path / "digits.npz", x_train=train, x_test=test)
+    examples = images_of(str(tmp_path / "digits.npz"), 28, 1, sample=no_sample)
+    np.testing.assert_array_equal(examples.train[..., 0], train)
+    np.testing.assert_array_equal(examples.held_out()[0][..., 0], test)
+    padded = images_of(str(tmp_path / "digits.npz"), 32, 3, sample=no_sample).train
+    np.testing.assert_array_equal(padded[:, 2:-2, 2:-2, 1], train)
+    assert padded[:, :2].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"images": np.zeros((2, 28, 28), np.uint8)}, "but not x_train and x_test"),
+        ({"x_train": np.zeros((2, 28, 28), np.float32), "x_test": np.zeros((2, 28, 28), np.float32)}, "float32"),
+        (
+            {"x_train": np.zeros((2, 784), np.uint8), "x_test": np.zeros((2, 784), np.uint8)},
+            r"\(2, 784, 1\)|\(2, 784\)",
+        ),
+    ],
+)
+def test_npz_with_other_contents(arrays, expected, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=expected):
+        images_of(str(tmp_path / "a.npz"), 28, 1, sample=no_sample)
+
+
+def test_npz_that_is_none(tmp_path):
+    (tmp_path / "a.npz").write_text("text")
+    with pytest.raises(InputError, match="not a readable .npz"):
+        images_of(str(tmp_path / "a.npz"), 28, 1, sample=no_sample)
+    with pytest.raises(InputError, match="no such file"):
+        images_of(str(tmp_path / "b.npz"), 28, 1, sample=no_sample)
+
+
+def idx(images: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{images.ndim}I", 0, 8, images.ndim, *images.shape) + images.tobytes()
+
+
+@pytest.mark.parametrize("name", ["{}-images-idx3-ubyte", "emnist-letters-{}-images-idx3-ubyte"])
+def test_idx_files(name, tmp_path):
+    train, test = noise(4, 28, 28), noise(2, 28, 28, seed=1)
+    (tmp_path / (name.format("train") + ".gz")).write_bytes(gzip.compress(idx(train)))
+    (tmp_path / name.format("t10k" if "emnist" not in name else "test")).write_bytes(idx(test))
+    examples = images_of(str(tmp_path), 28, 1, sample=no_sample)
+    expected = train.swapaxes(1, 2) if "emnist" in name else train  # EMNIST lies on its side
+    np.testing.assert_array_equal(examples.train[..., 0], expected)
+    (tmp_path / name.format("train")).write_bytes(b"")
+    with pytest.raises(InputError, match="expected one train"):
+        images_of(str(tmp_path), 28, 1, sample=no_sample)
+
+
+def test_idx_file_that_is_cut_off(tmp_path):
+    for split in ("train", "t10k"):
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(idx(noise(4, 28, 28))[:-5])
+    with pytest.raises(InputError, match="not a whole idx file"):
+        images_of(str(tmp_path), 28, 1, sample=no_sample)
+
+
+def test_folder_of_pictures_with_folders_in_it(tmp_path):
+    for number in range(12):
+        save(tmp_path / ("cats" if number % 2 else "dogs") / f"{number}.png", noise(20, 30, 3, seed=number))
+    examples = images_of(str(tmp_path), 16, 3, sample=no_sample)
+    assert len(examples.train) == 11 and len(examples.test) == 1
+    assert examples.held_out()[0].shape == (1, 16, 16, 3)
+    (batch,) = next(iter(batches(examples.train, 4, 0, lambda item, _: (examples.decode(item),)).at(0)))
+    assert batch.shape == (4, 16, 16, 3) and batch.dtype == tf.uint8
+
+
+def test_words_that_mean_nothing(tmp_path):
+    with pytest.raises(InputError, match="not one of sample, mnist"):
+        images_of(str(tmp_path / "nowhere"), 16, 3, sample=no_sample)
+    with pytest.raises(InputError, match="no pictures here"):
+        images_of(str(tmp_path), 16, 3, sample=no_sample)
+    with pytest.raises(InputError, match="1 channels, not 3"):
+        images_of("sample", 16, 3, sample=lambda: noise(20, 16, 16, 1))
+
+
+def test_keras_sets_are_read_from_keras_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "datasets").mkdir()
+    train, test = noise(4, 28, 28), noise(2, 28, 28, seed=1)
+    np.savez(tmp_path / "datasets" / "mnist.npz", x_train=train, x_test=test)
+    np.testing.assert_array_equal(images_of("mnist", 28, 1, sample=no_sample).train[..., 0], train)
+    fashion = tmp_path / "datasets" / "fashion-mnist"
+    fashion.mkdir()
+    for split, images in (("train", train), ("t10k", test)):
+        (fashion / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+        (fashion / f"{split}-labels-idx1-ubyte.gz").write_bytes(b"")
+    np.testing.assert_array_equal(images_of("fashion_mnist", 28, 1, sample=no_sample).train[..., 0], train)
+
+
+# TensorFlow Datasets: a set of this test's own, prepared on disk as any other
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Prepare two small sets: street pairs as Cityscapes has them, and letters that lie on their side as EMNIST's."""
+    import tensorflow_datasets as tfds
+
+    class TinyStreets(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image_left": tfds.features.Image(),
+                "segmentation_label": tfds.features.Image(shape=(16, 32, 1)),
+            }
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples(3), "validation": self._generate_examples(1)}
+
+        def _generate_examples(self, count):
+            for number in range(count):
+                labels = np.full((16, 32, 1), number, np.uint8)
+                yield number, {"image_left": noise(16, 32, 3, seed=number), "segmentation_label": labels}
+
+    class EmnistTiny(TinyStreets):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(28, 28, 1))})
+            )
+
+        def _generate_examples(self, count):
+            for number in range(count):
+                yield number, {"image": noise(28, 28, 1, seed=number)}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    for builder in (TinyStreets, EmnistTiny):
+        builder(data_dir=folder).download_and_prepare()
+    return folder
+
+
+@pytest.fixture
+def on_disk(prepared, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=prepared))
+
+
+@pytest.mark.slow
+def test_tfds_segmentation_sets_become_folders_of_pairs(on_disk):
+    for _ in range(2):  # the second time from the folders written the first time
+        examples = image_pairs("tfds:tiny_streets", 16, sample=sample)
+        assert len(examples.train) == 3 and len(examples.test) == 1
+        labels, photo = examples.held_out()
+        assert (labels[0] == LABEL_COLOURS[0]).all()
+        assert photo.shape == (1, 16, 16, 3)
+
+
+@pytest.mark.slow
+def test_tfds_images(on_disk):
+    train = images_of("tfds:emnist_tiny", 28, 1, sample=no_sample).train
+    expected = {noise(28, 28, 1, seed=number).swapaxes(0, 1).tobytes() for number in range(3)}
+    assert {image.tobytes() for image in train} == expected
+
+
+def test_tfds_is_not_fetched_unasked():
+    with pytest.raises(InputError, match="not on this machine.*--fetch"):
+        images_of("tfds:emnist", 28, 1, sample=no_sample)
+
+
+def test_tfds_without_a_network_says_so_at_once(monkeypatch):
+    def fail(*_):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(InputError, match="could not be fetched.*not known.*by hand in"):
+        images_of("tfds:emnist", 28, 1, sample=no_sample, fetch=True)

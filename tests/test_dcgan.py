@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from common.runs import start_run
+from recipes import dcgan
+from recipes.dcgan import (
+    DIGITS,
+    Config,
+    build,
+    discriminator_loss,
+    generate,
+    generate_file,
+    generator_loss,
+    walk,
+    walk_file,
+)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return build(Config(size=28, channels=1, base_filters=4)).generator
+
+
+def test_parameters_at_the_paper_s_size_counted_by_hand():
+    """Figure 1: 100 latents to 4 x 4 x 1024, then 512, 256, 128 and 3 channels; kernels of 4 in place of 5."""
+    networks = build()
+    widths = [1024, 512, 256, 128]
+    kernels = 100 * 16 * 1024 + sum(16 * a * b for a, b in zip(widths, [512, 256, 128, 3], strict=True))
+    assert networks.generator.count_params() == kernels + 4 * sum(widths) + 3
+    kernels = sum(16 * a * b for a, b in zip([3, *widths[:0:-1]], widths[::-1], strict=True))
+    assert networks.discriminator.count_params() == kernels + 128 + 4 * (256 + 512 + 1024) + 16 * 1024 + 1
+
+
+@pytest.mark.parametrize("size", [28, 32, 48, 56, 64, 96, 128])
+def test_sizes(size):
+    networks = build(Config(size=size, channels=1, base_filters=2))
+    images = networks.generator(tf.zeros((1, 100)), training=False)
+    assert images.shape == (1, size, size, 1)
+    assert networks.discriminator(images, training=False).shape == (1, 1)
+
+
+@pytest.mark.parametrize(("field", "value"), [("size", 20 + 2), ("size", 12), ("channels", 4), ("size", 0)])
+def test_settings_it_cannot_take(field, value):
+    with pytest.raises(ValueError, match=f"{field} must .* got {value}"):
+        build(Config(**{field: value}))
+
+
+def test_losses_against_their_formulas():
+    real, fake = np.array([2.0, -1.0]), np.array([-0.3, 1.2])
+    expected = np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(fake)).mean()
+    tensors = [tf.constant(values[:, None], tf.float32) for values in (real, fake)]
+    assert float(discriminator_loss(*tensors)) == pytest.approx(expected, rel=1e-6)
+    assert float(generator_loss(tensors[1])) == pytest.approx(np.log1p(np.exp(-fake)).mean(), rel=1e-6)
+    assert float(discriminator_loss(tf.zeros((3, 1)), tf.zeros((3, 1)))) == pytest.approx(2 * np.log(2))
+
+
+def test_the_same_seed_draws_the_same_images_in_any_number(generator):
+    many = generate(generator, 300, seed=5)
+    assert many.shape == (300, 28, 28, 1) and many.dtype == np.uint8
+    np.testing.assert_array_equal(many, generate(generator, 300, seed=5))
+    assert not np.array_equal(many, generate(generator, 300, seed=6))
+
+
+def test_a_walk_begins_and_ends_at_the_two_seeds_and_keeps_to_their_sphere(generator):
+    images = walk(generator, seed=1, to_seed=2, steps=9)
+    np.testing.assert_array_equal(images[0], generate(generator, 1, seed=1)[0])
+    np.testing.assert_array_equal(images[-1], generate(generator, 1, seed=2)[0])
+
+    class Latents:
+        """Stands in for a generator: its images are the latents themselves."""
+
+        input_shape = (None, 100)
+
+        def __call__(self, latents, training):
+            self.seen = latents.numpy()
+            return tf.zeros((len(latents), 2, 2, 1))
+
+    identity = Latents()
+    walk(identity, 1, 2, 9)
+    lengths = np.linalg.norm(identity.seen, axis=1)
+    assert lengths.min() > 0.95 * min(lengths[0], lengths[-1])
+
+
+def test_files(generator, tmp_path, monkeypatch):
+    start_run(tmp_path / "run", "dcgan", DIGITS, "sample")
+    monkeypatch.setattr(dcgan, "load_network", lambda *_: generator)
+    with Image.open(generate_file(tmp_path / "grid.png", 10, run=tmp_path / "run")) as grid:
+        assert grid.width > 8 * 28
+    generate_file(tmp_path / "singles", 5, singles=True, run=tmp_path / "run")
+    assert len(list((tmp_path / "singles").iterdir())) == 5
+    with Image.open(walk_file(tmp_path / "walk.gif", 0, 1, 6, run=tmp_path / "run")) as gif:
+        assert gif.n_frames == 6

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common.batches import Batches, batches
+from common.errors import InputError
+from common.training import fit, share
+
+
+def start(seed: int = 0):
+    """A linear model with dropout and noise of its own: one of each kind of state that a save must hold."""
+    inputs = keras.Input((3,))
+    outputs = keras.layers.Dense(1, kernel_initializer="zeros")(keras.layers.Dropout(0.3, seed=seed)(inputs))
+    model = keras.Model(inputs, outputs)
+    optimizer = keras.optimizers.Adam(0.05)
+    optimizer.build(model.trainable_variables)
+    noise = keras.random.SeedGenerator(seed)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            drawn = keras.random.normal(tf.shape(x), seed=noise)
+            loss = share(tf.reduce_mean((model(x + 0.01 * drawn, training=True) - y) ** 2))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return {"loss": loss}
+
+    return step, {"model": model, "optimizer": optimizer, "noise": noise}
+
+
+def data(**options) -> Batches:
+    x = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
+    return batches((x, x @ np.array([[1.0], [-2.0], [0.5]], np.float32)), 4, seed=3, **options)
+
+
+def weights(state) -> list[np.ndarray]:
+    return [variable.numpy() for variable in state["model"].variables]
+
+
+def without_times(history):
+    return [(row["epoch"], row["loss"]) for row in history]
+
+
+def test_epoch_means_are_the_means_of_the_losses_of_its_steps():
+    @tf.function
+    def step(x, y):
+        return {"first": tf.reduce_sum(x), "second": tf.reduce_max(y)}
+
+    history = fit(step, data(), epochs=2, state={})
+    stream = list(data().at(0).take(10).as_numpy_iterator())
+    for epoch in (0, 1):
+        expected = np.mean([np.sum(x, dtype=np.float64) for x, _ in stream[5 * epoch : 5 * epoch + 5]])
+        assert history[epoch]["first"] == pytest.approx(expected, rel=1e-5)
+        assert history[epoch]["epoch"] == epoch + 1
+        assert history[epoch]["steps_per_second"] > 0
+
+
+def test_a_run_in_two_parts_equals_a_run_in_one(tmp_path):
+    step, whole = start()
+    expected = fit(step, data(), epochs=4, state=whole)
+    step, first = start()
+    fit(step, data(), epochs=2, state=first, output_dir=tmp_path)
+    step, second = start(seed=9)  # other seeds: everything must come from the save
+    history = fit(step, data(), epochs=4, state=second, output_dir=tmp_path)
+    assert without_times(history) == without_times(expected)
+    for one, other in zip(weights(whole), weights(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_mid_epoch_ends_the_step_and_loses_nothing(tmp_path, number):
+    step, whole = start()
+    expected = fit(step, data(), epochs=3, state=whole)
+    step, stopped = start()
+    seen = []
+
+    def count() -> np.float32:
+        seen.append(1)
+        if len(seen) == 8:
+            os.kill(os.getpid(), number)
+        return np.float32(0)
+
+    @tf.function
+    def until_stopped(x, y):
+        return {"loss": step(x, y)["loss"] + tf.numpy_function(count, [], tf.float32)}
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="after step 8 of 15"):
+        fit(until_stopped, data(), epochs=3, state=stopped, output_dir=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+    step, resumed = start()
+    history = fit(step, data(), epochs=3, state=resumed, output_dir=tmp_path)
+    assert without_times(history) == without_times(expected)
+    for one, other in zip(weights(whole), weights(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    step, state = start()
+    fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
+    after = weights(state)
+    fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
+    for one, other in zip(after, weights(state), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_newest_three_saves_are_kept(tmp_path):
+    step, state = start()
+    fit(step, data(), epochs=5, state=state, output_dir=tmp_path)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000015", "step-00000020", "step-00000025"]
+
+
+def damage(folder: Path) -> None:
+    path = folder / "state.data-00000-of-00001"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def test_a_damaged_newest_save_is_passed_over(tmp_path, capsys):
+    step, whole = start()
+    expected = fit(step, data(), epochs=4, state=whole)
+    step, state = start()
+    fit(step, data(), epochs=3, state=state, output_dir=tmp_path)
+    damage(tmp_path / "checkpoints" / "step-00000015")
+    step, state = start()
+    history = fit(step, data(), epochs=4, state=state, output_dir=tmp_path)
+    assert "damaged" in capsys.readouterr().err
+    assert without_times(history) == without_times(expected)
+
+
+def test_saves_that_are_all_damaged_stop_the_run(tmp_path):
+    step, state = start()
+    fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
+    for folder in (tmp_path / "checkpoints").iterdir():
+        (folder / "progress.json").write_text("{")
+    with pytest.raises(InputError, match="no save can be read"):
+        fit(step, data(), epochs=3, state=state, output_dir=tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_with_its_name_and_step(tmp_path, value):
+    step, state = start()
+    position = tf.Variable(0)
+
+    @tf.function
+    def failing(x, y):
+        position.assign_add(1)
+        loss = step(x, y)["loss"]
+        return {"loss": loss, "other": tf.where(position == 8, value, loss)}
+
+    with pytest.raises(FloatingPointError, match="other became (nan|inf) at step 8; the save after step 5 is kept"):
+        fit(failing, data(), epochs=3, state=state, output_dir=tmp_path)
+    assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    _, state = start()
+    kernel = state["model"].trainable_variables[0]
+
+    @tf.function
+    def step(x, y):
+        kernel.assign(tf.fill(kernel.shape, np.nan))
+        return {"loss": tf.constant(1.0)}
+
+    with pytest.raises(FloatingPointError, match="weight .*kernel became nan at step 5"):
+        fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
+    assert not list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_a_file_that_vanishes_in_mid_run_is_named(tmp_path):
+    def read(index):
+        if index > 10:
+            raise InputError("street.png: there is no such file")
+        return np.float32(index)
+
+    def load(item, seed):
+        return (tf.ensure_shape(tf.numpy_function(read, [item], tf.float32), ()),)
+
+    @tf.function
+    def step(x):
+        return {"loss": tf.reduce_sum(x)}
+
+    with pytest.raises(InputError, match="^street.png: there is no such file$"):
+        fit(step, batches(np.arange(20), 4, 0, load), epochs=1, state={})
+
+
+def test_a_save_that_does_not_fit_on_the_disk_loses_nothing(tmp_path):
+    """A file system of 1 MB: mounting one needs rights that not every machine gives."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        step, state = start()
+        fit(step, data(), epochs=1, state=state, output_dir=disk)
+        filler = disk / "filler"
+        with pytest.raises(OSError), filler.open("wb") as file:
+            file.write(bytes(2_000_000))
+        with pytest.raises(OSError, match="No space left|could not be written"):
+            fit(step, data(), epochs=2, state=state, output_dir=disk)
+        assert [path.name for path in (disk / "checkpoints").iterdir()] == ["step-00000005"]
+        filler.unlink()
+        step, state = start()
+        assert len(fit(step, data(), epochs=2, state=state, output_dir=disk)) == 2
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "kills"), [("pix2pix", 12), ("dcgan", 10)])
+def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp_path, recipe, kills):
+    def command(folder):
+        folder.mkdir(exist_ok=True)
+        return [sys.executable, "-m", "tests.kill_target", recipe, str(folder), "16"]
+
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command(tmp_path / "whole"), check=True, **quiet)
+    expected = json.loads((tmp_path / "whole" / "outcome.json").read_text())
+    moments = random.Random(recipe)
+    killed = tmp_path / "killed"
+    for _ in range(kills):
+        before = newest(killed)
+        process = subprocess.Popen(command(killed), **quiet)
+        while process.poll() is None and newest(killed) == before:  # until it has gone on by one save
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.25))
+        assert process.poll() is None, "the run ended before it could be killed: make it longer"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert newest(killed) % 30, "no kill fell into the midst of an epoch"
+    subprocess.run(command(killed), check=True, **quiet)
+    assert json.loads((killed / "outcome.json").read_text()) == expected
+
+
+def newest(folder: Path) -> int:
+    return max((int(path.name[5:]) for path in folder.glob("checkpoints/step-*")), default=0)

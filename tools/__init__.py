@@ -1,0 +1,1 @@
+"""What makes the project's own files: embedded weights, sample pictures, notebooks. No recipe needs it."""
