@@ -70,7 +70,7 @@ LEARNING_RATE = 2e-3  # falls to 0 along a cosine
 
 
 def build_classifier(size: int, channels: int, classes: int) -> keras.Model:
-    """Return it untrained: float32 [n, size, size, channels] in [-1, 1] -> features [n, 128] and logits [n, classes]."""
+    """Return one, untrained: [n, size, size, channels] in [-1, 1] -> features [n, 128] and logits [n, classes]."""
     layers = keras.layers
     seeds = keras.random.SeedGenerator(0)
     x = images = keras.Input((size, size, channels), name="images")
@@ -89,7 +89,8 @@ def build_classifier(size: int, channels: int, classes: int) -> keras.Model:
 def train_classifier(train: Labelled, epochs: int = EPOCHS) -> keras.Model:
     """Return a classifier of the training images."""
     data = batches((train.images, train.classes), min(BATCH_SIZE, len(train.images)), seed=0)
-    classifier = build_classifier(*train.images.shape[2:], int(train.classes.max()) + 1)
+    _, _, size, channels = train.images.shape
+    classifier = build_classifier(size, channels, int(train.classes.max()) + 1)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * data.steps_per_epoch)
     trained = keras.Model(classifier.input, classifier.output[1])
     trained.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -156,7 +157,8 @@ def measure(
         print(f"without the shipped classifier: {error}", file=sys.stderr)
     with timed("scoring", seconds):
         scores = {
-            scorer: {name: sample_scores(path, *pair) for name, pair in sets.items()} for scorer, path in scorers.items()
+            scorer: {name: sample_scores(path, real, fake) for name, (real, fake) in sets.items()}
+            for scorer, path in scorers.items()
         }
         images = {"samples": fakes, "test images": test.images}
         shares = {name: class_shares(classifier_features(classifier, each)[1]) for name, each in images.items()}

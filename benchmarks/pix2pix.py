@@ -168,8 +168,9 @@ def pairs_for(data: str, config: Config, classes: int) -> tuple[Pairs, Pairs]:
 
     examples = image_pairs(data, config.size, sample=sample, classes=config.classes)
     count = len(examples.train[0] if isinstance(examples.train, tuple) else examples.train)
-    columns = examples._replace(test=examples.train).held_out(count), examples.held_out()
-    train, held_out = (Pairs(*column, labels_from_colours(column[0], classes)) for column in columns)
+    everything = examples._replace(test=examples.train)
+    parts = everything.held_out(count), examples.held_out()
+    train, held_out = (Pairs(inputs, photos, labels_from_colours(inputs, classes)) for inputs, photos in parts)
     return train, held_out
 
 
@@ -258,8 +259,8 @@ def compare(
     facts = {"size": config.size, "classes": classes, "ignore": ignore, "epochs": epochs}
     counts = {"training_pairs": len(train.photos), "held_out_pairs": len(test.photos)}
     write_json(output_dir / "results.json", {"data": data, **facts, **counts, **seconds, "scores": rows})
-    columns = ("l1", "psnr", "ssim", "pixel_accuracy", "class_accuracy", "mean_iou")
-    print(markdown_table(rows, columns, f"{counts['held_out_pairs']} held-out pairs"))
+    shown = ("l1", "psnr", "ssim", "pixel_accuracy", "class_accuracy", "mean_iou")
+    print(markdown_table(rows, shown, f"{counts['held_out_pairs']} held-out pairs"))
     return rows
 
 

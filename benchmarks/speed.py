@@ -52,24 +52,31 @@ if TYPE_CHECKING:
 class Setup(NamedTuple):
     """One recipe with one configuration."""
 
-    recipe: Any  # the module
+    recipe: str
     config: Any
     steps: int  # in a round: about a second of the recipe's
     rounds: int = 99  # at most
 
+    def build(self) -> Any:
+        """Return the recipe's networks."""
+        return RECIPES[self.recipe].build(self.config)
+
+
+RECIPES: dict[str, Any] = {"pix2pix": pix2pix, "dcgan": dcgan}
+
 
 SETUPS = {
-    "pix2pix-256": Setup(pix2pix, pix2pix.Config(), 2),
-    "pix2pix-128": Setup(pix2pix, pix2pix.Config(size=128), 4),
-    "pix2pix-64": Setup(pix2pix, pix2pix.Config(size=64), 8),
-    "pix2pix-128-narrow": Setup(pix2pix, pix2pix.Config(size=128, base_filters=32), 16),
-    "pix2pix-64-demo": Setup(pix2pix, pix2pix.DEMO, 24),
-    "dcgan-28": Setup(dcgan, dcgan.DIGITS, 3),
-    "dcgan-64": Setup(dcgan, dcgan.Config(), 1, rounds=3),
+    "pix2pix-256": Setup("pix2pix", pix2pix.Config(), 2),
+    "pix2pix-128": Setup("pix2pix", pix2pix.Config(size=128), 4),
+    "pix2pix-64": Setup("pix2pix", pix2pix.Config(size=64), 8),
+    "pix2pix-128-narrow": Setup("pix2pix", pix2pix.Config(size=128, base_filters=32), 16),
+    "pix2pix-64-demo": Setup("pix2pix", pix2pix.DEMO, 24),
+    "dcgan-28": Setup("dcgan", dcgan.DIGITS, 3),
+    "dcgan-64": Setup("dcgan", dcgan.Config(), 1, rounds=3),
 }
 QUICK_SETUPS = {
-    "pix2pix-quick": Setup(pix2pix, pix2pix.Config(size=32, base_filters=4), 2),
-    "dcgan-quick": Setup(dcgan, dcgan.Config(size=16, channels=1, base_filters=4, batch_size=4), 2),
+    "pix2pix-quick": Setup("pix2pix", pix2pix.Config(size=32, base_filters=4), 2),
+    "dcgan-quick": Setup("dcgan", dcgan.Config(size=16, channels=1, base_filters=4, batch_size=4), 2),
 }
 VARIANTS = ("recipe", "plain", "pytorch")
 
@@ -100,7 +107,6 @@ def _serve(connection: Connection, threads: int, work: Callable[..., Mapping[str
         turns = Turns(connection)
         turns.next()
         facts = work(turns, *arguments)
-        turns.connection.recv()
         connection.send({**facts, "peak_memory_mb": peak_memory()})
 
 
@@ -150,7 +156,7 @@ def peak_memory() -> float:
 def random_pictures(setup: Setup, batch_count: int = 4) -> tuple[np.ndarray, ...]:
     """Return the data that a set-up trains on: uint8 [n, size, size, channels], two of them for pairs."""
     config, random = setup.config, np.random.default_rng(0)
-    channels = (3, 3) if setup.recipe is pix2pix else (config.channels,)
+    channels = (3, 3) if setup.recipe == "pix2pix" else (config.channels,)
     count = batch_count * config.batch_size
     return tuple(random.integers(0, 256, (count, config.size, config.size, each), np.uint8) for each in channels)
 
@@ -158,7 +164,7 @@ def random_pictures(setup: Setup, batch_count: int = 4) -> tuple[np.ndarray, ...
 def run_recipe(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
     """Train with the recipe's own `train`; the stream of batches, which it asks for at every epoch, takes the turns."""
     config, steps = setup.config, setup.steps
-    networks = setup.recipe.build(config)
+    networks = setup.build()
     before = [network.get_weights() for network in networks]
     data = batches(random_pictures(setup), config.batch_size, config.seed)
 
@@ -167,7 +173,7 @@ def run_recipe(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
             turns.next()
         return data.at(step).take(1 if step == 0 else steps)
 
-    setup.recipe.train(networks, Batches(steps, at), replace(config, rounds + (2 if steps == 1 else 1)))
+    RECIPES[setup.recipe].train(networks, Batches(steps, at), replace(config, rounds + (2 if steps == 1 else 1)))
     turns.next()
     after = [network.get_weights() for network in networks]
     count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
@@ -199,10 +205,10 @@ def _take_turns(turns: Turns, setup: Setup, rounds: int, step: Callable[[int], N
 def run_plain(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
     """Train with `predict` and `train_on_batch`."""
     config = setup.config
-    networks = setup.recipe.build(config)
+    networks = setup.build()
     generator, discriminator = networks
     before = [network.get_weights() for network in networks]
-    paired = setup.recipe is pix2pix
+    paired = setup.recipe == "pix2pix"
     pictures = list(zip(*random_pictures(setup), strict=True))
     size = config.batch_size
     random = np.random.default_rng(config.seed)
@@ -303,7 +309,7 @@ def torch_networks(setup: Setup) -> tuple[torch.nn.Module, torch.nn.Module]:
                 x = torch.relu(torch.cat([block(x), skip], dim=1))
             return torch.tanh(self.last(x))
 
-    if setup.recipe is pix2pix:
+    if setup.recipe == "pix2pix":
         layers, before = [], 6
         for level, width in enumerate([config.base_filters * factor for factor in (1, 2, 4, 8)]):
             layers.append(nn.Conv2d(before, width, 4, 2 if level < 3 else 1, 1, bias=False))
@@ -346,7 +352,7 @@ def make_torch_step(setup: Setup, networks: Sequence[torch.nn.Module]) -> Callab
 
     def step(*images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         pictures = [each.float() / 127.5 - 1.0 for each in images]
-        if setup.recipe is pix2pix:
+        if setup.recipe == "pix2pix":
             source, target = pictures
             made = generator(source)
             real_logits = discriminator(torch.cat([source, target], dim=1))
@@ -434,7 +440,7 @@ def run_parts(turns: Turns, config: pix2pix.Config, rounds: int) -> dict[str, An
     weights = [generator.trainable_variables, discriminator.trainable_variables]
     for optimizer, variables in zip(optimizers, weights, strict=True):
         optimizer.build(variables)
-    pictures = random_pictures(Setup(pix2pix, config, 1), 1)
+    pictures = random_pictures(Setup("pix2pix", config, 1), 1)
     inputs, targets = (from_uint8(images) for images in pictures)
 
     def beginning(until: int) -> Callable[[], Any]:

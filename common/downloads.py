@@ -49,9 +49,7 @@ def download(
     advice = f"fetch it by hand from {by_hand or url} and save it as {path}"
     if path.is_file():
         if sha256 and (found := file_sha256(path)) != sha256.lower():
-            raise InputError(
-                f"{path}: checksum wrong: got {found}, expected {sha256}; delete it, or {advice}"
-            )
+            raise InputError(f"{path}: checksum wrong: got {found}, expected {sha256}; delete it, or {advice}")
         return path
     for attempt in range(retries + 1):
         try:
@@ -90,18 +88,14 @@ def _chunks(url: str, timeout: float, name: str) -> Generator[bytes, None, None]
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
             size = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm(
-                total=size, desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=None
-            ) as progress:
+            with tqdm(total=size, desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=None) as progress:
                 while chunk := response.read1(1 << 16):
                     received += len(chunk)
                     progress.update(len(chunk))
                     yield chunk
     except urllib.error.HTTPError as error:
         error.close()
-        raise DownloadError(
-            f"the server answered {error.code} {error.reason}", may_pass=error.code >= 500
-        ) from error
+        raise DownloadError(f"the server answered {error.code} {error.reason}", may_pass=error.code >= 500) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, socket.gaierror):

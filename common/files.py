@@ -49,6 +49,4 @@ def data_file(name: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise InputError(
-        f"{name} is missing: expected {places[0]} or {places[1]}; take it from the project's data folder"
-    )
+    raise InputError(f"{name} is missing: expected {places[0]} or {places[1]}; take it from the project's data folder")

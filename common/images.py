@@ -152,9 +152,7 @@ def read_labels(path: Path, classes: int) -> np.ndarray:
     labels = np.asarray(image)
     wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
-        raise InputError(
-            f"{path}: holds {int(wrong[0])}; with {classes} classes 0 to {classes - 1} are right"
-        )
+        raise InputError(f"{path}: holds {int(wrong[0])}; with {classes} classes 0 to {classes - 1} are right")
     return labels.astype(np.uint8)
 
 
@@ -277,29 +275,25 @@ def save_grid(images: np.ndarray, path: Path, columns: int = 8, zoom: int = 1) -
     return write_image(_tiled(images, min(columns, len(images)), zoom), path)
 
 
-def save_table(columns: dict[str, np.ndarray], path: Path, zoom: int = 1) -> Path:
-    """Write a picture with one row a sample and one column a key, which stands above it.
+def save_table(rows: dict[str, np.ndarray], path: Path, zoom: int = 1) -> Path:
+    """Write a picture with one column a sample and one row a key, which stands to its left.
 
-    `columns` maps captions to uint8 [n, h, w, 1 or 3], with the same n and h in all. Each pixel is drawn
-    `zoom` pixels wide and high. Raises InputError as `write_image`.
+    `rows` maps captions to uint8 [n, h, w, 1 or 3], with the same n and w in all. Each pixel is drawn `zoom`
+    pixels wide and high. Raises InputError as `write_image`.
     """
-    if len({images.shape[:2] for images in columns.values()}) != 1:
-        shapes = {caption: list(images.shape) for caption, images in columns.items()}
-        raise ValueError(f"columns {shapes}; each needs the same number of images, of the same height")
+    if len({(images.shape[0], images.shape[2]) for images in rows.values()}) != 1:
+        shapes = {caption: list(images.shape) for caption, images in rows.items()}
+        raise ValueError(f"rows {shapes}; each needs the same number of images, of the same width")
     font = ImageFont.load_default(size=14)
-    strips = {
-        caption: Image.fromarray(_tiled(images, 1, zoom).repeat(3 // images.shape[-1], axis=-1))
-        for caption, images in columns.items()
-    }
-    widths = [max(strip.width, int(font.getlength(caption)) + 8) for caption, strip in strips.items()]
-    top = 22
-    table = Image.new("RGB", (sum(widths), top + max(strip.height for strip in strips.values())), "white")
+    strips = [_tiled(images, len(images), zoom).repeat(3 // images.shape[-1], axis=-1) for images in rows.values()]
+    margin = 14 + int(max(font.getlength(caption) for caption in rows))
+    table = Image.new("RGB", (margin + strips[0].shape[1], sum(len(strip) for strip in strips)), "white")
     draw = ImageDraw.Draw(table)
-    left = 0
-    for (caption, strip), width in zip(strips.items(), widths, strict=True):
-        draw.text((left + width / 2, top / 2), caption, "black", font, anchor="mm")
-        table.paste(strip, (left + (width - strip.width) // 2, top))
-        left += width
+    top = 0
+    for caption, strip in zip(rows, strips, strict=True):
+        draw.text((margin - 7, top + len(strip) / 2), caption, "black", font, anchor="rm")
+        table.paste(Image.fromarray(strip), (margin, top))
+        top += len(strip)
     return write_image(np.asarray(table), path)
 
 
@@ -357,9 +351,7 @@ def checked_images(
 
     quiet = len(paths) <= 1000 or not sys.stderr.isatty()
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        results = tqdm(
-            threads.map(problem, paths), "checking images", len(paths), disable=quiet, unit="image"
-        )
+        results = tqdm(threads.map(problem, paths), "checking images", len(paths), disable=quiet, unit="image")
         problems = list(zip(paths, results, strict=True))
     good = [path for path, message in problems if not message]
     bad = [path for path, message in problems if message]
@@ -376,7 +368,5 @@ def checked_images(
     for message in messages[:5]:
         print(message, file=sys.stderr)
     if messages:
-        print(
-            f"going on without {len(messages)} of {len(paths)} images, which cannot be used", file=sys.stderr
-        )
+        print(f"going on without {len(messages)} of {len(paths)} images, which cannot be used", file=sys.stderr)
     return good, messages

@@ -66,13 +66,7 @@ def pair_scores(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
     """
     from skimage.metrics import structural_similarity
 
-    if (
-        real.shape != fake.shape
-        or real.ndim != 4
-        or not len(real)
-        or real.dtype != np.uint8
-        or fake.dtype != np.uint8
-    ):
+    if real.shape != fake.shape or real.ndim != 4 or not len(real) or real.dtype != np.uint8 or fake.dtype != np.uint8:
         raise ValueError(
             f"real is {real.dtype} {real.shape}, fake is {fake.dtype} {fake.shape}: "
             "both must be uint8 [n, h, w, c], alike"
@@ -104,9 +98,7 @@ def pair_scores(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
     }
 
 
-def confusion_matrix(
-    truth: np.ndarray, predicted: np.ndarray, classes: int, ignore: int | None = None
-) -> np.ndarray:
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int, ignore: int | None = None) -> np.ndarray:
     """Count pixels or images by true class (row) and predicted class (column), int64 [classes, classes].
 
     Args:
@@ -124,12 +116,8 @@ def confusion_matrix(
     rows, columns = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
     for name, indices in (("truth", rows), ("predicted", columns)):
         if indices.size and (indices.min() < 0 or indices.max() >= classes):
-            raise ValueError(
-                f"{name} holds {indices.min()} to {indices.max()}: classes go from 0 to {classes - 1}"
-            )
-    return (
-        np.bincount(rows * classes + columns, minlength=classes**2).astype(np.int64).reshape(classes, classes)
-    )
+            raise ValueError(f"{name} holds {indices.min()} to {indices.max()}: classes go from 0 to {classes - 1}")
+    return np.bincount(rows * classes + columns, minlength=classes**2).astype(np.int64).reshape(classes, classes)
 
 
 def segmentation_scores(matrix: np.ndarray) -> dict[str, float]:
@@ -178,9 +166,7 @@ def classifier_features(classifier: keras.Model, images: np.ndarray) -> tuple[np
     return np.concatenate(features), np.concatenate(probabilities)
 
 
-def sample_scores(
-    classifier_path: Path, real: np.ndarray, samples: np.ndarray
-) -> dict[str, float | int | str]:
+def sample_scores(classifier_path: Path, real: np.ndarray, samples: np.ndarray) -> dict[str, float | int | str]:
     """Score generated samples uint8 [n, h, w, c] against real images uint8 [m, h, w, c] by a classifier.
 
     Args:
@@ -190,7 +176,7 @@ def sample_scores(
 
     Returns:
         "frechet_distance", "kernel_distance": between the classifier's features of both sets; near 0 is best.
-        "confidence": mean over the samples of the largest class probability, in [0, 1].
+        "confidence": mean over the samples of the largest class probability, in [0, 1]; noise can reach 1 too.
         "rarest_class_share": share of the samples in the class that they fall into least; 0 if one never
             occurs.
         "class_entropy": entropy in nats of the shares of all k classes; ln(k) if they are equal.
@@ -208,9 +194,7 @@ def sample_scores(
     except ValueError as error:
         raise InputError(f"{classifier_path}: Keras cannot load it; expected a .keras file") from error
     if len(classifier.outputs) != 2:
-        raise InputError(
-            f"{classifier_path}: {len(classifier.outputs)} output(s); expected features and logits"
-        )
+        raise InputError(f"{classifier_path}: {len(classifier.outputs)} output(s); expected features and logits")
     real_features, _ = classifier_features(classifier, real)
     features, probabilities = classifier_features(classifier, samples)
     shares = np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) / len(samples)
@@ -220,7 +204,7 @@ def sample_scores(
         "kernel_distance": kernel_distance(real_features, features),
         "confidence": float(probabilities.max(1).mean()),
         "rarest_class_share": float(shares.min()),
-        "class_entropy": float(-np.sum(occurring * np.log(occurring))),
+        "class_entropy": float(np.sum(occurring * np.log(1 / occurring))),
         "samples": len(samples),
         "real_images": len(real),
         "classifier": f"{classifier_path.name} {file_sha256(classifier_path)[:12]}",
@@ -229,9 +213,7 @@ def sample_scores(
 
 def _feature_sets(features_a: np.ndarray, features_b: np.ndarray) -> Iterator[np.ndarray]:
     if features_a.ndim != 2 or features_b.ndim != 2 or features_a.shape[1] != features_b.shape[1]:
-        raise ValueError(
-            f"features are {features_a.shape} and {features_b.shape}: expected [n, d] and [m, d]"
-        )
+        raise ValueError(f"features are {features_a.shape} and {features_b.shape}: expected [n, d] and [m, d]")
     if min(len(features_a), len(features_b)) < 2:
         raise ValueError(f"features have {len(features_a)} and {len(features_b)} rows: both need at least 2")
     if not (np.isfinite(features_a).all() and np.isfinite(features_b).all()):

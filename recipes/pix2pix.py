@@ -85,8 +85,7 @@ def build(config: Config = Config()) -> Networks:
     skips = []
     for level, width in enumerate(widths):
         x = layers.Conv2D(width, 4, 2, "same", **init)(x)
-        x = x if level in (0, depth - 1) else normalise(x)
-        x = layers.LeakyReLU(negative_slope=0.2)(x)
+        x = layers.LeakyReLU(negative_slope=0.2)(x if level in (0, depth - 1) else normalise(x))
         skips.append(x)
     for level, width in enumerate(reversed(widths[:-1])):
         x = normalise(layers.Conv2DTranspose(width, 4, 2, "same", **init)(x))
@@ -167,7 +166,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     def sample(epoch: int) -> None:
         if output_dir is not None and data.held_out:
-            inputs, targets = (images[:: max(1, len(images) // 6)][:6] for images in data.held_out)
+            inputs, targets = (images[:: max(1, len(images) // 8)][:8] for images in data.held_out)
             path = output_dir / "samples" / f"epoch-{epoch:04d}.png"
             save_pairs(path, inputs, targets, translate_batch(generator, inputs))
 
@@ -181,9 +180,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 def translate(generator: keras.Model, image: np.ndarray) -> np.ndarray:
     """Translate one uint8 [height, width, 3] image of any size; the result has the same shape and type."""
     halvings = sum(isinstance(layer, keras.layers.Conv2D) for layer in generator.layers)
-    padded = pad_to_multiple(image, 2**halvings)
-    height, width, _ = image.shape
-    return to_uint8(generator(from_uint8(padded[None]), training=False))[0, :height, :width]
+    padded = pad_to_multiple(image, 2**halvings)[None]
+    return to_uint8(generator(from_uint8(padded), training=False))[0, : image.shape[0], : image.shape[1]]
 
 
 def translate_batch(generator: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -199,10 +197,10 @@ def evaluate(targets: np.ndarray, translations: np.ndarray) -> dict[str, float]:
 
 
 def save_pairs(path: Path, inputs: np.ndarray, targets: np.ndarray, translations: np.ndarray) -> Path:
-    """Write a picture of up to eight examples, evenly spaced, a row each."""
+    """Write a picture of up to eight examples, evenly spaced, a column each."""
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(8, len(inputs))).astype(int))
-    columns = {"input": inputs, "translation": translations, "target": targets}
-    return save_table({name: images[chosen] for name, images in columns.items()}, path)
+    rows = {"input": inputs, "translation": translations, "target": targets}
+    return save_table({name: images[chosen] for name, images in rows.items()}, path, max(1, 128 // inputs.shape[1]))
 
 
 # %% A whole run
@@ -229,8 +227,7 @@ def experiment(
     start_run(output_dir, "pix2pix", config, data)
     inputs, targets = held_out = examples.held_out()
     load = jittered(examples, config.size, config.jitter)  # appendix 6.2
-    stream = batches(examples.train, config.batch_size, config.seed, load, held_out)
-    train(networks, stream, config, output_dir)
+    train(networks, batches(examples.train, config.batch_size, config.seed, load, held_out), config, output_dir)
     translations = translate_batch(networks.generator, inputs)
     picture = save_pairs(output_dir / "translations.png", inputs, targets, translations)
     finish_run(output_dir, networks, evaluate(targets, translations))

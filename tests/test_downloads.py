@@ -35,7 +35,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     server: Server
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         answer = self.server.answers[min(self.server.requests, len(self.server.answers) - 1)]
         self.server.requests += 1
         if answer in ("404", "503"):

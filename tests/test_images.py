@@ -535,29 +535,30 @@ def test_grid_of_few_grey_tiles_is_as_wide_as_they_are(tmp_path: Path) -> None:
         assert picture.size == (2 + 3 * 6, 8) and picture.mode == "L"
 
 
-def test_table_has_captions_above_and_mixes_grey_with_colour(tmp_path: Path) -> None:
+def test_table_has_captions_at_the_left_and_mixes_grey_with_colour(tmp_path: Path) -> None:
     grey, colour = noise(2, 40, 90, 1), noise(2, 40, 90, 3, seed=1)
     table = read_image(save_table({"input": grey, "result": colour}, tmp_path / "table.png"))
-    assert table.shape == (22 + 2 + 2 * 42, 2 * 94, 3)
-    np.testing.assert_array_equal(table[24:64, 2:92], grey[0].repeat(3, -1))
-    np.testing.assert_array_equal(table[66:106, 96:186], colour[1])
-    for left in (0, 94):
-        ink = np.argwhere(table[:22, left : left + 94, 0] < 128)
+    margin = table.shape[1] - (2 + 2 * 92)
+    assert table.shape[0] == 2 * 44
+    np.testing.assert_array_equal(table[2:42, margin + 2 : margin + 92], grey[0].repeat(3, -1))
+    np.testing.assert_array_equal(table[46:86, margin + 94 : margin + 184], colour[1])
+    for top in (0, 44):
+        ink = np.argwhere(table[top : top + 44, :margin, 0] < 128)
         height, width = np.ptp(ink, axis=0) + 1
         assert height >= 9 and width >= 25  # legible, and whole: nothing touches the ends
-        assert ink.min() > 0 and ink[:, 0].max() < 21
-        assert abs(ink[:, 1].mean() - 47) < 6
+        assert ink.min() > 0 and ink[:, 1].max() < margin - 3
+        assert abs(ink[:, 0].mean() - 22) < 4
 
 
 def test_table_makes_room_for_long_captions(tmp_path: Path) -> None:
     tile = np.full((1, 8, 8, 1), 100, np.uint8)
     table = read_image(save_table({"a rather long caption": tile, "b": tile}, tmp_path / "table.png"))
-    ink = np.flatnonzero((table[:22, :, 0] < 128).any(0))
-    assert ink[0] >= 2 and table.shape[1] > ink[-1] + 2
-    assert (table[24:, :, 0] == 100).sum() == 2 * 64
+    ink = np.flatnonzero((table[..., 0] < 60).any(0))
+    assert ink[0] >= 2 and ink[-1] < table.shape[1] - 12
+    assert (table[:, -12:, 0] == 100).sum() == 2 * 64
 
 
-def test_table_refuses_columns_that_do_not_match(tmp_path: Path) -> None:
+def test_table_refuses_rows_that_do_not_match(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'b': \[2, 8, 8, 3\]"):
         save_table({"a": noise(1, 8, 8, 3), "b": noise(2, 8, 8, 3)}, tmp_path / "table.png")
 

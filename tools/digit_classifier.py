@@ -115,8 +115,8 @@ def redraw(maps: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         source = grid @ transform.T.astype(np.float32) + middle
         source += cv2.resize(waves[i].astype(np.float32), (CANVAS, CANVAS), interpolation=cv2.INTER_CUBIC)
         distance_map = maps[i, int(from_edge[i])]
-        columns, rows = source[..., 0], source[..., 1]
-        distances = cv2.remap(distance_map, columns, rows, cv2.INTER_LINEAR, borderValue=CANVAS)
+        x, y = source[..., 0], source[..., 1]
+        distances = cv2.remap(distance_map, x, y, cv2.INTER_LINEAR, borderValue=CANVAS)
         stroke = np.clip(pens[i] - distances * 0.8 + 0.5, 0, 1)
         rows, columns = (np.flatnonzero((stroke > 0.5).any(axis)) for axis in (1, 0))
         if len(rows) == 0:

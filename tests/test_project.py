@@ -1,0 +1,81 @@
+"""The project as a whole: its wheel, its README, what it ships."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return next(folder.glob("*.whl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "flags"), [("pix2pix", ["--epochs", "1"]), ("dcgan", ["--epochs", "1"])])
+def test_the_demos_run_from_the_wheel_outside_the_checkout(wheel, recipe, flags, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = f"import sys, runpy; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.argv[1:] = {flags!r}\n"
+    code += (
+        f"import recipes; assert 'site' in recipes.__file__; runpy.run_module('recipes.{recipe}', run_name='__main__')"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path / "elsewhere"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "elsewhere" / done.stdout.strip().splitlines()[-1]).is_file()
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_packages_and_the_data_and_no_more(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"common", "data", "recipes"}
+    assert "data/digit_classifier.keras" in names and "recipes/__main__.py" in names
+
+
+def test_every_dependency_that_is_imported_is_declared():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    declared = set(re.findall(r"^([A-Za-z0-9_-]+)", settings["options"]["install_requires"], re.MULTILINE))
+    names = {"PIL": "pillow", "cv2": "opencv-python", "skimage": "scikit-image", "sklearn": "scikit-learn"}
+    names |= {"keras": "tensorflow", "tensorflow_datasets": "tensorflow-datasets"}
+    own = {"common", "recipes", "data"}
+    imported = set()
+    for path in [*(ROOT / "common").glob("*.py"), *(ROOT / "recipes").glob("*.py")]:
+        imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
+    third_party = imported - own - set(sys.stdlib_module_names) - {"__future__"}
+    words = {name for name in third_party if not (ROOT / "common" / f"{name}.py").exists()}
+    assert {names.get(name, name) for name in words} <= declared
+
+
+def test_data_files_are_as_the_readme_of_data_says():
+    import hashlib
+
+    text = (ROOT / "data" / "README.md").read_text()
+    files = [path for path in (ROOT / "data").iterdir() if path.suffix not in (".md", ".py") and path.is_file()]
+    assert files
+    for path in files:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in text, path.name
+
+
+def test_the_checkout_is_small():
+    listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=ROOT)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    sizes = [(ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
+    assert sum(sizes) < 20_000_000 and max(sizes) < 2_000_000
