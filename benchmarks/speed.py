@@ -19,8 +19,10 @@ Run      python -m benchmarks.speed                        about six minutes on 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
+import itertools
 import math
 import multiprocessing
 import os
@@ -29,7 +31,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -161,41 +163,42 @@ def random_pictures(setup: Setup, batch_count: int = 4) -> tuple[np.ndarray, ...
     return tuple(random.integers(0, 256, (count, config.size, config.size, each), np.uint8) for each in channels)
 
 
+def stretches(setup: Setup, rounds: int) -> list[int]:
+    """Return how many steps a variant does in each of its turns: one, the rest of a round to warm up, the rounds."""
+    return [1, max(setup.steps - 1, 1), *[setup.steps] * rounds]
+
+
 def run_recipe(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
-    """Train with the recipe's own `train`; the stream of batches, which it asks for at every epoch, takes the turns."""
-    config, steps = setup.config, setup.steps
+    """Train with the recipe's own `train`, for one epoch whose stream of batches waits between the turns."""
     networks = setup.build()
     before = [network.get_weights() for network in networks]
+    config = dataclasses.replace(setup.config, epochs=1)
     data = batches(random_pictures(setup), config.batch_size, config.seed)
+    ends = list(itertools.accumulate(stretches(setup, rounds)))
 
-    def at(step: int) -> tf.data.Dataset:
-        if step:
-            turns.next()
-        return data.at(step).take(1 if step == 0 else steps)
+    class Stream:
+        def take(self, count: int) -> Iterator[tuple[tf.Tensor, ...]]:
+            for number, batch in enumerate(data.at(0).take(count)):
+                if number in ends:
+                    turns.next()
+                yield batch
 
-    RECIPES[setup.recipe].train(networks, Batches(steps, at), replace(config, rounds + (2 if steps == 1 else 1)))
+    RECIPES[setup.recipe].train(networks, Batches(ends[-1], lambda step: Stream()), config)
     turns.next()
-    after = [network.get_weights() for network in networks]
     count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
     flops = [forward_flops(network, config) for network in networks]
-    return {"parameters": count, "moved": _moved(before, after), "forward_flops": flops}
+    moved = [_moved(old, network.get_weights()) for old, network in zip(before, networks, strict=True)]
+    return {"parameters": count, "moved": moved, "forward_flops": flops}
 
 
-def replace(config: Any, epochs: int) -> Any:
-    """Return `config` with another number of epochs."""
-    return type(config)(**vars(config) | {"epochs": epochs})
-
-
-def _moved(before: list[list[np.ndarray]], after: list[list[np.ndarray]]) -> list[float]:
-    """Return how far each network's weights have come: the mean absolute difference."""
-    pairs = [list(zip(*network, strict=True)) for network in zip(before, after, strict=True)]
-    sums = [sum(float(np.abs(new - old).sum(dtype=np.float64)) for old, new in network) for network in pairs]
-    return [total / sum(old.size for old, _ in network) for total, network in zip(sums, pairs, strict=True)]
+def _moved(before: list[np.ndarray], after: list[np.ndarray]) -> float:
+    """Return how far weights have come: the mean absolute difference of those that moved least."""
+    return min(float(np.abs(new - old).mean()) for old, new in zip(before, after, strict=True) if old.ndim > 1)
 
 
 def _take_turns(turns: Turns, setup: Setup, rounds: int, step: Callable[[int], None]) -> None:
     done = 0
-    for steps in [1, max(setup.steps - 1, 1), *[setup.steps] * rounds]:
+    for steps in stretches(setup, rounds):
         for _ in range(steps):
             step(done)
             done += 1
@@ -246,7 +249,8 @@ def run_plain(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
     _take_turns(turns, setup, rounds, step)
     discriminator.trainable = True
     count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
-    return {"parameters": count, "moved": _moved(before, [network.get_weights() for network in networks])}
+    moved = [_moved(old, network.get_weights()) for old, network in zip(before, networks, strict=True)]
+    return {"parameters": count, "moved": moved}
 
 
 def run_pytorch(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
@@ -270,7 +274,7 @@ def run_pytorch(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
     _take_turns(turns, setup, rounds, step)
     after = [[weight.detach().numpy() for weight in network.parameters()] for network in networks]
     count = [sum(weight.numel() for weight in network.parameters()) for network in networks]
-    return {"parameters": count, "moved": _moved(before, after)}
+    return {"parameters": count, "moved": [_moved(*each) for each in zip(before, after, strict=True)]}
 
 
 def torch_networks(setup: Setup) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -469,6 +473,7 @@ def run_parts(turns: Turns, config: pix2pix.Config, rounds: int) -> dict[str, An
 
         return step
 
+    tf.get_logger().setLevel("ERROR")  # it takes five functions of one name for one that is traced five times
     steps = [beginning(until) for until in range(1, 6)]
     spent: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds + 2):
