@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def timed(task: str, seconds: dict[str, float]) -> Iterator[None]:
     print(f"{task}: {wall:.1f} s, {cpu:.1f} s of CPU", file=sys.stderr)
 
 
-def markdown_table(rows: Mapping[str, Mapping[str, float | int | str]], columns: Sequence[str], corner: str) -> str:
-    """Return one line a row, headed by `corner` and `columns`; what a row does not have is left empty."""
+def markdown_table(rows: Mapping[str, Mapping[str, float | int | str]], columns: Mapping[str, str], corner: str) -> str:
+    """Return one line a row under `corner` and the headings of `columns`; what a row does not have is left empty."""
 
     def shown(value: float | int | str) -> str:
         return f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    lines = [[corner, *(name.replace("_", " ") for name in columns)], ["---", *("---:" for _ in columns)]]
+    lines = [[corner, *columns.values()], ["---", *("---:" for _ in columns)]]
     lines += [[name, *(shown(row.get(column, "")) for column in columns)] for name, row in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -106,6 +106,15 @@ def class_shares(probabilities: np.ndarray) -> list[float]:
 
 # %% The benchmark
 
+COLUMNS = {
+    "samples": "samples",
+    "real_images": "real images",
+    "frechet_distance": "Frechet distance",
+    "kernel_distance": "kernel distance",
+    "confidence": "confidence",
+    "rarest_class_share": "rarest class",
+}
+
 
 def measure(
     data: Path,
@@ -147,8 +156,8 @@ def measure(
     one, other = shuffled[:half], shuffled[half : 2 * half]
     sets = {
         "samples, to all test images": (test.images, fakes),
-        "samples, to half of them": (one, fakes[:half]),
-        "the other half, to that half": (one, other),
+        "samples, to a random part": (one, fakes[:half]),
+        "another part, to that part": (one, other),
     }
     scorers = {"classifier of this data": own}
     try:
@@ -165,11 +174,10 @@ def measure(
     facts = {"data": str(data), "run": str(run), "epochs": epochs, "classifier_test_accuracy": accuracy}
     write_json(output_dir / "results.json", facts | seconds | {"scores": scores, "class_shares": shares})
 
-    columns = ("samples", "real_images", "frechet_distance", "kernel_distance", "confidence", "rarest_class_share")
-    tables = [markdown_table(rows, columns, scorer) for scorer, rows in scores.items()]
+    tables = [markdown_table(rows, COLUMNS, scorer) for scorer, rows in scores.items()]
     labels = [str(label) for label in range(len(shares["samples"]))]
     by_label = {name: dict(zip(labels, values, strict=True)) for name, values in shares.items()}
-    tables.append(markdown_table(by_label, labels, "share of class"))
+    tables.append(markdown_table(by_label, {label: label for label in labels}, "share of class"))
     print("\n\n".join([f"Test accuracy of the classifier of this data: {accuracy:.4f}", *tables]))
     return scores
 

@@ -77,6 +77,18 @@ class Examples(NamedTuple):
         return tuple(np.stack(column) for column in columns)
 
 
+def as_they_are(item: tf.Tensor) -> tf.Tensor:
+    """Return `item`: the decoding of what lies in memory."""
+    return item
+
+
+def undistorted(examples: Examples) -> Callable | None:
+    """Return (item, seed) -> the images of an item, for `batches`; None, its quick way, where they lie in memory."""
+    if examples.decode is as_they_are:
+        return None
+    return lambda item, seed: tf.nest.flatten(examples.decode(item))
+
+
 def jittered(examples: Examples, size: int, enlarge: float) -> Callable:
     """Return (item, seed) -> the images of an item, enlarged, cropped back and mirrored at random, all alike.
 

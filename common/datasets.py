@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.batches import Examples
+from common.batches import Examples, as_they_are
 from common.downloads import download
 from common.errors import InputError
 from common.files import replacing
@@ -26,11 +26,6 @@ from common.images import (
     write_image,
 )
 from common.lazy import tf
-
-
-def as_they_are(item: tf.Tensor) -> tf.Tensor:
-    """Return `item`: the decoding of what lies in memory."""
-    return item
 
 
 # %% Pairs of images

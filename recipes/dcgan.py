@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.batches import Batches, batches
+from common.batches import Batches, batches, undistorted
 from common.cli import run_command
 from common.datasets import images_of
 from common.digits import sklearn_digits
@@ -190,7 +190,8 @@ def experiment(
     examples = images_of(data, config.size, config.channels, **options)
     networks = build(config)
     start_run(output_dir, "dcgan", config, data)
-    train(networks, batches(examples.train, config.batch_size, config.seed, examples.decode), config, output_dir)
+    load = undistorted(examples)
+    train(networks, batches(examples.train, config.batch_size, config.seed, load), config, output_dir)
     picture = save_grid(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)
     finish_run(output_dir, networks, evaluate(networks.generator, *examples.held_out(10_000)))
     return picture

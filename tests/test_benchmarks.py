@@ -31,8 +31,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 def test_table():
     rows = {"one": {"mean_iou": 0.25, "count": 3}, "two": {"count": 4}}
-    assert markdown_table(rows, ("count", "mean_iou"), "set").splitlines() == [
-        "| set | count | mean iou |",
+    assert markdown_table(rows, {"count": "count", "mean_iou": "mean IoU"}, "set").splitlines() == [
+        "| set | count | mean IoU |",
         "| --- | ---: | ---: |",
         "| one | 3 | 0.250 |",
         "| two | 4 |  |",

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common.batches import Examples, batches, jittered
-from common.datasets import as_they_are, image_pairs, images_of
+from common.batches import Examples, as_they_are, batches, jittered, undistorted
+from common.datasets import image_pairs, images_of
 from common.errors import InputError
 from common.images import LABEL_COLOURS
 
@@ -208,6 +208,14 @@ def no_sample() -> np.ndarray:
     raise AssertionError("asked for the sample")
 
 
+def test_what_lies_in_memory_is_batched_as_it_is():
+    images = noise(10, 8, 8, 1)
+    examples = images_of("sample", 8, 1, sample=lambda: images)
+    batch = next(iter(batches(examples.train, 9, 0, undistorted(examples)).at(0)))
+    assert len(batch) == 1
+    assert {image.numpy().tobytes() for image in batch[0]} == {image.tobytes() for image in images[:9]}
+
+
 def test_npz(tmp_path):
     train, test = noise(6, 28, 28), noise(3, 28, 28, seed=1)
     np.savez(tmp_path / "digits.npz", x_train=train, x_test=test)
@@ -274,7 +282,7 @@ def test_folder_of_pictures_with_folders_in_it(tmp_path):
     examples = images_of(str(tmp_path), 16, 3, sample=no_sample)
     assert len(examples.train) == 11 and len(examples.test) == 1
     assert examples.held_out()[0].shape == (1, 16, 16, 3)
-    (batch,) = next(iter(batches(examples.train, 4, 0, lambda item, _: (examples.decode(item),)).at(0)))
+    (batch,) = next(iter(batches(examples.train, 4, 0, undistorted(examples)).at(0)))
     assert batch.shape == (4, 16, 16, 3) and batch.dtype == tf.uint8
 
 
