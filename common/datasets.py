@@ -379,7 +379,7 @@ def _tfds_pairs_folder(name: str, fetch: bool) -> Path:
             place = {"validation": "val"}.get(split, split)
             for number, example in enumerate(builder.as_dataset(split=split).as_numpy_iterator()):
                 labels, photo = example[keys[0]], example[keys[1]]
-                labels = colour_labels(labels[..., 0] % 32) if labels.shape[-1] == 1 else labels
+                labels = colour_labels(labels[..., 0]) if labels.shape[-1] == 1 else labels
                 write_image(labels, folder / place / "label" / f"{number:06d}.png")
                 write_image(photo, folder / place / "photo" / f"{number:06d}.png")
         with replacing(done) as draft:

@@ -166,12 +166,20 @@ LABEL_COLOURS = np.array([
     (255, 0, 208), (0, 255, 112), (0, 255, 255), (144, 0, 255), (255, 96, 144), (144, 208, 0), (144, 0, 128),
     (0, 144, 144), (255, 144, 255), (0, 16, 96), (128, 255, 176), (112, 96, 176), (96, 0, 48), (160, 192, 96),
     (192, 80, 240), (224, 144, 80), (0, 144, 255), (176, 240, 255), (48, 64, 0), (80, 255, 0),
+    (176, 96, 144), (255, 160, 160), (160, 0, 48), (0, 160, 0), (240, 255, 112), (128, 128, 96), (0, 64, 48),
+    (160, 128, 255),
 ], np.uint8)
 # fmt: on
 
 
 def colour_labels(labels: np.ndarray) -> np.ndarray:
-    """Return classes, integers [...] in 0..31, in the colours of LABEL_COLOURS: uint8 [..., 3]."""
+    """Return class numbers, unsigned [...], in the colours of LABEL_COLOURS: uint8 [..., 3].
+
+    Raises:
+        InputError: a number is too large to have a colour.
+    """
+    if labels.size and labels.max() >= len(LABEL_COLOURS):
+        raise InputError(f"a label map with class {labels.max()}: there are colours for 0 to {len(LABEL_COLOURS) - 1}")
     return LABEL_COLOURS[labels]
 
 

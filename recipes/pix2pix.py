@@ -43,7 +43,7 @@ class Config:
     base_filters: int = 64  # of the layers next to the image; doubles at each halving of the size, up to 8 times
     dropout: float = 0.5  # in the first three layers of the decoder
     jitter: float = 286 / 256  # pairs are enlarged by this factor, then cropped back at random
-    classes: int = 0  # above 0: inputs are maps of class numbers from 0 to classes - 1
+    classes: int = 0  # above 0: inputs are maps of class numbers 0 to classes - 1, at most 40 classes
     swap: bool = False  # learn from target to input
     l1_weight: float = 100.0
     gan_weight: float = 1.0  # 0 trains on L1 alone, without the discriminator

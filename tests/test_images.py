@@ -395,15 +395,17 @@ def test_read_labels_refuses_pictures(tmp_path: Path) -> None:
 def test_label_colours_are_far_apart() -> None:
     from skimage.color import rgb2lab
 
-    assert LABEL_COLOURS.shape == (32, 3) and LABEL_COLOURS.dtype == np.uint8
+    assert LABEL_COLOURS.shape == (40, 3) and LABEL_COLOURS.dtype == np.uint8
     for colours, least in [(LABEL_COLOURS.astype(float), 56), (rgb2lab(LABEL_COLOURS[None] / 255)[0], 25)]:
         distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
-        assert distance[~np.eye(32, dtype=bool)].min() > least
+        assert distance[~np.eye(40, dtype=bool)].min() > least
 
 
 def test_colours_and_labels_are_inverse_also_with_noise() -> None:
     labels = noise(2, 9, 7) % 32
     coloured = colour_labels(labels)
+    with pytest.raises(InputError, match="class 40: there are colours for 0 to 39"):
+        colour_labels(np.array([3, 40], np.uint8))
     assert coloured.shape == (2, 9, 7, 3)
     np.testing.assert_array_equal(labels_from_colours(coloured, 32), labels)
     # less than half the smallest distance: 15 * sqrt(3) < 56 / 2
@@ -414,11 +416,11 @@ def test_colours_and_labels_are_inverse_also_with_noise() -> None:
 
 def test_nearest_colour_agrees_with_all_distances() -> None:
     image = noise(30, 20, 3)
-    for classes in (1, 12, 32):
+    for classes in (1, 12, 40):
         distance = ((image[..., None, :].astype(int) - LABEL_COLOURS[:classes]) ** 2).sum(-1)
         np.testing.assert_array_equal(labels_from_colours(image, classes), distance.argmin(-1))
-    with pytest.raises(ValueError, match="classes=33"):
-        labels_from_colours(image, 33)
+    with pytest.raises(ValueError, match="classes=41"):
+        labels_from_colours(image, 41)
 
 
 # --- sizes and ranges --------------------------------------------------------------------------------------

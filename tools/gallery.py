@@ -16,7 +16,9 @@ def main() -> int:
     """Write one picture a recipe from `runs/NAME-demo`; exit status 2 where a demo has not run."""
     for recipe, picture in PICTURES.items():
         try:
-            print(write_image(read_image(ROOT / "runs" / f"{recipe}-demo" / picture), ROOT / f"docs/gallery/{recipe}.png"))
+            print(
+                write_image(read_image(ROOT / "runs" / f"{recipe}-demo" / picture), ROOT / f"docs/gallery/{recipe}.png")
+            )
         except InputError as error:
             print(f"error: {error}: run `python -m recipes.{recipe}` first", file=sys.stderr)
             return 2
