@@ -9,6 +9,7 @@ looking) stand beside them.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +27,8 @@ from common.lazy import keras, tf
 from common.report import report_history
 from common.runs import load_network, read_data, read_run
 from common.scores import confusion_matrix, pair_scores, segmentation_scores
-from common.streets import STREET_CLASSES, street_pairs
-from recipes.pix2pix import SAMPLE_STREETS, Config, translate_batch
+from common.streets import STREET_CLASSES
+from recipes.pix2pix import Config, sample_streets, translate_batch
 
 # %% The segmenter
 
@@ -163,12 +164,7 @@ def shared_config(data: str, runs: Sequence[Path]) -> Config:
 
 def pairs_for(data: str, config: Config, classes: int) -> tuple[Pairs, Pairs]:
     """Return all training pairs, and the held-out ones that a run is scored with."""
-
-    def sample() -> tuple[np.ndarray, np.ndarray]:
-        labels, photos = street_pairs(SAMPLE_STREETS, config.size, config.seed)
-        return colour_labels(labels), photos
-
-    examples = image_pairs(data, config.size, sample=sample, classes=config.classes)
+    examples = image_pairs(data, config.size, functools.partial(sample_streets, config), config.classes)
     count = len(examples.train[0] if isinstance(examples.train, tuple) else examples.train)
     everything = examples._replace(test=examples.train)
     parts = everything.held_out(count), examples.held_out()

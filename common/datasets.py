@@ -27,14 +27,12 @@ from common.images import (
 )
 from common.lazy import tf
 
-
 # %% Pairs of images
 
 
 def image_pairs(
     data: str,
     size: int,
-    *,
     sample: Callable[[], tuple[np.ndarray, np.ndarray]],
     classes: int = 0,
     swap: bool = False,
@@ -156,7 +154,6 @@ def images_of(
     data: str,
     size: int,
     channels: int,
-    *,
     sample: Callable[[], np.ndarray],
     skip_bad: bool = False,
     fetch: bool = False,
@@ -197,7 +194,9 @@ def _held_out_tenth(images: np.ndarray | tuple[np.ndarray, ...]) -> Examples:
     columns = images if isinstance(images, tuple) else (images,)
     held_out = np.arange(len(columns[0])) % 10 == 9
     train, test = (tuple(column[kept] for column in columns) for kept in (~held_out, held_out))
-    return Examples(*((train, test) if isinstance(images, tuple) else (train[0], test[0])), as_they_are)
+    if isinstance(images, tuple):
+        return Examples(train, test, as_they_are)
+    return Examples(train[0], test[0], as_they_are)
 
 
 def _sized(images: np.ndarray, size: int, channels: int, name: str) -> np.ndarray:

@@ -178,9 +178,9 @@ class _Saves:
 
     def __init__(self, output_dir: Path | None, state: Mapping[str, object]):
         self.output_dir = output_dir
-        self.folder = output_dir / "checkpoints" if output_dir is not None else None
+        self.folder = (output_dir or Path()) / "checkpoints"
         self.reported = -math.inf
-        if self.folder is None:
+        if output_dir is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         parts = {name: part for name, part in state.items() if not isinstance(part, keras.random.SeedGenerator)}
@@ -189,7 +189,7 @@ class _Saves:
 
     def numbers(self) -> list[int]:
         """Return the steps after which there is a save, newest first."""
-        folders = self.folder.glob("step-*") if self.folder else []
+        folders = self.folder.glob("step-*") if self.output_dir else []
         return sorted((int(folder.name.removeprefix("step-")) for folder in folders), reverse=True)
 
     def newest(self) -> tuple[int, dict[str, float], float, History]:
@@ -219,7 +219,7 @@ class _Saves:
 
     def write(self, done: int, totals: Mapping[str, float], seconds: float, history: History) -> None:
         """Save the state after step `done`, then the history and the report that a reader may open meanwhile."""
-        if self.folder is None or self.output_dir is None:
+        if self.output_dir is None:
             return
         for variable in self.variables:
             if variable.dtype.startswith(("float", "bfloat")) and not bool(keras.ops.all(keras.ops.isfinite(variable))):

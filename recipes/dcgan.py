@@ -16,6 +16,7 @@ Run      python -m recipes.dcgan                                             the
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -67,10 +68,11 @@ class Networks(NamedTuple):
 
 def build(config: Config = Config()) -> Networks:
     """Return both networks, untrained. Raises ValueError for a size that does not halve down to 4, 5, 6 or 7."""
-    layers, smallest, widths = keras.layers, config.size, []
+    layers, smallest = keras.layers, config.size
+    widths: list[int] = []  # next to the image first
     while smallest > 7 and smallest % 2 == 0:
         smallest //= 2
-        widths.append(config.base_filters * 2 ** len(widths))  # next to the image first
+        widths.append(config.base_filters * 2 ** len(widths))
     if not 4 <= smallest <= 7 or len(widths) < 2:
         raise InputError(
             f"size must halve at least twice, down to 4, 5, 6 or 7 (28, 32, 64, 96, 128), got {config.size}"
@@ -176,24 +178,29 @@ def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np
 # %% A whole run
 
 
+def sample_digits(config: Config = DEMO) -> np.ndarray:
+    """Return the embedded data: scikit-learn's handwritten digits, uint8 [1797, size, size, 1]."""
+    return sklearn_digits(config.size)[0]
+
+
 def experiment(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/dcgan"),
-    *,
     skip_bad: bool = False,
     fetch: bool = False,
 ) -> Path:
     """Read `data`, train or go on, score the samples; leave a run in `output_dir`, return its picture's path."""
     check_run(output_dir, "dcgan", config, data)
-    options = {"sample": lambda: sklearn_digits(config.size)[0], "skip_bad": skip_bad, "fetch": fetch}
-    examples = images_of(data, config.size, config.channels, **options)
+    digits = functools.partial(sample_digits, config)
+    examples = images_of(data, config.size, config.channels, digits, skip_bad, fetch)
     networks = build(config)
     start_run(output_dir, "dcgan", config, data)
     load = undistorted(examples)
     train(networks, batches(examples.train, config.batch_size, config.seed, load), config, output_dir)
     picture = save_grid(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)
-    finish_run(output_dir, networks, evaluate(networks.generator, *examples.held_out(10_000)))
+    (real,) = examples.held_out(10_000)
+    finish_run(output_dir, networks, evaluate(networks.generator, real))
     return picture
 
 

@@ -15,6 +15,7 @@ Run      python -m recipes.pix2pix                                         the d
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +55,6 @@ class Config:
     seed: int = 0
 
 
-SAMPLE_STREETS = 440  # drawn for `--data sample`; a tenth is held out
 DEMO = Config(size=64, base_filters=24, batch_size=4, epochs=16)
 
 # %% Networks
@@ -206,23 +206,23 @@ def save_pairs(path: Path, inputs: np.ndarray, targets: np.ndarray, translations
 # %% A whole run
 
 
+def sample_streets(config: Config = DEMO) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embedded data: coloured label maps and photos of drawn streets, uint8 [n, size, size, 3] each."""
+    labels, photos = street_pairs(440, config.size, config.seed)  # a tenth is held out
+    return colour_labels(labels), photos
+
+
 def experiment(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/pix2pix"),
-    *,
     skip_bad: bool = False,
     fetch: bool = False,
 ) -> Path:
     """Read `data`, train or go on, score what was held out; leave a run in `output_dir`, return its picture."""
-
-    def sample() -> tuple[np.ndarray, np.ndarray]:
-        labels, photos = street_pairs(SAMPLE_STREETS, config.size, config.seed)
-        return colour_labels(labels), photos
-
     check_run(output_dir, "pix2pix", config, data)
-    options = {"classes": config.classes, "swap": config.swap, "skip_bad": skip_bad, "fetch": fetch}
-    examples = image_pairs(data, config.size, sample=sample, **options)
+    sample = functools.partial(sample_streets, config)
+    examples = image_pairs(data, config.size, sample, config.classes, config.swap, skip_bad, fetch)
     networks = build(config)
     start_run(output_dir, "pix2pix", config, data)
     inputs, targets = held_out = examples.held_out()
