@@ -56,8 +56,8 @@ class Setup(NamedTuple):
 
     recipe: str
     config: Any
-    steps: int  # in a round: about a second of the recipe's
-    rounds: int = 99  # at most
+    steps: int  # in a round: about half a second of the recipe's
+    rounds: int = 99  # at most, where one step takes seconds
 
     def build(self) -> Any:
         """Return the recipe's networks."""
@@ -68,12 +68,12 @@ RECIPES: dict[str, Any] = {"pix2pix": pix2pix, "dcgan": dcgan}
 
 
 SETUPS = {
-    "pix2pix-256": Setup("pix2pix", pix2pix.Config(), 2),
-    "pix2pix-128": Setup("pix2pix", pix2pix.Config(size=128), 4),
-    "pix2pix-64": Setup("pix2pix", pix2pix.Config(size=64), 8),
-    "pix2pix-128-narrow": Setup("pix2pix", pix2pix.Config(size=128, base_filters=32), 16),
-    "pix2pix-64-demo": Setup("pix2pix", pix2pix.DEMO, 24),
-    "dcgan-28": Setup("dcgan", dcgan.DIGITS, 3),
+    "pix2pix-256": Setup("pix2pix", pix2pix.Config(), 1),
+    "pix2pix-128": Setup("pix2pix", pix2pix.Config(size=128), 2),
+    "pix2pix-64": Setup("pix2pix", pix2pix.Config(size=64), 4),
+    "pix2pix-128-narrow": Setup("pix2pix", pix2pix.Config(size=128, base_filters=32), 8),
+    "pix2pix-64-demo": Setup("pix2pix", pix2pix.DEMO, 12),
+    "dcgan-28": Setup("dcgan", dcgan.DIGITS, 1),
     "dcgan-64": Setup("dcgan", dcgan.Config(), 1, rounds=3),
 }
 QUICK_SETUPS = {
@@ -83,6 +83,10 @@ QUICK_SETUPS = {
 VARIANTS = ("recipe", "plain", "pytorch")
 
 # %% Processes that take turns
+
+
+Work = Callable[..., Mapping[str, Any]]
+"""(turns, *arguments) -> what it found out; its last call is `turns.next()`."""
 
 
 class Turns:
@@ -101,7 +105,7 @@ class Turns:
         self.began = time.monotonic(), time.process_time()
 
 
-def _serve(connection: Connection, threads: int, work: Callable[..., Mapping[str, Any]], arguments: Sequence[Any]) -> None:
+def _serve(connection: Connection, threads: int, work: Work, arguments: Sequence[Any]) -> None:
     """Be a worker: run `work`, then send what it found out about itself."""
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -115,7 +119,7 @@ def _serve(connection: Connection, threads: int, work: Callable[..., Mapping[str
 class Worker:
     """The parent's end of a process that runs `work(turns, *arguments)`."""
 
-    def __init__(self, threads: int, work: Callable[..., Mapping[str, Any]], *arguments: Any):
+    def __init__(self, threads: int, work: Work, *arguments: Any):
         context = multiprocessing.get_context("spawn")  # a fork would share memory with this process
         self.name = work.__name__.strip("_")
         self.connection, other = context.Pipe()
@@ -169,11 +173,19 @@ def stretches(setup: Setup, rounds: int) -> list[int]:
 
 
 def run_recipe(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
-    """Train with the recipe's own `train`, for one epoch whose stream of batches waits between the turns."""
+    """Train with the recipe's own `train`."""
     networks = setup.build()
     before = [network.get_weights() for network in networks]
-    config = dataclasses.replace(setup.config, epochs=1)
-    data = batches(random_pictures(setup), config.batch_size, config.seed)
+    data = batches(random_pictures(setup), setup.config.batch_size, setup.config.seed)
+    train_in_turns(turns, setup, rounds, networks, data)
+    count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
+    flops = [forward_flops(network, setup.config) for network in networks]
+    moved = [_moved(old, network.get_weights()) for old, network in zip(before, networks, strict=True)]
+    return {"parameters": count, "moved": moved, "forward_flops": flops}
+
+
+def train_in_turns(turns: Turns, setup: Setup, rounds: int, networks: Any, data: Batches) -> None:
+    """Call the recipe's `train` for one epoch, whose stream of batches waits between the turns."""
     ends = list(itertools.accumulate(stretches(setup, rounds)))
 
     class Stream:
@@ -183,12 +195,9 @@ def run_recipe(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
                     turns.next()
                 yield batch
 
-    RECIPES[setup.recipe].train(networks, Batches(ends[-1], lambda step: Stream()), config)
+    once = dataclasses.replace(setup.config, epochs=1)
+    RECIPES[setup.recipe].train(networks, Batches(ends[-1], lambda step: Stream()), once)
     turns.next()
-    count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
-    flops = [forward_flops(network, config) for network in networks]
-    moved = [_moved(old, network.get_weights()) for old, network in zip(before, networks, strict=True)]
-    return {"parameters": count, "moved": moved, "forward_flops": flops}
 
 
 def _moved(before: list[np.ndarray], after: list[np.ndarray]) -> float:
@@ -369,7 +378,8 @@ def make_torch_step(setup: Setup, networks: Sequence[torch.nn.Module]) -> Callab
             real_logits, fake_logits = discriminator(pictures[0]), discriminator(made)
             g_loss = cross_entropy(1.0, fake_logits)
             d_loss = cross_entropy(1.0, real_logits) + cross_entropy(0.0, fake_logits)
-        gradients = [torch.autograd.grad(g_loss, weights[0], retain_graph=True), torch.autograd.grad(d_loss, weights[1])]
+        g_gradients = torch.autograd.grad(g_loss, weights[0], retain_graph=True)
+        gradients = [g_gradients, torch.autograd.grad(d_loss, weights[1])]
         for network, values, optimizer in zip(weights, gradients, optimizers, strict=True):
             for weight, value in zip(network, values, strict=True):
                 weight.grad = value
@@ -390,7 +400,8 @@ def forward_flops(network: keras.Model, config: Any) -> tuple[float, float]:
     A multiplication and an addition are two. Convolutions and dense layers are counted, nothing else: the rest is
     below one per cent. What padding adds in zeros counts as well, as it does in a matrix multiplication.
     """
-    shapes = [(config.size, config.size, each.shape[-1]) if each.ndim == 4 else each.shape[1:] for each in network.inputs]
+    sides = (config.size, config.size)
+    shapes = [(*sides, each.shape[-1]) if each.ndim == 4 else each.shape[1:] for each in network.inputs]
     fixed = [keras.Input(shape, config.batch_size) for shape in shapes]
     network = keras.models.clone_model(network, input_tensors=fixed if len(fixed) > 1 else fixed[0])
     counts = []
@@ -444,7 +455,7 @@ def run_parts(turns: Turns, config: pix2pix.Config, rounds: int) -> dict[str, An
     weights = [generator.trainable_variables, discriminator.trainable_variables]
     for optimizer, variables in zip(optimizers, weights, strict=True):
         optimizer.build(variables)
-    pictures = random_pictures(Setup("pix2pix", config, 1), 1)
+    pictures = random_pictures(Setup("pix2pix", config, 1), batch_count=1)
     inputs, targets = (from_uint8(images) for images in pictures)
 
     def beginning(until: int) -> Callable[[], Any]:
@@ -497,8 +508,8 @@ PARTS = (
 # %% Running and telling
 
 
-def time_setup(name: str, setup: Setup, rounds: int, threads: int) -> dict[str, Any]:
-    """Run all variants of one set-up in turns; return their times in milliseconds, their facts, and their ratios.
+def time_setup(name: str, setup: Setup, rounds: int, threads: int) -> list[dict[str, Any]]:
+    """Run all variants of one set-up in turns; return a row for each: its times, its ratios, what it found out.
 
     Raises:
         RuntimeError: a variant's networks are of another size, or do not learn, or its process has failed.
@@ -542,7 +553,7 @@ def time_setup(name: str, setup: Setup, rounds: int, threads: int) -> dict[str, 
                 "rounds_ms": wall[variant],
             }
         )
-    return {"rows": rows}
+    return rows
 
 
 def ratios(times: Sequence[float], reference: Sequence[float]) -> list[float]:
@@ -570,25 +581,28 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def machine(threads: int) -> dict[str, Any]:
     """Return what the numbers depend on."""
     cpu_info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpu_info.read_text().splitlines() if "model name" in line] if cpu_info.exists() else []
-    packages = ("tensorflow", "keras", "numpy", "torch")
-    found = {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)}
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("tensorflow", "keras", "numpy", "torch")
+        if importlib.util.find_spec(name)
+    }
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": threads,
         "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        **found,
+        "versions": {"python": platform.python_version()} | versions,
     }
 
 
 def describe(where: Mapping[str, Any]) -> str:
-    """Return the machine in a line."""
-    versions = ", ".join(f"{name} {where[name]}" for name in ("python", "tensorflow", "keras", "torch") if name in where)
+    """Return the machine in a line, and a warning if it was busy."""
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     line = f"{where['processor']}, {where['cores']} cores, {where['threads']} threads; {versions}"
-    busy = where["load_before"] > 0.5
-    return line + (f"\nLoad before the start: {where['load_before']:.1f}; on a quiet machine times are smaller." if busy else "")
+    load = where["load_before"]
+    return f"{line}\nBusy (load {load:.1f}): times are larger than on a quiet machine" if load > 0.5 else line
 
 
 def main(
@@ -617,7 +631,7 @@ def main(
     peaks, rows = [measure_peak(threads, quick)], []
     for name in only or setups:
         print(f"timing {name}", file=sys.stderr)
-        rows += time_setup(name, setups[name], rounds, threads)["rows"]
+        rows += time_setup(name, setups[name], rounds, threads)
     results: dict[str, Any] = {"machine": where, "rows": rows}
     whole = next((name for name in only or setups if name in ("pix2pix-256", "pix2pix-quick")), None)
     if whole:
@@ -643,7 +657,8 @@ def measure_peak(threads: int, quick: bool = False) -> float:
 
 def speed_table(rows: Sequence[Mapping[str, Any]], peak: float) -> str:
     """Return the rows as Markdown."""
-    heads = ("", "ms a step", "CPU ms", "images/s", "time / recipe's", "GFLOP", "GFLOP/s", "of peak", "peak MB", "first step, s")
+    heads = ["", "ms a step", "CPU ms", "images/s", "time / recipe's", "GFLOP", "GFLOP/s", "of peak", "peak MB"]
+    heads.append("first step, s")
     lines = []
     for row in rows:
         lines.append(

@@ -82,13 +82,20 @@ def image_pairs(
         return tuple(tf.ensure_shape(image, (size, size, 3)) for image in pair)
 
     def readable(pairs: list[tuple[Path, Path]]) -> np.ndarray:
-        seconds = {first: second for first, second in pairs}
-        bad: set[Path] = set()
-        for side, left in (([first for first, _ in pairs], True), ([second for _, second in pairs], False)):
-            raw = (lambda path: read_labels(path, classes)[..., None]) if left and classes else read_image
-            good, _ = checked_images(sorted(set(side)), raw, skip_bad)
-            bad |= set(side) - set(good)
-        kept = [(str(first), str(second)) for first, second in pairs if not bad & {first, seconds[first]}]
+        seconds = dict(pairs)
+        one_file = {first for first, second in pairs if first == second}
+
+        def read(path: Path) -> np.ndarray:
+            image = read_labels(path, classes) if classes and path in seconds else read_image(path)
+            if path in one_file and image.shape[1] != 2 * image.shape[0]:
+                raise InputError(
+                    f"{path}: {image.shape[1]}x{image.shape[0]} px; a pair side by side is twice as wide as high"
+                )
+            return image
+
+        paths = sorted({path for pair in pairs for path in pair})
+        good = set(checked_images(paths, read, skip_bad)[0])
+        kept = [(str(first), str(second)) for first, second in pairs if {first, second} <= good]
         if not kept:
             raise InputError(f"{folder}: no pair is left after leaving out what cannot be read")
         return np.array(kept)
@@ -171,7 +178,9 @@ def images_of(
     if data == "sample":
         images = sample()
         if images.shape[-1] != channels:
-            raise InputError(f"the embedded sample has {images.shape[-1]} channels, not {channels}; name --data")
+            raise InputError(
+                f"the embedded sample has {images.shape[-1]} channels, not {channels}: set --channels, or name --data"
+            )
         return _held_out_tenth(images)
     if data in ("mnist", "fashion_mnist"):
         arrays = _keras_images(data, fetch)

@@ -15,11 +15,16 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import replacing, write_json
-from common.images import colour_labels, find_images, read_image, read_labels, write_image
+from common.images import checked_images, colour_labels, find_images, read_image, read_labels, write_image
 from common.lazy import keras
 from common.report import write_report
 
 ConfigType = TypeVar("ConfigType")
+
+
+def _named_data(data: str) -> str:
+    """Return a `--data` word, with a path in full, so that a run goes on from another folder too."""
+    return str(Path(data).resolve()) if Path(data).exists() else data
 
 
 def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
@@ -35,7 +40,7 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
     if not (output_dir / "config.json").exists():
         return
     before = dataclasses.asdict(read_run(output_dir, recipe, type(config))) | {"data": read_data(output_dir)}
-    now = dataclasses.asdict(config) | {"data": data}
+    now = dataclasses.asdict(config) | {"data": _named_data(data)}
     changed = [name for name in now if now[name] != before[name] and name != "epochs"]
     if changed:
         name = changed[0]
@@ -50,7 +55,8 @@ def start_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
     packages = ("keras", "tensorflow", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
     fields = dataclasses.asdict(config)
-    write_json(output_dir / "config.json", {"recipe": recipe, "data": data, "config": fields, "versions": versions})
+    settings = {"recipe": recipe, "data": _named_data(data), "config": fields, "versions": versions}
+    write_json(output_dir / "config.json", settings)
 
 
 def _run_settings(output_dir: Path, recipe: str) -> dict[str, Any]:
@@ -113,25 +119,37 @@ def load_network(output_dir: Path, name: str) -> keras.Model:
 
 
 def convert_images(
-    source: Path, destination: Path, convert: Callable[[np.ndarray], np.ndarray], classes: int = 0
+    source: Path,
+    destination: Path,
+    convert: Callable[[np.ndarray], np.ndarray],
+    classes: int = 0,
+    skip_bad: bool = False,
 ) -> Path:
     """Read one image, or all of a folder, apply `convert` to uint8 [height, width, 3], and write the results.
 
-    With `classes`, inputs are maps of class numbers and are coloured first. Returns `destination`.
+    Args:
+        source: an image, or a folder of images.
+        destination: the file to write, or a folder for PNG files of the same names.
+        convert: uint8 [height, width, 3] -> the same.
+        classes: above 0, inputs are maps of class numbers, which are coloured first.
+        skip_bad: go on without images of a folder that cannot be read, naming them.
+
+    Returns:
+        `destination`.
 
     Raises:
-        InputError: `source` is missing or cannot be read, or `destination` is a folder where a file is needed.
+        InputError: `source` is missing or cannot be read, or `destination` is a file where a folder is needed.
     """
 
-    def one(path: Path, target: Path) -> None:
-        image = colour_labels(read_labels(path, classes)) if classes else read_image(path)
-        write_image(convert(image), target)
+    def read(path: Path) -> np.ndarray:
+        return colour_labels(read_labels(path, classes)) if classes else read_image(path)
 
-    if source.is_dir():
-        if destination.is_file():
-            raise InputError(f"{destination}: is a file, but {source} is a folder; give a folder to write to")
-        for path in find_images(source):
-            one(path, destination / f"{path.stem}.png")
-    else:
-        one(source, destination / f"{source.stem}.png" if destination.is_dir() else destination)
+    if not source.is_dir():
+        target = destination / f"{source.stem}.png" if destination.is_dir() else destination
+        write_image(convert(read(source)), target)
+        return destination
+    if destination.is_file():
+        raise InputError(f"{destination}: is a file, but {source} is a folder; give a folder to write to")
+    for path in checked_images(find_images(source), read, skip_bad, smallest=1)[0]:
+        write_image(convert(read(path)), destination / f"{path.stem}.png")
     return destination

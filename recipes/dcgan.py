@@ -54,6 +54,7 @@ class Config:
 
 
 DIGITS = Config(size=28, channels=1, base_filters=64, epochs=30)
+DEMO_RUN = Path("runs/dcgan-demo")
 DEMO = Config(size=28, channels=1, base_filters=32, batch_size=64, epochs=60)
 
 # %% Networks
@@ -213,7 +214,7 @@ def evaluate(generator: keras.Model, real: np.ndarray, classifier: Path | None =
     )
 
 
-def demo(config: Config = DEMO, output_dir: Path = Path("runs/dcgan-demo")) -> Path:
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
     """Learn to write the handwritten digits that come with scikit-learn; return the picture of 64 samples."""
     return experiment("sample", config, output_dir)
 
@@ -223,7 +224,7 @@ def generate_file(
     count: int = 64,
     seed: int = 0,
     singles: bool = False,
-    run: Path = Path("runs/dcgan-demo"),
+    run: Path = DEMO_RUN,
 ) -> Path:
     """Write samples of a run as one grid or, with `singles`, as one PNG each into the folder `destination`."""
     images = generate(load_network(run, "generator"), count, seed)
@@ -234,9 +235,7 @@ def generate_file(
     return destination
 
 
-def walk_file(
-    destination: Path, seed: int = 0, to_seed: int = 1, steps: int = 24, run: Path = Path("runs/dcgan-demo")
-) -> Path:
+def walk_file(destination: Path, seed: int = 0, to_seed: int = 1, steps: int = 24, run: Path = DEMO_RUN) -> Path:
     """Write the walk between the latents of two seeds as a GIF."""
     return save_gif(walk(load_network(run, "generator"), seed, to_seed, steps), destination)
 

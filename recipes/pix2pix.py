@@ -56,6 +56,7 @@ class Config:
 
 
 DEMO = Config(size=64, base_filters=24, batch_size=4, epochs=16)
+DEMO_RUN = Path("runs/pix2pix-demo")
 
 # %% Networks
 
@@ -69,10 +70,9 @@ class Networks(NamedTuple):
 
 def build(config: Config = Config()) -> Networks:
     """Return the U-Net and the 70 x 70 PatchGAN, untrained; ValueError for a size that is no power of two."""
-    size = config.size
+    layers, size = keras.layers, config.size
     if not 32 <= size <= 512 or size & (size - 1):
         raise InputError(f"size must be a power of two from 32 to 512, got {size}")
-    layers = keras.layers
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds), "use_bias": False}
     depth = min(size.bit_length() - 1, 8)
@@ -234,16 +234,16 @@ def experiment(
     return picture
 
 
-def demo(config: Config = DEMO, output_dir: Path = Path("runs/pix2pix-demo")) -> Path:
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
     """Learn to turn label maps of drawn streets into photos; return the picture of held-out ones."""
     return experiment("sample", config, output_dir)
 
 
-def translate_file(source: Path, destination: Path, run: Path = Path("runs/pix2pix-demo")) -> Path:
+def translate_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_bad: bool = False) -> Path:
     """Translate an image, or every image of a folder into a folder, with the generator of a run."""
     config = read_run(run, "pix2pix", Config)
-    generator = load_network(run, "generator")
-    return convert_images(source, destination, lambda image: translate(generator, image), config.classes)
+    convert = functools.partial(translate, load_network(run, "generator"))
+    return convert_images(source, destination, convert, 0 if config.swap else config.classes, skip_bad)
 
 
 if __name__ == "__main__":

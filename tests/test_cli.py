@@ -106,7 +106,7 @@ def test_data_that_cannot_be_used_is_named(kind, tmp_path, command):
 def test_one_bad_image_among_many_is_named_counted_and_skipped_on_request(tmp_path, capsys):
     data = folder_of_pairs(tmp_path, 20)
     (data / "A" / "7.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"1 of 18 images cannot be used.*7\.png.*--skip-bad"):
+    with pytest.raises(InputError, match=r"1 of 36 images cannot be used.*7\.png.*--skip-bad"):
         image_pairs(str(data), 32, sample=no_sample)
     kept = image_pairs(str(data), 32, sample=no_sample, skip_bad=True)
     assert len(kept.train) == 17 and len(kept.test) == 2
@@ -250,6 +250,11 @@ def test_a_folder_is_translated_into_a_folder(tmp_path, monkeypatch, generator):
     pix2pix.translate_file(tmp_path / "in", tmp_path / "out", run)
     sizes = [read_image(path).shape for path in sorted((tmp_path / "out").iterdir())]
     assert sizes == [(30, 20, 3), (30, 21, 3), (30, 22, 3)]
+    (tmp_path / "in" / "1.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"1 of 3 images cannot be used.*1\.jpg"):
+        pix2pix.translate_file(tmp_path / "in", tmp_path / "again", run)
+    pix2pix.translate_file(tmp_path / "in", tmp_path / "again", run, skip_bad=True)
+    assert [path.name for path in sorted((tmp_path / "again").iterdir())] == ["0.png", "2.png"]
     with pytest.raises(InputError, match="is a file, but"):
         pix2pix.translate_file(tmp_path / "in", picture(tmp_path / "c.png"), run)
 

@@ -150,6 +150,14 @@ def test_side_by_side_pairs_and_a_test_folder(tmp_path):
     np.testing.assert_array_equal(right[0], pictures[4][:, 16:])
 
 
+def test_a_picture_that_is_no_pair_among_pairs_side_by_side(tmp_path):
+    for number in range(4):
+        save(tmp_path / f"{number}.png", noise(16, 30 if number == 2 else 32, 3))
+    with pytest.raises(InputError, match=r"2\.png: 30x16 px; a pair side by side is twice as wide as high"):
+        image_pairs(str(tmp_path), 16, sample=sample)
+    assert len(image_pairs(str(tmp_path), 16, sample=sample, skip_bad=True).train) == 2
+
+
 def test_testA_and_testB_and_val_are_held_out(tmp_path):
     for split in ("train", "test"):
         for side in "AB":

@@ -16,11 +16,15 @@ from recipes.pix2pix import Config, build
 ROOT = Path(__file__).parents[1]
 
 
-def test_settings_come_back_as_they_were(tmp_path):
+def test_settings_come_back_as_they_were(tmp_path, monkeypatch):
     config = Config(size=32, classes=5, swap=True, learning_rate=1e-3)
     start_run(tmp_path, "pix2pix", config, "photos")
     assert read_run(tmp_path, "pix2pix", Config) == config
     assert read_data(tmp_path) == "photos"
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    start_run(tmp_path, "pix2pix", config, "photos")
+    assert read_data(tmp_path) == str(tmp_path / "photos")  # to be found from elsewhere too
     versions = json.loads((tmp_path / "config.json").read_text())["versions"]
     assert versions["keras"] == keras.__version__
 

@@ -1,0 +1,251 @@
+"""Whether the data keeps up with training, and whether memory stays where it is.
+
+Speed    Pairs of files, read, checked, enlarged, cropped and mirrored as `python -m recipes.pix2pix train` does it:
+         how many a second the stream gives by itself, and how long the paper's step at 256 px takes when it is fed
+         from files, beside the same step fed from memory. The three take turns.
+Memory   Two processes, one with 1,000 pairs and one with ten times as many, pass over them several times, then train
+         a tiny network on them with all that a run writes. After each pass: the memory they hold (resident set).
+
+Run      python -m benchmarks.pipeline          about five minutes on two quiet cores; memory needs Linux
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.speed import (
+    Setup,
+    Turns,
+    Worker,
+    command,
+    describe,
+    machine,
+    random_pictures,
+    spread,
+    summary,
+    table,
+    train_in_turns,
+)
+from common.batches import Batches, Examples, batches, jittered
+from common.datasets import image_pairs
+from common.errors import InputError
+from common.files import write_json
+from common.images import colour_labels
+from common.lazy import tf
+from common.streets import street_pairs
+from recipes import pix2pix
+
+
+class Sizes(NamedTuple):
+    """How much is done."""
+
+    config: pix2pix.Config = pix2pix.Config()  # whose step the stream must keep up with
+    files: int = 200  # pairs for the speeds
+    seconds: float = 5.0  # that the stream runs by itself, for each kind of file
+    counts: tuple[int, int] = (1_000, 10_000)  # pairs for the memory
+    passes: int = 4
+
+
+QUICK = Sizes(pix2pix.Config(size=64, base_filters=4), 12, 0.2, (100, 200), 2)
+TINY = pix2pix.Config(size=32, base_filters=2, batch_size=16)
+
+# %% Files
+
+
+def write_pairs(folder: Path, suffix: str, count: int, size: int) -> None:
+    """Write label maps in colours into A/ and photos into B/: `count` of each, of eight different streets."""
+    labels, photos = street_pairs(8, size)
+    for side, images in (("A", colour_labels(labels)), ("B", photos)):
+        (folder / side).mkdir(parents=True)
+        encoded = [_encoded(image, suffix) for image in images]
+        for number in range(count):
+            (folder / side / f"{number:06d}{suffix}").write_bytes(encoded[number % len(encoded)])
+
+
+def write_wide(folder: Path, count: int, size: int) -> None:
+    """Write `count` pairs side by side into train/ and eight into test/, all PNG."""
+    labels, photos = street_pairs(8, size)
+    encoded = [_encoded(pair, ".png") for pair in np.concatenate([colour_labels(labels), photos], axis=2)]
+    for split, files in (("train", count), ("test", len(encoded))):
+        (folder / split).mkdir(parents=True)
+        for number in range(files):
+            (folder / split / f"{number:06d}.png").write_bytes(encoded[number % len(encoded)])
+
+
+def _encoded(image: np.ndarray, suffix: str) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, {".jpg": "JPEG", ".png": "PNG"}[suffix], quality=95)
+    return content.getvalue()
+
+
+def pairs_of(folder: Path, size: int) -> Examples:
+    """Return the pairs of a folder as pix2pix reads them."""
+
+    def no_sample() -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError("the benchmark reads files")
+
+    return image_pairs(str(folder), size, sample=no_sample)
+
+
+# %% Speed
+
+
+def run_fed(turns: Turns, setup: Setup, rounds: int, folder: Path | None, seconds: float) -> dict[str, Any]:
+    """Train pix2pix on the pairs of a folder, or on pictures in memory; then let the stream run by itself."""
+    config = setup.config
+    if folder is None:
+        data = batches(random_pictures(setup), config.batch_size, config.seed)
+    else:
+        examples = pairs_of(folder, config.size)
+        load = jittered(examples, config.size, config.jitter)
+        data = batches(examples.train, config.batch_size, config.seed, load)
+    train_in_turns(turns, setup, rounds, setup.build(), data)
+    stream = iter(data.at(0))
+    for _ in range(8):  # what is read ahead
+        next(stream)
+    count, started = 0, time.monotonic()
+    while time.monotonic() < started + seconds:
+        next(stream)
+        count += config.batch_size
+    return {"alone": count / (time.monotonic() - started)}
+
+
+def compare_speed(folder: Path, sizes: Sizes, rounds: int, threads: int) -> list[dict[str, Any]]:
+    """Return a row for each source of pairs: pairs a second alone, and the times of the step that it feeds."""
+    setup = Setup("pix2pix", sizes.config, 2)
+    sources = {"memory, not jittered": None, "JPEG files": folder / "jpg", "PNG files": folder / "png"}
+    for suffix in ("jpg", "png"):
+        write_pairs(folder / suffix, f".{suffix}", sizes.files, sizes.config.size)
+    workers = {name: Worker(threads, run_fed, setup, rounds, path, sizes.seconds) for name, path in sources.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in workers}
+    for number in range(2 + rounds):
+        for name, worker in workers.items():
+            spent = worker.turn()
+            if number >= 2:  # the first step, and the warming up
+                times[name].append(spent)
+    rows = []
+    for name, worker in workers.items():
+        step, cpu = ([part / setup.steps * 1e3 for part in column] for column in zip(*times[name], strict=True))
+        found = worker.finish()
+        rows.append({"source": name, "step_ms": summary(step), "cpu_ms": summary(cpu), **found, "rounds_ms": step})
+    return rows
+
+
+def speed_table(rows: Sequence[Mapping[str, Any]], batch_size: int) -> str:
+    """Return the rows as Markdown."""
+    heads = ("pairs from", "the stream alone, pairs/s", "ms a step", "CPU ms", "training, pairs/s", "stream / training")
+    lines = []
+    for row in rows:
+        rate = batch_size / row["step_ms"]["median"] * 1e3
+        times = f"{row['alone'] / rate:.0f}"
+        cpu = f"{row['cpu_ms']['median']:.0f}"
+        lines.append([row["source"], f"{row['alone']:.0f}", spread(row["step_ms"]), cpu, f"{rate:.2f}", times])
+    return table(heads, lines)
+
+
+# %% Memory
+
+
+def resident_memory() -> float:
+    """Return what this process holds now, in MB of 10^6 bytes (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def run_memory(turns: Turns, folder: Path, output_dir: Path, count: int, passes: int) -> dict[str, Any]:
+    """Pass over `count` pairs, then train on them; return the memory held after each part, in MB."""
+    networks = pix2pix.build(TINY)
+    held = {"networks built": resident_memory()}
+    examples = pairs_of(folder, TINY.size)
+    held["files checked"] = resident_memory()
+    load = jittered(examples, TINY.size, TINY.jitter)
+    data = batches(examples.train, TINY.batch_size, TINY.seed, load, examples.held_out())
+    stream = iter(data.at(0))
+    for number in range(1, passes + 1):
+        for _ in range(data.steps_per_epoch):
+            next(stream)
+        held[f"pass {number}"] = resident_memory()
+    del stream
+
+    def at(step: int) -> tf.data.Dataset:
+        if step:
+            held[f"epoch {step // data.steps_per_epoch}"] = resident_memory()
+        return data.at(step)
+
+    config = pix2pix.Config(**vars(TINY) | {"epochs": passes})
+    pix2pix.train(networks, data._replace(at=at), config, output_dir)
+    held[f"epoch {passes}"] = resident_memory()
+    turns.next()
+    return {"held_mb": held, "pairs": count}
+
+
+def growth(held: Mapping[str, float], kind: str, pairs: int) -> dict[str, float]:
+    """Return how much more is held after the last `kind` (pass or epoch) than after the first, and per 1,000 pairs."""
+    values = [value for name, value in held.items() if name.startswith(kind)]
+    more = values[-1] - values[0]
+    return {"mb": more, "mb_per_1000_pairs": more / (pairs * (len(values) - 1) / 1000)}
+
+
+def memory_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the memory of both runs over time as Markdown, and below it how it grew."""
+    lines = [[name, *(f"{run['held_mb'][name]:.0f}" for run in runs)] for name in runs[0]["held_mb"]]
+    for kind in ("pass", "epoch"):
+        grown = [growth(run["held_mb"], kind, run["pairs"]) for run in runs]
+        lines.append([f"growth after the first {kind}", *(f"{each['mb']:+.1f}" for each in grown)])
+        lines.append([f"the same per 1,000 pairs read", *(f"{each['mb_per_1000_pairs']:+.2f}" for each in grown)])
+    return table(("MB held after", *(f"{run['pairs']:,} pairs" for run in runs)), lines)
+
+
+# %% Running
+
+
+def main(
+    rounds: int = 7,
+    threads: int = os.cpu_count() or 1,
+    quick: bool = False,
+    output_dir: Path = Path("runs/benchmarks"),
+) -> Path:
+    """Time the stream of pairs beside the step that it feeds, watch memory; print tables, write pipeline.json.
+
+    Args:
+        rounds: of the step, from each source of pairs, after warming up.
+        threads: of every process.
+        quick: little of everything, whose numbers say nothing, to try the benchmark itself.
+        output_dir: where pipeline.json goes.
+    """
+    if rounds < 1 or threads < 1:
+        raise InputError(f"--rounds {rounds} --threads {threads}: both are 1 or more")
+    if not Path("/proc/self/statm").exists():
+        raise InputError(f"{sys.platform}: the memory of a process is read from /proc, which Linux has")
+    sizes = QUICK if quick else Sizes()
+    where = machine(threads)
+    print(describe(where), end="\n\n")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print("timing the stream and the step", file=sys.stderr)
+        rows = compare_speed(folder, sizes, rounds, threads)
+        print(speed_table(rows, sizes.config.batch_size), end="\n\n")
+        runs = []
+        for count in sizes.counts:
+            print(f"watching memory with {count} pairs", file=sys.stderr)
+            write_wide(folder / str(count), count, 64)
+            worker = Worker(threads, run_memory, folder / str(count), folder / f"run-{count}", count, sizes.passes)
+            worker.turn()
+            runs.append(worker.finish())
+        print(memory_table(runs), end="\n\n")
+    write_json(output_dir / "pipeline.json", {"machine": where, "speed": rows, "memory": runs})
+    return output_dir / "pipeline.json"
+
+
+if __name__ == "__main__":
+    command(main)
