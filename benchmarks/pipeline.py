@@ -16,27 +16,26 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from benchmarks import markdown_table, run_benchmark
 from benchmarks.speed import (
     Setup,
     Turns,
     Worker,
-    command,
     describe,
     machine,
     random_pictures,
     spread,
     summary,
-    table,
     train_in_turns,
 )
-from common.batches import Batches, Examples, batches, jittered
+from common.batches import Examples, batches, jittered
 from common.datasets import image_pairs
 from common.errors import InputError
 from common.files import write_json
@@ -143,14 +142,17 @@ def compare_speed(folder: Path, sizes: Sizes, rounds: int, threads: int) -> list
 
 def speed_table(rows: Sequence[Mapping[str, Any]], batch_size: int) -> str:
     """Return the rows as Markdown."""
-    heads = ("pairs from", "the stream alone, pairs/s", "ms a step", "CPU ms", "training, pairs/s", "stream / training")
-    lines = []
+    shown = {}
     for row in rows:
         rate = batch_size / row["step_ms"]["median"] * 1e3
-        times = f"{row['alone'] / rate:.0f}"
-        cpu = f"{row['cpu_ms']['median']:.0f}"
-        lines.append([row["source"], f"{row['alone']:.0f}", spread(row["step_ms"]), cpu, f"{rate:.2f}", times])
-    return table(heads, lines)
+        shown[row["source"]] = {
+            "the stream alone, pairs/s": f"{row['alone']:.0f}",
+            "ms a step": spread(row["step_ms"]),
+            "CPU ms": f"{row['cpu_ms']['median']:.0f}",
+            "training, pairs/s": f"{rate:.2f}",
+            "stream / training": f"{row['alone'] / rate:.0f}",
+        }
+    return markdown_table(shown, {name: name for name in shown[rows[0]["source"]]}, "pairs from")
 
 
 # %% Memory
@@ -197,24 +199,29 @@ def growth(held: Mapping[str, float], kind: str, pairs: int) -> dict[str, float]
 
 
 def memory_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the memory of both runs over time as Markdown, and below it how it grew."""
-    lines = [[name, *(f"{run['held_mb'][name]:.0f}" for run in runs)] for name in runs[0]["held_mb"]]
-    for kind in ("pass", "epoch"):
-        grown = [growth(run["held_mb"], kind, run["pairs"]) for run in runs]
-        lines.append([f"growth after the first {kind}", *(f"{each['mb']:+.1f}" for each in grown)])
-        lines.append([f"the same per 1,000 pairs read", *(f"{each['mb_per_1000_pairs']:+.2f}" for each in grown)])
-    return table(("MB held after", *(f"{run['pairs']:,} pairs" for run in runs)), lines)
+    """Return the memory of the runs over time as Markdown, and below it how it grew."""
+    rows: dict[str, dict[str, str]] = {}
+    for number, run in enumerate(runs):
+        column = {when: f"{held:.0f}" for when, held in run["held_mb"].items()}
+        for kind in ("pass", "epoch"):
+            grown = growth(run["held_mb"], kind, run["pairs"])
+            column[f"growth after the first {kind}"] = f"{grown['mb']:+.1f}"
+            column[f"the same for 1,000 pairs, {kind}"] = f"{grown['mb_per_1000_pairs']:+.2f}"
+        for name, text in column.items():
+            rows.setdefault(name, {})[str(number)] = text
+    columns = {str(number): f"{run['pairs']:,} pairs" for number, run in enumerate(runs)}
+    return markdown_table(rows, columns, "MB held after")
 
 
 # %% Running
 
 
-def main(
+def measure(
     rounds: int = 7,
     threads: int = os.cpu_count() or 1,
     quick: bool = False,
     output_dir: Path = Path("runs/benchmarks"),
-) -> Path:
+) -> None:
     """Time the stream of pairs beside the step that it feeds, watch memory; print tables, write pipeline.json.
 
     Args:
@@ -244,8 +251,8 @@ def main(
             runs.append(worker.finish())
         print(memory_table(runs), end="\n\n")
     write_json(output_dir / "pipeline.json", {"machine": where, "speed": rows, "memory": runs})
-    return output_dir / "pipeline.json"
+    print(output_dir / "pipeline.json")
 
 
 if __name__ == "__main__":
-    command(main)
+    run_benchmark(measure)

@@ -34,19 +34,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import markdown_table, run_benchmark
+from benchmarks.pytorch import make_torch_step, torch_networks
 from common.batches import Batches, batches
 from common.errors import InputError
 from common.files import write_json
 from common.images import from_uint8
 from common.lazy import keras, tf
 from recipes import dcgan, pix2pix
-
-if TYPE_CHECKING:
-    import torch
 
 # %% What is timed
 
@@ -65,8 +64,6 @@ class Setup(NamedTuple):
 
 
 RECIPES: dict[str, Any] = {"pix2pix": pix2pix, "dcgan": dcgan}
-
-
 SETUPS = {
     "pix2pix-256": Setup("pix2pix", pix2pix.Config(), 1),
     "pix2pix-128": Setup("pix2pix", pix2pix.Config(size=128), 2),
@@ -74,7 +71,7 @@ SETUPS = {
     "pix2pix-128-narrow": Setup("pix2pix", pix2pix.Config(size=128, base_filters=32), 8),
     "pix2pix-64-demo": Setup("pix2pix", pix2pix.DEMO, 12),
     "dcgan-28": Setup("dcgan", dcgan.DIGITS, 1),
-    "dcgan-64": Setup("dcgan", dcgan.Config(), 1, rounds=3),
+    "dcgan-64": Setup("dcgan", dcgan.Config(), 1, rounds=2),
 }
 QUICK_SETUPS = {
     "pix2pix-quick": Setup("pix2pix", pix2pix.Config(size=32, base_filters=4), 2),
@@ -83,7 +80,6 @@ QUICK_SETUPS = {
 VARIANTS = ("recipe", "plain", "pytorch")
 
 # %% Processes that take turns
-
 
 Work = Callable[..., Mapping[str, Any]]
 """(turns, *arguments) -> what it found out; its last call is `turns.next()`."""
@@ -95,11 +91,13 @@ class Turns:
     def __init__(self, connection: Connection):
         self.connection = connection
         self.began: tuple[float, float] | None = None
+        self.peak_memory = 0.0  # in MB, when the last turn ended
 
     def next(self) -> None:
         """Report the seconds and CPU seconds since the last turn began, and wait for the next one."""
         if self.began is not None:
             wall, cpu = time.monotonic(), time.process_time()
+            self.peak_memory = peak_memory()
             self.connection.send((wall - self.began[0], cpu - self.began[1]))
         self.connection.recv()
         self.began = time.monotonic(), time.process_time()
@@ -113,7 +111,7 @@ def _serve(connection: Connection, threads: int, work: Work, arguments: Sequence
         turns = Turns(connection)
         turns.next()
         facts = work(turns, *arguments)
-        connection.send({**facts, "peak_memory_mb": peak_memory()})
+        connection.send({**facts, "peak_memory_mb": turns.peak_memory})
 
 
 class Worker:
@@ -121,7 +119,7 @@ class Worker:
 
     def __init__(self, threads: int, work: Work, *arguments: Any):
         context = multiprocessing.get_context("spawn")  # a fork would share memory with this process
-        self.name = work.__name__.strip("_")
+        self.name = work.__name__
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, threads, work, arguments), daemon=True)
         self.started = time.monotonic()
@@ -175,12 +173,12 @@ def stretches(setup: Setup, rounds: int) -> list[int]:
 def run_recipe(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
     """Train with the recipe's own `train`."""
     networks = setup.build()
-    before = [network.get_weights() for network in networks]
+    before = [_some(network.get_weights()) for network in networks]
     data = batches(random_pictures(setup), setup.config.batch_size, setup.config.seed)
     train_in_turns(turns, setup, rounds, networks, data)
     count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
     flops = [forward_flops(network, setup.config) for network in networks]
-    moved = [_moved(old, network.get_weights()) for old, network in zip(before, networks, strict=True)]
+    moved = [_moved(old, _some(network.get_weights())) for old, network in zip(before, networks, strict=True)]
     return {"parameters": count, "moved": moved, "forward_flops": flops}
 
 
@@ -200,9 +198,15 @@ def train_in_turns(turns: Turns, setup: Setup, rounds: int, networks: Any, data:
     turns.next()
 
 
+def _some(weights: Sequence[Any]) -> list[np.ndarray]:
+    """Return 256 numbers of every kernel, from all over it: the corners of some see nothing but padding."""
+    flat = [np.ravel(np.asarray(each)) for each in weights if len(each.shape) > 1]
+    return [each[np.random.default_rng(0).integers(0, len(each), 256)] for each in flat]
+
+
 def _moved(before: list[np.ndarray], after: list[np.ndarray]) -> float:
-    """Return how far weights have come: the mean absolute difference of those that moved least."""
-    return min(float(np.abs(new - old).mean()) for old, new in zip(before, after, strict=True) if old.ndim > 1)
+    """Return the mean absolute difference of the kernel that moved least."""
+    return min(float(np.abs(new - old).mean()) for old, new in zip(before, after, strict=True))
 
 
 def _take_turns(turns: Turns, setup: Setup, rounds: int, step: Callable[[int], None]) -> None:
@@ -219,7 +223,7 @@ def run_plain(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
     config = setup.config
     networks = setup.build()
     generator, discriminator = networks
-    before = [network.get_weights() for network in networks]
+    before = [_some(network.get_weights()) for network in networks]
     paired = setup.recipe == "pix2pix"
     pictures = list(zip(*random_pictures(setup), strict=True))
     size = config.batch_size
@@ -258,7 +262,7 @@ def run_plain(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
     _take_turns(turns, setup, rounds, step)
     discriminator.trainable = True
     count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
-    moved = [_moved(old, network.get_weights()) for old, network in zip(before, networks, strict=True)]
+    moved = [_moved(old, _some(network.get_weights())) for old, network in zip(before, networks, strict=True)]
     return {"parameters": count, "moved": moved}
 
 
@@ -268,10 +272,11 @@ def run_pytorch(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(setup.config.seed)
-    networks = torch_networks(setup)
-    before = [[weight.detach().numpy().copy() for weight in network.parameters()] for network in networks]
+    networks = torch_networks(setup.config)
+    weights = [[weight.detach() for weight in network.parameters()] for network in networks]
+    before = [_some(each) for each in weights]
     pictures = tuple(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() for images in random_pictures(setup))
-    torch_step = make_torch_step(setup, networks)
+    torch_step = make_torch_step(setup.config, networks)
     size = setup.config.batch_size
 
     def step(number: int) -> None:
@@ -281,112 +286,8 @@ def run_pytorch(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
             raise FloatingPointError(f"losses {losses}")
 
     _take_turns(turns, setup, rounds, step)
-    after = [[weight.detach().numpy() for weight in network.parameters()] for network in networks]
-    count = [sum(weight.numel() for weight in network.parameters()) for network in networks]
-    return {"parameters": count, "moved": [_moved(*each) for each in zip(before, after, strict=True)]}
-
-
-def torch_networks(setup: Setup) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """Return the recipe's generator and discriminator as PyTorch modules, layer by layer in the same order."""
-    import torch
-    from torch import nn
-
-    config = setup.config
-
-    class UNet(nn.Module):
-        def __init__(self):
-            super().__init__()
-            depth = min(config.size.bit_length() - 1, 8)
-            widths = [config.base_filters * min(2**level, 8) for level in range(depth)]
-            down, up, before = [], [], 3
-            for level, width in enumerate(widths):
-                convolution = nn.Conv2d(before, width, 4, 2, 1, bias=False)
-                normalised = 0 < level < depth - 1
-                down.append([convolution, *[nn.InstanceNorm2d(width, affine=True)] * normalised, nn.LeakyReLU(0.2)])
-                before = width
-            for level, width in enumerate(reversed(widths[:-1])):
-                convolution = nn.ConvTranspose2d(before, width, 4, 2, 1, bias=False)
-                dropout = [nn.Dropout(config.dropout)] * (level < 3)
-                up.append([convolution, nn.InstanceNorm2d(width, affine=True), *dropout])
-                before = 2 * width
-            self.down = nn.ModuleList(nn.Sequential(*block) for block in down)
-            self.up = nn.ModuleList(nn.Sequential(*block) for block in up)
-            self.last = nn.ConvTranspose2d(before, 3, 4, 2, 1)
-
-        def forward(self, x):
-            skips = []
-            for block in self.down:
-                x = block(x)
-                skips.append(x)
-            for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
-                x = torch.relu(torch.cat([block(x), skip], dim=1))
-            return torch.tanh(self.last(x))
-
-    if setup.recipe == "pix2pix":
-        layers, before = [], 6
-        for level, width in enumerate([config.base_filters * factor for factor in (1, 2, 4, 8)]):
-            layers.append(nn.Conv2d(before, width, 4, 2 if level < 3 else 1, 1, bias=False))
-            layers += [nn.InstanceNorm2d(width, affine=True)] * (level > 0) + [nn.LeakyReLU(0.2)]
-            before = width
-        return UNet(), nn.Sequential(*layers, nn.Conv2d(before, 1, 4, 1, 1))
-
-    smallest, widths = config.size, []
-    while smallest > 7 and smallest % 2 == 0:
-        smallest //= 2
-        widths.append(config.base_filters * 2 ** len(widths))
-    before = widths[-1]
-    up = [nn.Linear(config.latent_dim, before * smallest**2, bias=False), nn.Unflatten(1, (before, smallest, smallest))]
-    for width in [*reversed(widths[:-1]), config.channels]:
-        up += [nn.BatchNorm2d(before, eps=1e-3), nn.ReLU()]
-        up.append(nn.ConvTranspose2d(before, width, 4, 2, 1, bias=width == config.channels))
-        before = width
-    down = []
-    for level, width in enumerate(widths):
-        down.append(nn.Conv2d(before, width, 4, 2, 1, bias=level == 0))
-        down += [nn.BatchNorm2d(width, eps=1e-3)] * (level > 0) + [nn.LeakyReLU(0.2)]
-        before = width
-    down += [nn.Flatten(), nn.Linear(before * smallest**2, 1)]
-    return nn.Sequential(*up, nn.Tanh()), nn.Sequential(*down)
-
-
-def make_torch_step(setup: Setup, networks: Sequence[torch.nn.Module]) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """Return the recipe's step: uint8 [n, channels, size, size] (two of them for pairs) -> the two losses."""
-    import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
-    config = setup.config
-    generator, discriminator = networks
-    weights = [list(network.parameters()) for network in networks]
-    betas = (config.beta_1, 0.999)
-    optimizers = [torch.optim.Adam(each, config.learning_rate, betas, fused=True) for each in weights]
-
-    def cross_entropy(target: float, logits: torch.Tensor) -> torch.Tensor:
-        return binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
-
-    def step(*images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        pictures = [each.float() / 127.5 - 1.0 for each in images]
-        if setup.recipe == "pix2pix":
-            source, target = pictures
-            made = generator(source)
-            real_logits = discriminator(torch.cat([source, target], dim=1))
-            fake_logits = discriminator(torch.cat([source, made], dim=1))
-            l1 = (target - made).abs().mean()
-            g_loss = config.gan_weight * cross_entropy(1.0, fake_logits) + config.l1_weight * l1
-            d_loss = 0.5 * (cross_entropy(1.0, real_logits) + cross_entropy(0.0, fake_logits))
-        else:
-            made = generator(torch.randn(len(pictures[0]), config.latent_dim))
-            real_logits, fake_logits = discriminator(pictures[0]), discriminator(made)
-            g_loss = cross_entropy(1.0, fake_logits)
-            d_loss = cross_entropy(1.0, real_logits) + cross_entropy(0.0, fake_logits)
-        g_gradients = torch.autograd.grad(g_loss, weights[0], retain_graph=True)
-        gradients = [g_gradients, torch.autograd.grad(d_loss, weights[1])]
-        for network, values, optimizer in zip(weights, gradients, optimizers, strict=True):
-            for weight, value in zip(network, values, strict=True):
-                weight.grad = value
-            optimizer.step()
-        return g_loss.detach(), d_loss.detach()
-
-    return step
+    count = [sum(weight.numel() for weight in each) for each in weights]
+    return {"parameters": count, "moved": [_moved(old, _some(new)) for old, new in zip(before, weights, strict=True)]}
 
 
 RUN = {"recipe": run_recipe, "plain": run_plain, "pytorch": run_pytorch}
@@ -494,7 +395,7 @@ def run_parts(turns: Turns, config: pix2pix.Config, rounds: int) -> dict[str, An
             times.append((time.monotonic() - started) * 1e3)
     turns.next()
     medians = [statistics.median(times[2:]) for times in spent]
-    return dict(zip(PARTS, np.diff([0.0, *medians]).tolist(), strict=True)) | {"whole": medians[-1]}
+    return {"parts": dict(zip(PARTS, np.diff([0.0, *medians]).tolist(), strict=True)) | {"whole": medians[-1]}}
 
 
 PARTS = (
@@ -572,12 +473,6 @@ def spread(values: Mapping[str, float], digits: int = 0) -> str:
     return f"{median} ({least}-{most})"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table: the first column to the left, the others to the right."""
-    lines = [heads, [":--", *["--:"] * (len(heads) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def machine(threads: int) -> dict[str, Any]:
     """Return what the numbers depend on."""
     cpu_info = Path("/proc/cpuinfo")
@@ -605,13 +500,13 @@ def describe(where: Mapping[str, Any]) -> str:
     return f"{line}\nBusy (load {load:.1f}): times are larger than on a quiet machine" if load > 0.5 else line
 
 
-def main(
+def measure(
     rounds: int = 7,
     only: tuple[str, ...] = (),
     threads: int = os.cpu_count() or 1,
     quick: bool = False,
     output_dir: Path = Path("runs/benchmarks"),
-) -> Path:
+) -> None:
     """Time training steps beside the plain way and beside PyTorch; print tables, write speed.json.
 
     Args:
@@ -623,12 +518,14 @@ def main(
     """
     setups = QUICK_SETUPS if quick else SETUPS
     unknown = [name for name in only if name not in setups]
-    if unknown or rounds < 1 or threads < 1:
-        wrong = f"--only {unknown[0]}" if unknown else f"--rounds {rounds} --threads {threads}"
-        raise InputError(f"{wrong}: rounds and threads are 1 or more, and --only one of {', '.join(setups)}")
+    if unknown:
+        raise InputError(f"--only {unknown[0]}: no set-up of that name; choose from {', '.join(setups)}")
+    if rounds < 1 or threads < 1:
+        raise InputError(f"--rounds {rounds} --threads {threads}: both must be 1 or more")
     where = machine(threads)
     print(describe(where), end="\n\n")
-    peaks, rows = [measure_peak(threads, quick)], []
+    peaks = [matmul_peak(threads, quick)]
+    rows = []
     for name in only or setups:
         print(f"timing {name}", file=sys.stderr)
         rows += time_setup(name, setups[name], rounds, threads)
@@ -637,18 +534,18 @@ def main(
     if whole:
         worker = Worker(threads, run_parts, setups[whole].config, rounds)
         worker.turn()
-        results["parts_ms"] = worker.finish()
-    peaks.append(measure_peak(threads, quick))
-    results["peak_gflop_per_second"] = max(peaks)
-    print(speed_table(rows, max(peaks)), end="\n\n")
-    print(f"Peak: {max(peaks):.0f} GFLOP/s, the best of tf.matmul in float32 at 2048, 3072 and 4096.\n")
+        results["parts_ms"] = worker.finish()["parts"]
+    peaks.append(matmul_peak(threads, quick))
+    results["peak_gflop_per_second"] = peak = max(peaks)
+    print(speed_table(rows, peak), end="\n\n")
+    print(f"Peak: {peak:.0f} GFLOP/s, the best of tf.matmul in float32 at 2048, 3072 and 4096.", end="\n\n")
     if whole:
         print(parts_table(whole, results["parts_ms"]), end="\n\n")
     write_json(output_dir / "speed.json", results)
-    return output_dir / "speed.json"
+    print(output_dir / "speed.json")
 
 
-def measure_peak(threads: int, quick: bool = False) -> float:
+def matmul_peak(threads: int, quick: bool = False) -> float:
     """Return the machine's GFLOP/s in matrix multiplication, as of now."""
     worker = Worker(threads, run_matmul, 0.1 if quick else 3.0)
     worker.turn()
@@ -656,46 +553,31 @@ def measure_peak(threads: int, quick: bool = False) -> float:
 
 
 def speed_table(rows: Sequence[Mapping[str, Any]], peak: float) -> str:
-    """Return the rows as Markdown."""
-    heads = ["", "ms a step", "CPU ms", "images/s", "time / recipe's", "GFLOP", "GFLOP/s", "of peak", "peak MB"]
-    heads.append("first step, s")
-    lines = []
+    """Return the rows as Markdown; `peak` in GFLOP/s is what a machine could do at most."""
+    shown = {}
     for row in rows:
-        lines.append(
-            [
-                f"{row['setup']} {row['variant']}",
-                spread(row["step_ms"]),
-                f"{row['cpu_ms']['median']:.0f}",
-                f"{row['batch_size'] / row['step_ms']['median'] * 1e3:.1f}",
-                "1" if row["variant"] == "recipe" else spread(row["times_the_recipe"], 2),
-                f"{row['gflop_per_step']:.3g}",
-                f"{row['gflop_per_second']:.3g}",
-                f"{row['gflop_per_second'] / peak:.0%}",
-                f"{row['peak_memory_mb']:.0f}",
-                f"{row['first_step_seconds']:.1f}",
-            ]
-        )
-        if row["variant"] == "plain" and importlib.util.find_spec("torch") is None:
-            lines.append([f"{row['setup']} pytorch", "not installed", *["" for _ in heads[2:]]])
-    return table(heads, lines)
+        label = f"{row['setup']} {row['variant']}"
+        shown[label] = {
+            "ms a step": spread(row["step_ms"]),
+            "CPU ms": f"{row['cpu_ms']['median']:.0f}",
+            "images/s": f"{row['batch_size'] / row['step_ms']['median'] * 1e3:.1f}",
+            "time / recipe's": "1" if row["variant"] == "recipe" else spread(row["times_the_recipe"], 2),
+            "GFLOP": f"{row['gflop_per_step']:.3g}",
+            "GFLOP/s": f"{row['gflop_per_second']:.3g}",
+            "of peak": f"{row['gflop_per_second'] / peak:.0%}",
+            "peak MB": f"{row['peak_memory_mb']:.0f}",
+            "first step, s": f"{row['first_step_seconds']:.1f}",
+        }
+        if row["variant"] == "plain" and not any(other["variant"] == "pytorch" for other in rows):
+            shown[f"{row['setup']} pytorch"] = {"ms a step": "not installed"}
+    return markdown_table(shown, {name: name for name in shown[label]}, "")
 
 
 def parts_table(name: str, parts: Mapping[str, float]) -> str:
     """Return the parts of a step as Markdown."""
-    whole = parts["whole"]
-    lines = [[part, f"{parts[part]:.0f}", f"{parts[part] / whole:.0%}"] for part in (*PARTS, "whole")]
-    return table((f"{name}, recipe", "ms", "of the step"), lines)
-
-
-def command(function: Callable[..., Path]) -> None:
-    """Run a benchmark with the flags of the command line; say in a line what a user gave wrong."""
-    import tyro
-
-    try:
-        print(tyro.cli(function))
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
+    rows = {part: {"ms": f"{ms:.0f}", "share": f"{ms / parts['whole']:.0%}"} for part, ms in parts.items()}
+    return markdown_table(rows, {"ms": "ms", "share": "of the step"}, f"{name}, recipe")
 
 
 if __name__ == "__main__":
-    command(main)
+    run_benchmark(measure)

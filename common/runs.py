@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -74,14 +74,14 @@ def _run_settings(output_dir: Path, recipe: str) -> dict[str, Any]:
 
 
 def read_run(output_dir: Path, recipe: str, config_class: type[ConfigType]) -> ConfigType:
-    """Return the settings that a run was started with.
+    """Return the settings that a run was started with; one that is newer than the run has its default.
 
     Raises:
         InputError: there is no run, it is another recipe's, or its `config.json` is damaged.
     """
     stored = _run_settings(output_dir, recipe)["config"]
-    fields = {field.name: type(field.default) for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    wrong = [n for n in stored.keys() | fields.keys() if type(stored.get(n)) is not fields.get(n)]
+    fields = {field.name: type(field.default) for field in dataclasses.fields(cast(Any, config_class))}
+    wrong = [name for name in stored if type(stored[name]) is not fields.get(name)]
     if wrong:
         raise InputError(f"{output_dir / 'config.json'}: damaged or of another version at {sorted(wrong)[0]!r}")
     return config_class(**stored)

@@ -886,18 +886,20 @@ def _develop(street: Street, labels: np.ndarray, seed: int) -> np.ndarray:
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def draw_street(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_street(seed: int, size: int, clear: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Draw one scene.
 
     Args:
         seed: Which scene, 0 or more; it is the same scene at any size.
         size: Height and width in pixels, 64..256.
+        clear: On a clear day, whatever the weather of this seed.
 
     Returns:
         Class numbers of `STREET_CLASSES`, uint8 [size, size], and the photo, RGB uint8 [size, size, 3].
     """
     rng = np.random.default_rng([seed])
-    weather = WEATHERS[rng.choice(len(WEATHERS), p=[weather.share for weather in WEATHERS])]
+    kind = rng.choice(len(WEATHERS), p=[weather.share for weather in WEATHERS])
+    weather = WEATHERS[0 if clear else kind]
     azimuth, elevation = rng.uniform(-math.pi, math.pi), math.radians(rng.uniform(*weather.elevation))
     flat = math.cos(elevation)
     sun = math.sin(azimuth) * flat, math.sin(elevation), math.cos(azimuth) * flat
@@ -935,7 +937,9 @@ def draw_street(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return labels, _develop(street, labels, seed)
 
 
-def street_pairs(count: int, size: int, seed: int = 0, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def street_pairs(
+    count: int, size: int, seed: int = 0, first: int = 0, clear: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw the scenes `first` to `first + count - 1` of an endless row; ranges that do not overlap share no scene.
 
     Args:
@@ -943,9 +947,10 @@ def street_pairs(count: int, size: int, seed: int = 0, first: int = 0) -> tuple[
         size: Height and width in pixels, 64..256.
         seed: Which row, 0 or more; no two rows share a scene.
         first: The number of the first scene, below 2**32.
+        clear: Clear days only.
 
     Returns:
         Class numbers, uint8 [count, size, size], and photos, RGB uint8 [count, size, size, 3]: see `draw_street`.
     """
-    pairs = [draw_street(seed * 2**32 + first + number, size) for number in range(count)]
+    pairs = [draw_street(seed * 2**32 + first + number, size, clear) for number in range(count)]
     return np.stack([labels for labels, _ in pairs]), np.stack([photo for _, photo in pairs])

@@ -53,9 +53,9 @@ class Config:
     seed: int = 0
 
 
-DIGITS = Config(size=28, channels=1, base_filters=64, epochs=30)
+DIGITS = Config(size=28, channels=1, base_filters=32, epochs=20)
 DEMO_RUN = Path("runs/dcgan-demo")
-DEMO = Config(size=28, channels=1, base_filters=32, batch_size=64, epochs=60)
+DEMO = Config(size=28, channels=1, base_filters=32, batch_size=64, epochs=120)
 
 # %% Networks
 

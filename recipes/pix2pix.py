@@ -55,7 +55,7 @@ class Config:
     seed: int = 0
 
 
-DEMO = Config(size=64, base_filters=24, batch_size=4, epochs=16)
+DEMO = Config(size=64, base_filters=24, dropout=0.0, batch_size=4, learning_rate=1e-3, epochs=30)
 DEMO_RUN = Path("runs/pix2pix-demo")
 
 # %% Networks
@@ -207,8 +207,8 @@ def save_pairs(path: Path, inputs: np.ndarray, targets: np.ndarray, translations
 
 
 def sample_streets(config: Config = DEMO) -> tuple[np.ndarray, np.ndarray]:
-    """Return the embedded data: coloured label maps and photos of drawn streets, uint8 [n, size, size, 3] each."""
-    labels, photos = street_pairs(440, config.size, config.seed)  # a tenth is held out
+    """Return the embedded data: coloured maps and photos of streets on clear days, uint8 [n, size, size, 3] each."""
+    labels, photos = street_pairs(440, config.size, config.seed, clear=True)  # a tenth is held out
     return colour_labels(labels), photos
 
 

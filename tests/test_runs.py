@@ -29,6 +29,18 @@ def test_settings_come_back_as_they_were(tmp_path, monkeypatch):
     assert versions["keras"] == keras.__version__
 
 
+def test_a_run_that_is_older_than_a_setting_has_its_default(tmp_path):
+    start_run(tmp_path, "pix2pix", Config(size=32), "sample")
+    settings = json.loads((tmp_path / "config.json").read_text())
+    del settings["config"]["dropout"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert read_run(tmp_path, "pix2pix", Config) == Config(size=32)
+    settings["config"]["no_such_setting"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="of another version at 'no_such_setting'"):
+        read_run(tmp_path, "pix2pix", Config)
+
+
 def test_only_epochs_may_change(tmp_path):
     start_run(tmp_path, "pix2pix", Config(), "photos")
     check_run(tmp_path, "pix2pix", Config(epochs=300), "photos")
