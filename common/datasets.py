@@ -281,13 +281,13 @@ def _keras_images(name: str, fetch: bool) -> tuple[np.ndarray, np.ndarray]:
     return _npz_images(place) if name == "mnist" else _idx_images(place)
 
 
-KERAS_FILES: dict[str, dict[str, str | None]] = {
+KERAS_FILES = {
     "mnist": {"mnist.npz": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"},
     "fashion_mnist": {
-        "train-labels-idx1-ubyte.gz": None,
-        "train-images-idx3-ubyte.gz": None,
-        "t10k-labels-idx1-ubyte.gz": None,
-        "t10k-images-idx3-ubyte.gz": None,
+        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     },
 }
 

@@ -26,7 +26,7 @@ class DownloadError(Exception):
 
 
 def download(
-    url: str, path: Path, sha256: str | None, by_hand: str = "", retries: int = 2, timeout: float = 20
+    url: str, path: Path, checksum: str | None, by_hand: str = "", retries: int = 2, timeout: float = 20
 ) -> Path:
     """Fetch `url` into the file `path`, unless it is there already, and return `path`.
 
@@ -36,8 +36,8 @@ def download(
     Args:
         url: address of the file.
         path: file to write; folders above it are made.
-        sha256: checksum of the file in hexadecimal. With None the file is not checked, and one that is there
-            is kept.
+        checksum: of the file in hexadecimal: 64 digits are SHA-256; 32 are MD5, which some publishers give and
+            which tells a damaged file but not a forged one. With None, nothing is checked.
         by_hand: where a person finds the file, if that is not `url`; used in the error message.
         retries: how many further attempts to make.
         timeout: seconds without an answer, or without another byte, after which an attempt has failed.
@@ -48,13 +48,13 @@ def download(
     """
     advice = f"fetch it by hand from {by_hand or url} and save it as {path}"
     if path.is_file():
-        if sha256 and (found := file_sha256(path)) != sha256.lower():
-            raise InputError(f"{path}: checksum wrong: got {found}, expected {sha256}; delete it, or {advice}")
+        if checksum and (found := _file_checksum(path, _algorithm(checksum))) != checksum.lower():
+            raise InputError(f"{path}: checksum wrong: got {found}, expected {checksum}; delete it, or {advice}")
         return path
     for attempt in range(retries + 1):
         try:
             with replacing(path) as draft:
-                _fetch(url, draft, sha256, timeout, path.name)
+                _fetch(url, draft, checksum, timeout, path.name)
             return path
         except DownloadError as error:
             if attempt == retries or not error.may_pass:
@@ -65,19 +65,27 @@ def download(
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 checksum of a file as 64 hexadecimal digits."""
+    return _file_checksum(path, "sha256")
+
+
+def _file_checksum(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _fetch(url: str, path: Path, sha256: str | None, timeout: float, name: str) -> None:
+def _algorithm(checksum: str) -> str:
+    return {32: "md5", 64: "sha256"}[len(checksum)]
+
+
+def _fetch(url: str, path: Path, checksum: str | None, timeout: float, name: str) -> None:
     """Make one attempt to write `url` to `path`; DownloadError says why it failed."""
-    digest = hashlib.sha256()
+    digest = hashlib.new(_algorithm(checksum) if checksum else "sha256")
     with path.open("wb") as file, closing(_chunks(url, timeout, name)) as chunks:
         for chunk in chunks:
             digest.update(chunk)
             file.write(chunk)
-    if sha256 and digest.hexdigest() != sha256.lower():
-        raise DownloadError(f"checksum wrong: got {digest.hexdigest()}, expected {sha256}", may_pass=False)
+    if checksum and digest.hexdigest() != checksum.lower():
+        raise DownloadError(f"checksum wrong: got {digest.hexdigest()}, expected {checksum}", may_pass=False)
 
 
 def _chunks(url: str, timeout: float, name: str) -> Generator[bytes, None, None]:

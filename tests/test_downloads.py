@@ -81,11 +81,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
-def failure(url: str, folder: Path, sha256: str = SHA256, timeout: float = 5, **options: Any) -> str:
+def failure(url: str, folder: Path, checksum: str = SHA256, timeout: float = 5, **options: Any) -> str:
     """Return the one line with which `download` fails, having checked that it leaves nothing behind."""
     folder = folder / "data"
     with pytest.raises(InputError) as caught:
-        download(url, folder / "digits.npz", sha256, timeout=timeout, **options)
+        download(url, folder / "digits.npz", checksum, timeout=timeout, **options)
     message = str(caught.value)
     assert not list(folder.iterdir())
     assert message.startswith(url) and str(folder / "digits.npz") in message and "\n" not in message
@@ -148,7 +148,7 @@ def test_no_attempt_at_all(tmp_path: Path) -> None:
 
 def test_wrong_checksum(server: Server, tmp_path: Path) -> None:
     server.answers = ["ok"]
-    message = failure(server.url, tmp_path, sha256="0" * 64, by_hand="https://example.org/page")
+    message = failure(server.url, tmp_path, checksum="0" * 64, by_hand="https://example.org/page")
     assert f"checksum wrong: got {SHA256}, expected {'0' * 64}" in message
     assert "by hand from https://example.org/page" in message
     assert server.requests == 1
@@ -204,3 +204,12 @@ def test_checksum_of_a_known_text(tmp_path: Path) -> None:
     path = tmp_path / "abc"
     path.write_bytes(b"abc")  # the example of FIPS 180-2, appendix B.1
     assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_checksum_may_be_md5(server: Server, tmp_path: Path) -> None:
+    server.answers = ["ok"]
+    md5 = hashlib.md5(CONTENT).hexdigest()
+    assert download(server.url, tmp_path / "a", md5).read_bytes() == CONTENT
+    download(server.url, tmp_path / "a", md5)
+    assert server.requests == 1
+    assert f"got {md5}, expected {'0' * 32}" in failure(server.url, tmp_path, checksum="0" * 32)

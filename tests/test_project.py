@@ -48,6 +48,19 @@ def test_the_wheel_holds_the_packages_and_the_data_and_no_more(wheel):
     assert "data/digit_classifier.keras" in names and "recipes/__main__.py" in names
 
 
+def test_the_readme_opens_with_the_command_of_a_demo_and_that_of_the_tests():
+    """CI takes the second one from there, by its place."""
+    first, second = re.findall(r"^```\n(.*?)\n```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[:2]
+    assert first.startswith("python3 -m venv") and first.endswith("python -m recipes.pix2pix")
+    assert second.startswith("python3 -m venv") and second.endswith("python -m pytest")
+
+
+def test_what_documents_point_to_is_there():
+    for document in [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
 def test_every_dependency_that_is_imported_is_declared():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")

@@ -63,7 +63,6 @@ def test_a_finished_run_has_networks_that_give_the_same_outputs(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pix2pix", "dcgan"])
 def test_saved_model_gives_the_same_outputs_at_any_batch_size(name, tmp_path):
-    """The other two formats need the `export` extra; their tests skip without it."""
     run = exported(name, tmp_path, "tf_saved_model")
     import tensorflow as tf
 
@@ -84,6 +83,22 @@ def test_onnx_gives_the_same_outputs(name, tmp_path):
         inputs, expected = example(run, count)
         (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs})
         np.testing.assert_allclose(outputs, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pix2pix", "dcgan"])
+def test_litert_gives_the_same_outputs(name, tmp_path):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="the export extra is not installed")
+    run = exported(name, tmp_path, "litert")
+    loaded = interpreter.Interpreter(str(run / "generator.tflite"))
+    inputs, expected = example(run, 1)
+    (place,) = loaded.get_input_details()
+    loaded.resize_tensor_input(place["index"], inputs.shape)
+    loaded.allocate_tensors()
+    loaded.set_tensor(place["index"], inputs)
+    loaded.invoke()
+    outputs = loaded.get_tensor(loaded.get_output_details()[0]["index"])
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
 
 
 def exported(name: str, folder: Path, form: str) -> Path:
