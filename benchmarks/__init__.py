@@ -8,24 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import InputError
+from common.cli import errors_in_one_line
 
 
 def run_benchmark(function: Callable[..., object]) -> None:
     """Call `function`, whose parameters are the command line's flags.
 
-    What a user gave wrong ends the process with exit status 2 and one line; Ctrl-C with 130.
+    What a user gave wrong ends the process in one line: see `errors_in_one_line`.
     """
     import tyro
 
     prog = f"python -m benchmarks.{Path(sys.argv[0]).stem}"
-    try:
+    with errors_in_one_line():
         tyro.cli(function, prog=prog, description=sys.modules["__main__"].__doc__)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 @contextmanager

@@ -6,8 +6,10 @@ import argparse
 import functools
 import inspect
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,17 +31,28 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
     named = bool(arguments) and not arguments[0].startswith("-")
     name = arguments.pop(0) if named else "demo"
     recipe = Path(sys.argv[0]).stem
-    try:
+    with errors_in_one_line():
         if name not in verbs:
             raise InputError(f"{name!r} is no verb of {recipe}; choose from {', '.join(verbs)}")
         about = inspect.getdoc(verbs[name]) or ""
         if name == "demo":
-            about = (
-                f"{sys.modules['__main__'].__doc__}\nVerbs    {', '.join(verbs)}; VERB --help shows the flags of each"
-            )
-        result = _call(verbs[name], name, recipe, arguments, presets, about)
+            about = f"{sys.modules['__main__'].__doc__}Verbs    {', '.join(verbs)}; VERB --help shows the flags of each"
+        _tell(_call(verbs[name], name, recipe, arguments, presets, about))
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End the process with one line where the block fails in a way that a user can mend.
+
+    Exit status 2 for what was given wrong and for the disk, 1 for a loss that is not finite, 130 for Ctrl-C.
+    """
+    try:
+        yield
     except InputError as error:
         sys.exit(_complain(str(error), 2))
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_complain(f"{where}{error.strerror or error}", 2))
@@ -47,7 +60,6 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
         sys.exit(_complain(str(error), 1))
     except KeyboardInterrupt as error:
         sys.exit(_complain(f"{str(error) or 'stopped'}; the same command goes on from the newest save", 130))
-    _tell(result)
 
 
 def export(run: Path, format: ExportFormat = "onnx", network: str = "") -> Path:

@@ -48,8 +48,11 @@ def test_sleep_takes_time_by_the_clock_but_none_of_the_cpu(capsys):
     assert capsys.readouterr().err.startswith("nap: 0.")
 
 
-@pytest.mark.parametrize("error", [InputError("runs/x: no run"), FileNotFoundError(2, "No such file", "y")])
-def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(InputError("runs/x: no run"), "runs/x: no run"), (FileNotFoundError(2, "No such file", "y"), "y: No such file")],
+)
+def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, line, monkeypatch, capsys):
     def fail(number: int) -> None:
         raise error
 
@@ -57,7 +60,7 @@ def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, monkeypatch, cap
     with pytest.raises(SystemExit) as exit_:
         run_benchmark(fail)
     assert exit_.value.code == 2
-    assert capsys.readouterr().err == f"error: {error}\n"
+    assert capsys.readouterr().err == f"error: {line}\n"
 
 
 @pytest.mark.slow

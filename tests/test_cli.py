@@ -285,3 +285,10 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_the_same_command_goes_on(tmp_pat
     assert done.returncode == 0, done.stderr
     assert "epoch 2/" not in done.stdout and "epoch 4/4" in done.stdout
     assert {"generator.keras", "report.html", "results.json"} <= set(os.listdir(tmp_path))
+
+
+@pytest.mark.slow
+def test_help_into_a_pipe_that_closes_says_nothing_more():
+    command = f"{sys.executable} -m recipes.dcgan --help | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
