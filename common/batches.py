@@ -67,6 +67,11 @@ class Examples(NamedTuple):
     decode: Callable  # one item -> uint8 [size, size, channels], or a tuple of them; works in a tf.data graph
     label_maps: tuple[bool, ...] = (False,)  # which images of an example have colours that must not be mixed
 
+    def mean_of_train(self, most: int = 200) -> tuple[np.ndarray, ...]:
+        """Return the mean of up to `most` training examples, for scores to be compared with: uint8 each."""
+        some = self._replace(test=self.train).held_out(most)
+        return tuple(images.mean(axis=0).round().astype(np.uint8) for images in some)
+
     def held_out(self, most: int = 200) -> tuple[np.ndarray, ...]:
         """Return up to `most` held-out examples, evenly spaced, decoded: a tuple of uint8 [n, size, size, channels]."""
         first = self.test[0] if isinstance(self.test, tuple) else self.test

@@ -37,7 +37,10 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
         about = inspect.getdoc(verbs[name]) or ""
         if name == "demo":
             about = f"{sys.modules['__main__'].__doc__}Verbs    {', '.join(verbs)}; VERB --help shows the flags of each"
-        _tell(_call(verbs[name], name, recipe, arguments, presets, about))
+        verb = verbs[name]
+        if verb is export:
+            verb = functools.partial(export, run=inspect.signature(demo).parameters["output_dir"].default)
+        _tell(_call(verb, name, recipe, arguments, presets, about))
 
 
 @contextmanager
@@ -62,7 +65,7 @@ def errors_in_one_line() -> Iterator[None]:
         sys.exit(_complain(f"{str(error) or 'stopped'}; the same command goes on from the newest save", 130))
 
 
-def export(run: Path, format: ExportFormat = "onnx", network: str = "") -> Path:
+def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str = "") -> Path:
     """Write a run's networks beside their .keras files, for another runtime.
 
     Args:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import socket
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,8 +116,8 @@ PAIR_LAYOUTS = (
 def _find_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; expected {PAIR_LAYOUTS}")
-    found = {split: _pairs_of_split(folder, split) for split in ("train", "test", "val", "")}
-    train = found["train"] or found[""]
+    found = {split: _pairs_of_split(folder, split) for split in ("train", "test", "val")}
+    train = found["train"] or _pairs_of_split(folder, "")
     if not train:
         inside = ", ".join(sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())[:8]) or "nothing"
         raise InputError(f"{folder}: no image pairs here (found {inside}); expected {PAIR_LAYOUTS}")
@@ -137,12 +140,20 @@ def _pairs_of_split(folder: Path, split: str) -> list[tuple[Path, Path]]:
         wide = find_images(folder / split) if split else find_images(folder)
     except InputError:
         return []
-    image = read_image(wide[0])
-    return [(path, path) for path in wide] if image.shape[1] == 2 * image.shape[0] else []
+    for path in wide:
+        with contextlib.suppress(InputError):  # one that cannot be read is named when all are read
+            height, width, _ = read_image(path).shape
+            if width == 2 * height:
+                return [(path, path) for path in wide]
+    return []
 
 
 def _by_name(first: Path, second: Path) -> list[tuple[Path, Path]]:
-    sides = [{path.stem: path for path in find_images(side)} for side in (first, second)]
+    sides: list[dict[str, Path]] = [{}, {}]
+    for side, images in zip(sides, map(find_images, (first, second)), strict=True):
+        for path in images:
+            if side.setdefault(path.stem, path) is not path:
+                raise InputError(f"{path} and {side[path.stem]} have the same name; a pair needs one of each side")
     lonely = sorted(sides[0].keys() ^ sides[1].keys())
     if lonely:
         owner = first if lonely[0] in sides[0] else second
@@ -228,16 +239,16 @@ def _sized(images: np.ndarray, size: int, channels: int, name: str) -> np.ndarra
 
 def _npz_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [key for key in ("x_train", "x_test") if key not in arrays]
             if missing:
                 raise InputError(f"{path}: has {', '.join(arrays.files)}, but not {' and '.join(missing)}")
             return arrays["x_train"], arrays["x_test"]
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a readable .npz ({error})") from None
 
 
@@ -250,7 +261,7 @@ def _read_idx(path: Path) -> np.ndarray:
         if zeros or kind != 8:
             raise ValueError("wrong magic number")
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise InputError(f"{path}: not a whole idx file of unsigned bytes ({error})") from None
 
 
@@ -384,6 +395,8 @@ def _tfds_pairs_folder(name: str, fetch: bool) -> Path:
     done = folder / "complete"
     if not done.exists():
         for split in builder.info.splits:
+            if split == "test" and "validation" in builder.info.splits:
+                continue  # where there are both, as in Cityscapes, the test set's label maps are blank
             place = {"validation": "val"}.get(split, split)
             for number, example in enumerate(builder.as_dataset(split=split).as_numpy_iterator()):
                 labels, photo = example[keys[0]], example[keys[1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -24,21 +25,30 @@ ConfigType = TypeVar("ConfigType")
 
 def _named_data(data: str) -> str:
     """Return a `--data` word, with a path in full, so that a run goes on from another folder too."""
-    return str(Path(data).resolve()) if Path(data).exists() else data
+    word = data in ("sample", "mnist", "fashion_mnist") or data.startswith("tfds:")
+    return data if word or not Path(data).exists() else str(Path(data).resolve())
 
 
 def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
     """Say now what would otherwise stop a run after its data has been read.
 
     Raises:
-        InputError: `output_dir` cannot be written to, or holds another recipe's run, or one with other settings;
-            `epochs` may differ.
+        InputError: a setting is out of its range, `output_dir` cannot be written to, or it holds another recipe's
+            run, or one that has begun with other settings; `epochs` may differ.
     """
+    for name, value in dataclasses.asdict(config).items():
+        least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
+        if not isinstance(value, str) and not least <= value <= most:
+            limit = f"{least} or more" if most == math.inf else f"{least} or more and at most {most}"
+            raise InputError(f"{name} must be {limit}, got {value}")
     existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{output_dir}: cannot be written ({existing} is a file or not yours); choose another folder")
     if not (output_dir / "config.json").exists():
         return
+    read_run(output_dir, recipe, type(config))
+    if not any(output_dir.glob("checkpoints/step-*")):
+        return  # nothing has come of it yet
     before = dataclasses.asdict(read_run(output_dir, recipe, type(config))) | {"data": read_data(output_dir)}
     now = dataclasses.asdict(config) | {"data": _named_data(data)}
     changed = [name for name in now if now[name] != before[name] and name != "epochs"]
@@ -48,6 +58,19 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
             f"{output_dir}: holds a run with {name} {before[name]!r}, not {now[name]!r}; a run keeps its settings "
             "(only epochs may change): choose another --output-dir, or delete this one"
         )
+
+
+SETTING_RANGES: dict[str, tuple[float, float]] = {
+    "base_filters": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "beta_1": (0, 0.999999),
+    "dropout": (0, 0.99),
+    "epochs": (1, math.inf),
+    "jitter": (1, 4),
+    "latent_dim": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "seed": (0, 2**31 - 1),
+}
 
 
 def start_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
@@ -93,12 +116,12 @@ def read_data(output_dir: Path) -> str:
     return str(settings["data"])
 
 
-def finish_run(output_dir: Path, networks: Any, results: Mapping[str, float | int | str]) -> None:
-    """Write each network as NAME.keras, the numbers as `results.json`, and the report."""
+def finish_run(output_dir: Path, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]]) -> None:
+    """Write each network as NAME.keras, then what `evaluate` returns as `results.json`, and the report."""
     for name, network in networks._asdict().items():
         with replacing(output_dir / f"{name}.keras") as draft:
             network.save(draft)
-    write_json(output_dir / "results.json", results)
+    write_json(output_dir / "results.json", evaluate())
     write_report(output_dir)
 
 
@@ -150,6 +173,12 @@ def convert_images(
         return destination
     if destination.is_file():
         raise InputError(f"{destination}: is a file, but {source} is a folder; give a folder to write to")
-    for path in checked_images(find_images(source), read, skip_bad, smallest=1)[0]:
+    if destination.resolve() == source.resolve():
+        raise InputError(f"{destination}: the folder that is read; give another to write to")
+    paths = find_images(source)
+    twins = [path for path in paths if sum(path.stem == other.stem for other in paths) > 1]
+    if twins:
+        raise InputError(f"{twins[0]} and {twins[1]} would both become {twins[0].stem}.png; rename one")
+    for path in checked_images(paths, read, skip_bad, smallest=1)[0]:
         write_image(convert(read(path)), destination / f"{path.stem}.png")
     return destination

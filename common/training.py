@@ -63,8 +63,8 @@ def fit(
         return tf.stack([tf.cast(loss, tf.float32) for loss in sums])
 
     saves = _Saves(output_dir, state)
-    done, totals, seconds, history = saves.newest()
     steps = data.steps_per_epoch
+    done, totals, seconds, history = saves.newest(steps)
     recent: list[tf.Tensor] = []  # losses of steps that are not in `totals` yet
 
     def settle() -> None:
@@ -94,11 +94,12 @@ def fit(
                     settle()
                     bar.set_postfix({name: f"{total / within:.3g}" for name, total in totals.items()}, refresh=False)
                     shown = now
-                if within < steps and (now - saved > save_seconds or stopped):
+                stopping = bool(stopped)
+                if within < steps and (now - saved > save_seconds or stopping):
                     settle()
-                    saves.write(done, totals, seconds + now - started, history)
+                    saves.write(done, steps, totals, seconds + now - started, history)
                     saved = now
-                if stopped:
+                if stopping:
                     break
             spent = time.monotonic() - started
             if within == steps:
@@ -109,7 +110,7 @@ def fit(
                 totals, seconds = {}, 0.0
                 if on_epoch is not None:
                     on_epoch(epoch + 1)
-                saves.write(done, totals, seconds, history)
+                saves.write(done, steps, totals, seconds, history)
                 _say(bar, history[-1], epochs)
             if stopped:
                 raise KeyboardInterrupt(f"stopped after step {done} of {epochs * steps}")
@@ -168,7 +169,7 @@ def _advice(name: str, value: float, step: int, saves: _Saves) -> str:
     kept = saves.numbers()
     where = f"; the save after step {kept[0]} is kept in {saves.folder}" if kept else ""
     return (
-        f"{name} became {value} at step {step}{where}: try a smaller learning rate, float32, "
+        f"{name} became {value} at step {step}{where}: try a smaller learning rate in another --output-dir, "
         "or look for constant or broken images in the data"
     )
 
@@ -189,19 +190,20 @@ class _Saves:
 
     def numbers(self) -> list[int]:
         """Return the steps after which there is a save, newest first."""
-        folders = self.folder.glob("step-*") if self.output_dir else []
-        return sorted((int(folder.name.removeprefix("step-")) for folder in folders), reverse=True)
+        names = [folder.name for folder in self.folder.glob("step-*")] if self.output_dir else []
+        return sorted((int(name[5:]) for name in names if name[5:].isdecimal()), reverse=True)
 
-    def newest(self) -> tuple[int, dict[str, float], float, History]:
+    def newest(self, steps: int) -> tuple[int, dict[str, float], float, History]:
         """Restore the state; return the steps done, this epoch's sums of losses and seconds, and the history."""
         failures = []
         for number in self.numbers():
             folder = self.folder / f"step-{number:08d}"
             try:
                 progress = json.loads((folder / "progress.json").read_text())
+                steps_before, *rest = (progress[key] for key in ("steps_per_epoch", "totals", "seconds", "history"))
                 status = self.checkpoint.read(str(folder / "state"))
                 status.assert_existing_objects_matched()
-            except (OSError, ValueError, LookupError, AssertionError, tf.errors.OpError) as error:
+            except (OSError, ValueError, LookupError, TypeError, AssertionError, tf.errors.OpError) as error:
                 failures.append(f"{folder}: {str(error).strip().splitlines()[0][:120]}")
                 continue
             if failures:
@@ -209,7 +211,12 @@ class _Saves:
                     f"passed over a damaged save ({failures[0]}); going on from step {number}",
                     file=sys.stderr,
                 )
-            return number, progress["totals"], progress["seconds"], progress["history"]
+            if steps_before != steps:
+                raise InputError(
+                    f"{self.output_dir}: the data of this run made {steps_before} steps an epoch and now makes "
+                    f"{steps}; bring the data back as they were, or start anew in another --output-dir"
+                )
+            return number, *rest
         if failures:
             raise InputError(
                 f"no save can be read ({failures[0]}): it is damaged or of other networks; "
@@ -217,7 +224,7 @@ class _Saves:
             )
         return 0, {}, 0.0, []
 
-    def write(self, done: int, totals: Mapping[str, float], seconds: float, history: History) -> None:
+    def write(self, done: int, steps: int, totals: Mapping[str, float], seconds: float, history: History) -> None:
         """Save the state after step `done`, then the history and the report that a reader may open meanwhile."""
         if self.output_dir is None:
             return
@@ -233,7 +240,8 @@ class _Saves:
             shutil.rmtree(draft, ignore_errors=True)
             raise OSError(f"{self.folder}: the save after step {done} could not be written: {error.message}") from error
         try:
-            write_json(draft / "progress.json", {"totals": totals, "seconds": seconds, "history": history})
+            progress = {"steps_per_epoch": steps, "totals": totals, "seconds": seconds, "history": history}
+            write_json(draft / "progress.json", progress)
             final = self.folder / f"step-{done:08d}"
             shutil.rmtree(final, ignore_errors=True)  # one that could not be read, or it would not be written again
             draft.rename(final)
@@ -242,16 +250,17 @@ class _Saves:
             raise
         for number in self.numbers()[3:]:
             shutil.rmtree(self.folder / f"step-{number:08d}")
-        if history:
-            with replacing(self.output_dir / "history.csv") as path, path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, history[0])
-                writer.writeheader()
-                writer.writerows(history)
-            if time.monotonic() - self.reported > 30.0:
-                self.report(history)
+        self.report(history, every_seconds=30.0)
 
-    def report(self, history: History) -> None:
-        if self.output_dir is not None and history:
+    def report(self, history: History, every_seconds: float = 0.0) -> None:
+        """Write `history.csv` and, unless one was written just now, the report."""
+        if self.output_dir is None or not history:
+            return
+        with replacing(self.output_dir / "history.csv") as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, history[0])
+            writer.writeheader()
+            writer.writerows(history)
+        if time.monotonic() - self.reported > every_seconds:
             write_report(self.output_dir)
             self.reported = time.monotonic()
 

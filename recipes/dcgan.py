@@ -31,7 +31,7 @@ from common.errors import InputError
 from common.files import data_file
 from common.images import from_uint8, save_gif, save_grid, to_uint8, write_image
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, start_run
+from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.scores import sample_scores
 from common.training import History, fit, share
 
@@ -53,7 +53,7 @@ class Config:
     seed: int = 0
 
 
-DIGITS = Config(size=28, channels=1, base_filters=32, epochs=20)
+DIGITS = Config(size=28, channels=1, base_filters=32, epochs=50)
 DEMO_RUN = Path("runs/dcgan-demo")
 DEMO = Config(size=28, channels=1, base_filters=32, batch_size=64, epochs=120)
 
@@ -86,10 +86,11 @@ def build(config: Config = Config()) -> Networks:
     latents = keras.Input((config.latent_dim,), name="latents")
     x = layers.Dense(smallest * smallest * widths[-1], use_bias=False, **init)(latents)
     x = layers.Reshape((smallest, smallest, widths[-1]))(x)
-    for width in [*reversed(widths[:-1]), config.channels]:  # smallest -> ... -> size
+    for width in reversed(widths[:-1]):  # smallest -> ... -> size / 2
         x = layers.ReLU()(layers.BatchNormalization()(x))
-        last = width == config.channels
-        x = layers.Conv2DTranspose(width, 4, 2, "same", use_bias=last, activation="tanh" if last else None, **init)(x)
+        x = layers.Conv2DTranspose(width, 4, 2, "same", use_bias=False, **init)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", **init)(x)
     generator = keras.Model(latents, x, name="generator")
 
     x = images = keras.Input((config.size, config.size, config.channels), name="images")
@@ -160,6 +161,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
     """Return `count` images, uint8 [count, size, size, channels]; the same seed always asks for the same latents."""
+    if count < 1:
+        raise InputError(f"count must be 1 or more, got {count}")
     latents = keras.random.normal((count, generator.input_shape[-1]), seed=seed)
     return np.concatenate([to_uint8(generator(latents[i : i + 256], training=False)) for i in range(0, count, 256)])
 
@@ -169,6 +172,8 @@ def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np
 
     Normal latents lie near a sphere, which a straight line would leave (White 2016, arXiv:1609.04468, section 2.1).
     """
+    if seed == to_seed or steps < 2:
+        raise InputError(f"a walk needs two seeds and 2 steps or more, got {seed}, {to_seed} and {steps} steps")
     start, end = (keras.random.normal((1, generator.input_shape[-1]), seed=each) for each in (seed, to_seed))
     cosine = tf.reduce_sum(start * end) / (tf.norm(start) * tf.norm(end))
     angle, along = tf.acos(cosine), tf.linspace(0.0, 1.0, steps)[:, None]
@@ -193,22 +198,22 @@ def experiment(
 ) -> Path:
     """Read `data`, train or go on, score the samples; leave a run in `output_dir`, return its picture's path."""
     check_run(output_dir, "dcgan", config, data)
+    networks = build(config)
     digits = functools.partial(sample_digits, config)
     examples = images_of(data, config.size, config.channels, digits, skip_bad, fetch)
-    networks = build(config)
+    stream = batches(examples.train, config.batch_size, config.seed, undistorted(examples))
     start_run(output_dir, "dcgan", config, data)
-    load = undistorted(examples)
-    train(networks, batches(examples.train, config.batch_size, config.seed, load), config, output_dir)
+    train(networks, stream, config, output_dir)
     picture = save_grid(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)
-    (real,) = examples.held_out(10_000)
-    finish_run(output_dir, networks, evaluate(networks.generator, real))
+    (real,) = examples.held_out(10_000 if config.channels == 1 else 1)
+    finish_run(output_dir, networks, lambda: evaluate(networks.generator, real))
     return picture
 
 
 def evaluate(generator: keras.Model, real: np.ndarray, classifier: Path | None = None) -> dict[str, float | int | str]:
-    """Score as many samples as there are held-out `real` images with a digit classifier; colour has no scores yet."""
-    if real.shape[-1] != 1:
-        return {"held_out_images": len(real)}
+    """Score as many samples as there are held-out `real` images by a digit classifier; none for colour, or for one."""
+    if real.shape[-1] != 1 or len(real) < 2:
+        return {}
     return sample_scores(
         classifier or data_file("digit_classifier.keras"), real, generate(generator, len(real), seed=1)
     )
@@ -220,13 +225,10 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 
 
 def generate_file(
-    destination: Path,
-    count: int = 64,
-    seed: int = 0,
-    singles: bool = False,
-    run: Path = DEMO_RUN,
+    destination: Path, count: int = 64, seed: int = 0, singles: bool = False, run: Path = DEMO_RUN
 ) -> Path:
     """Write samples of a run as one grid or, with `singles`, as one PNG each into the folder `destination`."""
+    read_run(run, "dcgan", Config)
     images = generate(load_network(run, "generator"), count, seed)
     if not singles:
         return save_grid(images, destination)
@@ -237,6 +239,7 @@ def generate_file(
 
 def walk_file(destination: Path, seed: int = 0, to_seed: int = 1, steps: int = 24, run: Path = DEMO_RUN) -> Path:
     """Write the walk between the latents of two seeds as a GIF."""
+    read_run(run, "dcgan", Config)
     return save_gif(walk(load_network(run, "generator"), seed, to_seed, steps), destination)
 
 

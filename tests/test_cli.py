@@ -97,7 +97,8 @@ KINDS = ["missing", "empty", "no layout", "unpaired", "truncated", "zero bytes",
 @pytest.mark.parametrize("kind", KINDS)
 def test_data_that_cannot_be_used_is_named(kind, tmp_path, command):
     data, expected = wrong_data(kind, tmp_path / "data")
-    status, said = command("pix2pix", "train", "--data", data, "--output-dir", tmp_path / "run")
+    small = ("--size", 32, "--base-filters", 4)
+    status, said = command("pix2pix", "train", "--data", data, "--output-dir", tmp_path / "run", *small)
     assert status == 2
     assert expected in one_line(said)
     assert not (tmp_path / "run").exists()
@@ -123,8 +124,9 @@ def test_one_bad_image_among_many_is_named_counted_and_skipped_on_request(tmp_pa
         (["train", "--preset", "big"], "'big' is no preset of pix2pix; choose from paper, demo"),
         (["train", "--data", "pairs", "--size", "100"], "size must be a power of two from 32 to 512, got 100"),
         (["translate", "a.png", "b.png", "--run", "nowhere"], "nowhere: no run here"),
-        (["export", "nowhere"], "nowhere: no .keras file here"),
-        (["train", "--data", "tfds:no_such_set"], "tfds:no_such_set"),
+        (["export", "--run", "nowhere"], "nowhere: no .keras file here"),
+        (["train", "--data", "tfds:no_such_set", "--size", "32"], "tfds:no_such_set"),
+        (["train", "--batch-size", "0"], "batch_size must be 1 or more, got 0"),
     ],
 )
 def test_what_is_asked_for_but_is_not_there(arguments, expected, command, tmp_path, monkeypatch):
@@ -152,6 +154,13 @@ def start(folder: Path, recipe: str = "pix2pix", **fields: object) -> Path:
     module = {"pix2pix": pix2pix, "dcgan": dcgan}[recipe]
     start_run(folder, recipe, module.Config(**{"size": 32, "base_filters": 4} | fields), "sample")
     return folder
+
+
+@pytest.mark.parametrize("verb", [["generate", "a.png"], ["walk", "a.gif"]])
+def test_samples_of_a_run_of_another_recipe(verb, tmp_path, command):
+    status, said = command("dcgan", *verb, "--run", start(tmp_path / "run", "pix2pix"))
+    assert status == 2
+    assert "a run of pix2pix, not of dcgan" in one_line(said)
 
 
 def test_a_run_of_another_recipe(tmp_path, command):
@@ -183,7 +192,8 @@ def test_a_config_with_a_field_of_another_type(tmp_path, command):
 
 
 def test_other_settings_for_a_run_that_has_begun(tmp_path, command):
-    status, said = command("pix2pix", "train", "--output-dir", start(tmp_path), "--batch-size", "3")
+    (start(tmp_path) / "checkpoints" / "step-00000001").mkdir(parents=True)
+    status, said = command("pix2pix", "train", "--output-dir", tmp_path, "--batch-size", "3")
     assert status == 2
     assert "batch_size 1, not 3" in one_line(said)
 
@@ -218,7 +228,7 @@ def test_a_set_that_is_not_on_this_machine_is_not_fetched_unasked(tmp_path, comm
     ],
 )
 def test_what_goes_wrong_on_the_way(failure, status, expected, monkeypatch, capsys):
-    def demo() -> Path:
+    def demo(output_dir: Path = Path("run")) -> Path:
         raise failure
 
     monkeypatch.setattr(sys, "argv", ["recipes/pix2pix.py"])
@@ -255,6 +265,11 @@ def test_a_folder_is_translated_into_a_folder(tmp_path, monkeypatch, generator):
         pix2pix.translate_file(tmp_path / "in", tmp_path / "again", run)
     pix2pix.translate_file(tmp_path / "in", tmp_path / "again", run, skip_bad=True)
     assert [path.name for path in sorted((tmp_path / "again").iterdir())] == ["0.png", "2.png"]
+    with pytest.raises(InputError, match="the folder that is read"):
+        pix2pix.translate_file(tmp_path / "in", tmp_path / "in", run)
+    picture(tmp_path / "in" / "2.png")
+    with pytest.raises(InputError, match=r"2.jpg and .*2.png would both become 2.png"):
+        pix2pix.translate_file(tmp_path / "in", tmp_path / "again", run)
     with pytest.raises(InputError, match="is a file, but"):
         pix2pix.translate_file(tmp_path / "in", picture(tmp_path / "c.png"), run)
 

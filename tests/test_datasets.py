@@ -158,6 +158,27 @@ def test_a_picture_that_is_no_pair_among_pairs_side_by_side(tmp_path):
     assert len(image_pairs(str(tmp_path), 16, sample=sample, skip_bad=True).train) == 2
 
 
+def test_two_files_of_one_name_on_one_side(tmp_path):
+    for name in ("A/0.png", "B/0.png", "B/0.bmp"):
+        save(tmp_path / name, noise(16, 16, 3))
+    with pytest.raises(InputError, match="have the same name"):
+        image_pairs(str(tmp_path), 16, sample=sample)
+
+
+def test_skip_bad_when_the_first_picture_is_the_bad_one(tmp_path):
+    for number in range(4):
+        save(tmp_path / f"{number}.png", noise(16, 32, 3))
+    (tmp_path / "0.png").write_bytes(b"")
+    assert len(image_pairs(str(tmp_path), 16, sample=sample, skip_bad=True).train) == 2
+
+
+def test_the_mean_of_training_images():
+    columns = sample()
+    mean, _ = image_pairs("sample", 16, sample=lambda: columns).mean_of_train()
+    expected = np.delete(columns[0], [9, 19], axis=0).mean(0)
+    assert np.abs(mean - expected).max() <= 0.5
+
+
 def test_testA_and_testB_and_val_are_held_out(tmp_path):
     for split in ("train", "test"):
         for side in "AB":
@@ -249,6 +270,18 @@ def test_npz(tmp_path):
 def test_npz_with_other_contents(arrays, expected, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=expected):
+        images_of(str(tmp_path / "a.npz"), 28, 1, sample=no_sample)
+
+
+def test_npz_that_is_cut_short_or_another_file(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=noise(4, 28, 28), x_test=noise(2, 28, 28))
+    whole = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(whole[:-100])
+    with pytest.raises(InputError, match="not a readable .npz"):
+        images_of(str(tmp_path / "a.npz"), 28, 1, sample=no_sample)
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, noise(4, 28, 28))
+    with pytest.raises(InputError, match="not a readable .npz"):
         images_of(str(tmp_path / "a.npz"), 28, 1, sample=no_sample)
 
 

@@ -85,6 +85,15 @@ def test_a_walk_begins_and_ends_at_the_two_seeds_and_keeps_to_their_sphere(gener
     assert lengths.min() > 0.95 * min(lengths[0], lengths[-1])
 
 
+def test_a_walk_that_goes_nowhere_and_no_images_at_all(generator):
+    with pytest.raises(ValueError, match="two seeds"):
+        walk(generator, 3, 3)
+    with pytest.raises(ValueError, match="2 steps or more"):
+        walk(generator, 3, 4, steps=1)
+    with pytest.raises(ValueError, match="got 0"):
+        generate(generator, 0)
+
+
 def test_files(generator, tmp_path, monkeypatch):
     start_run(tmp_path / "run", "dcgan", DIGITS, "sample")
     monkeypatch.setattr(dcgan, "load_network", lambda *_: generator)

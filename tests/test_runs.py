@@ -41,8 +41,10 @@ def test_a_run_that_is_older_than_a_setting_has_its_default(tmp_path):
         read_run(tmp_path, "pix2pix", Config)
 
 
-def test_only_epochs_may_change(tmp_path):
+def test_only_epochs_may_change_once_something_is_saved(tmp_path):
     start_run(tmp_path, "pix2pix", Config(), "photos")
+    check_run(tmp_path, "pix2pix", Config(seed=1), "sample")
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
     check_run(tmp_path, "pix2pix", Config(epochs=300), "photos")
     with pytest.raises(InputError, match="data 'photos', not 'sample'"):
         check_run(tmp_path, "pix2pix", Config(), "sample")
@@ -50,10 +52,34 @@ def test_only_epochs_may_change(tmp_path):
         check_run(tmp_path, "pix2pix", Config(seed=1), "photos")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("batch_size", 0), ("base_filters", -1), ("dropout", 1.5), ("seed", -1), ("epochs", 0)]
+)
+def test_a_setting_out_of_its_range_is_refused_with_value_and_rule(field, value, tmp_path):
+    with pytest.raises(InputError, match=f"{field} must be .* or more.*got {value}"):
+        check_run(tmp_path, "pix2pix", Config(**{field: value}), "sample")
+
+
+def test_a_folder_that_is_called_as_a_word_is_not_meant_by_it(tmp_path, monkeypatch):
+    (tmp_path / "sample").mkdir()
+    monkeypatch.chdir(tmp_path)
+    start_run(tmp_path / "run", "pix2pix", Config(), "sample")
+    assert read_data(tmp_path / "run") == "sample"
+
+
+def test_networks_are_written_before_a_score_fails(tmp_path):
+    def fail():
+        raise RuntimeError("no score")
+
+    with pytest.raises(RuntimeError, match="no score"):
+        finish_run(tmp_path, build(Config(size=32, base_filters=4)), fail)
+    assert {path.name for path in tmp_path.iterdir()} == {"generator.keras", "discriminator.keras"}
+
+
 def test_a_finished_run_has_networks_that_give_the_same_outputs(tmp_path):
     networks = build(Config(size=32, base_filters=4))
     start_run(tmp_path, "pix2pix", Config(size=32, base_filters=4), "sample")
-    finish_run(tmp_path, networks, {"l1": 0.25})
+    finish_run(tmp_path, networks, lambda: {"l1": 0.25})
     assert json.loads((tmp_path / "results.json").read_text()) == {"l1": 0.25}
     images = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(load_network(tmp_path, "generator")(images), networks.generator(images))
@@ -108,12 +134,13 @@ def exported(name: str, folder: Path, form: str) -> Path:
     module = importlib.import_module(f"recipes.{name}")
     config = module.Config(size=32, base_filters=4)
     start_run(folder, name, config, "sample")
-    finish_run(folder, module.build(config), {})
+    finish_run(folder, module.build(config), dict)
     command = [
         sys.executable,
         "-m",
         f"recipes.{name}",
         "export",
+        "--run",
         str(folder),
         "--format",
         form,

@@ -139,6 +139,26 @@ def test_a_damaged_newest_save_is_passed_over(tmp_path, capsys):
     assert without_times(history) == without_times(expected)
 
 
+def test_data_of_another_size_are_refused(tmp_path):
+    step, state = start()
+    fit(step, data(), epochs=1, state=state, output_dir=tmp_path)
+    more = np.zeros((40, 3), np.float32)
+    with pytest.raises(InputError, match="made 5 steps an epoch and now makes 10"):
+        fit(step, batches((more, more[:, :1]), 4, seed=3), epochs=2, state=state, output_dir=tmp_path)
+
+
+def test_other_folders_and_empty_progress_among_the_saves_are_passed_over(tmp_path):
+    step, state = start()
+    fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
+    saves = tmp_path / "checkpoints"
+    (saves / "step-00000010 (copy)").mkdir()
+    (saves / "step-00000010" / "progress.json").write_text("{}")
+    (tmp_path / "history.csv").unlink()
+    history = fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
+
+
 def test_saves_that_are_all_damaged_stop_the_run(tmp_path):
     step, state = start()
     fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
