@@ -82,7 +82,9 @@ def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str
         try:
             model.export(str(run / f"{name}{suffix}"), format=format, verbose=False)
         except ImportError as error:
-            raise InputError(f"{format} needs {error.name}: pip install 'keras-image-cookbook[export]'") from None
+            raise InputError(
+                f"{format} needs {error.name}, which comes with the `export` extra of this project"
+            ) from None
     return run
 
 
