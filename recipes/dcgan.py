@@ -214,9 +214,8 @@ def evaluate(generator: keras.Model, real: np.ndarray, classifier: Path | None =
     """Score as many samples as there are held-out `real` images by a digit classifier; none for colour, or for one."""
     if real.shape[-1] != 1 or len(real) < 2:
         return {}
-    return sample_scores(
-        classifier or data_file("digit_classifier.keras"), real, generate(generator, len(real), seed=1)
-    )
+    samples = generate(generator, len(real), seed=1)
+    return sample_scores(classifier or data_file("digit_classifier.keras"), real, samples)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
@@ -237,10 +236,13 @@ def generate_file(
     return destination
 
 
-def walk_file(destination: Path, seed: int = 0, to_seed: int = 1, steps: int = 24, run: Path = DEMO_RUN) -> Path:
-    """Write the walk between the latents of two seeds as a GIF."""
+def walk_file(
+    destination: Path, seed: int = 0, to_seed: int = 1, steps: int = 24, zoom: int = 4, run: Path = DEMO_RUN
+) -> Path:
+    """Write the walk between the latents of two seeds as a GIF, each pixel `zoom` wide and high."""
     read_run(run, "dcgan", Config)
-    return save_gif(walk(load_network(run, "generator"), seed, to_seed, steps), destination)
+    images = walk(load_network(run, "generator"), seed, to_seed, steps)
+    return save_gif(images.repeat(zoom, axis=1).repeat(zoom, axis=2), destination)
 
 
 if __name__ == "__main__":

@@ -101,5 +101,5 @@ def test_files(generator, tmp_path, monkeypatch):
         assert grid.width > 8 * 28
     generate_file(tmp_path / "singles", 5, singles=True, run=tmp_path / "run")
     assert len(list((tmp_path / "singles").iterdir())) == 5
-    with Image.open(walk_file(tmp_path / "walk.gif", 0, 1, 6, run=tmp_path / "run")) as gif:
-        assert gif.n_frames == 6
+    with Image.open(walk_file(tmp_path / "walk.gif", 0, 1, 6, zoom=3, run=tmp_path / "run")) as gif:
+        assert gif.n_frames == 6 and gif.size == (84, 84)
