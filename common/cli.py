@@ -79,6 +79,7 @@ def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str
     suffix = {"tf_saved_model": "", "onnx": ".onnx", "litert": ".tflite"}[format]
     for name in names:
         model = load_network(run, name)
+        model(model.inputs if len(model.inputs) > 1 else model.inputs[0])  # ONNX refuses one that was never called
         try:
             model.export(str(run / f"{name}{suffix}"), format=format, verbose=False)
         except ImportError as error:
