@@ -23,7 +23,7 @@ from common.images import from_uint8
 from common.lazy import keras
 from common.runs import load_network, read_run
 from common.scores import classifier_features, sample_scores
-from recipes.dcgan import Config, generate
+from recipes.dcgan import Config, generate, sample_digits
 
 # %% Data
 
@@ -43,7 +43,7 @@ def labelled_images(data: Path, config: Config) -> tuple[Labelled, Labelled]:
     """
     if data.suffix != ".npz":
         raise InputError(f"{data}: not an .npz; give one with x_train, y_train, x_test and y_test")
-    examples = images_of(str(data), config.size, config.channels, sample=lambda: np.empty(0))
+    examples = images_of(str(data), config.size, config.channels, sample_digits)
     parts = []
     with np.load(data, allow_pickle=False) as arrays:
         for images, key in ((examples.train, "y_train"), (examples.test, "y_test")):

@@ -46,10 +46,9 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
         raise InputError(f"{output_dir}: cannot be written ({existing} is a file or not yours); choose another folder")
     if not (output_dir / "config.json").exists():
         return
-    read_run(output_dir, recipe, type(config))
+    before = dataclasses.asdict(read_run(output_dir, recipe, type(config))) | {"data": read_data(output_dir)}
     if not any(output_dir.glob("checkpoints/step-*")):
         return  # nothing has come of it yet
-    before = dataclasses.asdict(read_run(output_dir, recipe, type(config))) | {"data": read_data(output_dir)}
     now = dataclasses.asdict(config) | {"data": _named_data(data)}
     changed = [name for name in now if now[name] != before[name] and name != "epochs"]
     if changed:
