@@ -25,11 +25,13 @@ def batches(
     seed: int,
     load: Callable | None = None,
     held_out: tuple[np.ndarray, ...] = (),
+    augment: Callable | None = None,
 ) -> Batches:
     """Return batches of `load(item, seed)`; without `load`, of the items themselves.
 
     The items of step s are a function of (seed, s) alone: the shuffle is a permutation computed from the
     epoch's number, and `load` gets an int32 [2] seed of its own for every item, for stateless augmentation.
+    `augment(*batch, seed)` gets a whole batch, which for small images takes a fraction of the time.
 
     Raises:
         InputError: there are fewer items than one batch needs.
@@ -54,6 +56,11 @@ def batches(
             stream = stream.map(lambda picked, _: picked if isinstance(picked, tuple) else (picked,))
         else:
             stream = stream.unbatch().map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
+        if augment is not None:
+            seeds = tf.data.Dataset.counter(step).map(
+                lambda s: tf.cast(tf.stack([tf.constant(seed, tf.int64), s]), tf.int32)
+            )
+            stream = tf.data.Dataset.zip(stream, seeds).map(lambda batch, seed: augment(*batch, seed), tf.data.AUTOTUNE)
         return stream.prefetch(tf.data.AUTOTUNE)
 
     return Batches(steps, at, held_out)

@@ -11,10 +11,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from common.batches import Examples, as_they_are
+from common.clothes import CLOTHES_CLASSES
 from common.downloads import download
 from common.errors import InputError
 from common.files import replacing
@@ -185,7 +187,6 @@ def images_of(
     Raises:
         InputError: there is nothing of that kind, or something in it cannot be used.
     """
-    path = Path(data)
     if data == "sample":
         images = sample()
         if images.shape[-1] != channels:
@@ -193,19 +194,10 @@ def images_of(
                 f"the embedded sample has {images.shape[-1]} channels, not {channels}: set --channels, or name --data"
             )
         return _held_out_tenth(images)
-    if data in ("mnist", "fashion_mnist"):
-        arrays = _keras_images(data, fetch)
-    elif data.startswith("tfds:"):
-        arrays = _tfds_images(data.removeprefix("tfds:"), fetch)
-    elif path.suffix == ".npz":
-        arrays = _npz_images(path)
-    elif path.is_dir() and any(path.glob("*-idx3-ubyte*")):
-        arrays = _idx_images(path)
-    elif path.is_dir():
-        return _picture_folder(path, size, channels, skip_bad)
-    else:
-        raise InputError(f"{data}: no such folder or .npz, and not one of sample, mnist, fashion_mnist, tfds:NAME")
-    train, test = (_sized(images, size, channels, data) for images in arrays)
+    arrays = read_arrays(data, labels=False, fetch=fetch)
+    if arrays is None:
+        return _picture_folder(Path(data), size, channels, skip_bad)
+    train, test = (sized_images(images, size, channels, data) for images in arrays.images)
     return Examples(train, test, as_they_are)
 
 
@@ -219,7 +211,38 @@ def _held_out_tenth(images: np.ndarray | tuple[np.ndarray, ...]) -> Examples:
     return Examples(train[0], test[0], as_they_are)
 
 
-def _sized(images: np.ndarray, size: int, channels: int, name: str) -> np.ndarray:
+# %% Sets that are arrays
+
+
+class Arrays(NamedTuple):
+    """A data set that lies in memory: its training part, then its test part."""
+
+    images: tuple[np.ndarray, np.ndarray]  # as they were stored
+    labels: tuple[np.ndarray, ...] = ()  # as they were stored; empty where nobody asked
+    names: tuple[str, ...] = ()  # of classes 0, 1, ..., where the set has them
+
+
+def read_arrays(data: str, labels: bool, fetch: bool) -> Arrays | None:
+    """Return the arrays that `data` names: `mnist`, `fashion_mnist`, `tfds:NAME`, an .npz, a folder of idx files.
+
+    None where it names a folder of other files.
+
+    Raises:
+        InputError: there is nothing of that name, it is damaged, or it lacks labels that are asked for.
+    """
+    path = Path(data)
+    if data in ("mnist", "fashion_mnist"):
+        return _keras_arrays(data, labels, fetch)
+    if data.startswith("tfds:"):
+        return _tfds_arrays(data.removeprefix("tfds:"), labels, fetch)
+    if path.suffix == ".npz":
+        return _npz_arrays(path, labels)
+    if not path.is_dir():
+        raise InputError(f"{data}: no such folder or .npz, and not one of sample, mnist, fashion_mnist, tfds:NAME")
+    return _idx_arrays(path, labels) if any(path.glob("*-idx3-ubyte*")) else None
+
+
+def sized_images(images: np.ndarray, size: int, channels: int, name: str) -> np.ndarray:
     """Bring uint8 [n, h, w] or [n, h, w, c] to [n, size, size, channels]; grey digits of 28 px to 32 get a margin."""
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -237,13 +260,18 @@ def _sized(images: np.ndarray, size: int, channels: int, name: str) -> np.ndarra
     return np.repeat(images, channels // images.shape[-1], axis=-1)
 
 
-def _npz_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _npz_arrays(path: Path, labels: bool) -> Arrays:
+    keys = ["x_train", "x_test"] + ["y_train", "y_test"] * labels
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = [key for key in ("x_train", "x_test") if key not in arrays]
+            missing = [key for key in keys if key not in arrays]
             if missing:
                 raise InputError(f"{path}: has {', '.join(arrays.files)}, but not {' and '.join(missing)}")
-            return arrays["x_train"], arrays["x_test"]
+            images = arrays["x_train"], arrays["x_test"]
+            if not labels:
+                return Arrays(images)
+            names = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
+            return Arrays(images, (arrays["y_train"], arrays["y_test"]), names)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except InputError:
@@ -265,19 +293,26 @@ def _read_idx(path: Path) -> np.ndarray:
         raise InputError(f"{path}: not a whole idx file of unsigned bytes ({error})") from None
 
 
-def _idx_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    parts = []
-    for words in (("train",), ("t10k", "test")):
-        names = [path for path in sorted(folder.glob("*-idx3-ubyte*")) if any(word in path.name for word in words)]
-        if len(names) != 1:
-            found = ", ".join(path.name for path in sorted(folder.glob("*idx*")))
-            raise InputError(f"{folder}: expected one {' or '.join(words)}…-idx3-ubyte(.gz) file, found {found}")
-        images = _read_idx(names[0])
-        parts.append(images.swapaxes(1, 2) if "emnist" in names[0].name else images)  # EMNIST lies on its side
-    return parts[0], parts[1]
+def _idx_arrays(folder: Path, labels: bool, names: tuple[str, ...] = ()) -> Arrays:
+    def file(words: tuple[str, ...], kind: str) -> Path:
+        found = [path for path in sorted(folder.glob(f"*-{kind}-ubyte*")) if any(word in path.name for word in words)]
+        if len(found) != 1:
+            inside = ", ".join(path.name for path in sorted(folder.glob("*idx*")))
+            raise InputError(f"{folder}: expected one {' or '.join(words)}…-{kind}-ubyte(.gz) file, found {inside}")
+        return found[0]
+
+    splits = (("train",), ("t10k", "test"))
+    paths = [file(words, "idx3") for words in splits]
+    images = [_read_idx(path) for path in paths]
+    on_their_side = ["emnist" in path.name for path in paths]
+    upright = [image.swapaxes(1, 2) if side else image for image, side in zip(images, on_their_side, strict=True)]
+    if not labels:
+        return Arrays((upright[0], upright[1]))
+    classes = [_read_idx(file(words, "idx1")) for words in splits]
+    return Arrays((upright[0], upright[1]), tuple(classes), names)
 
 
-def _keras_images(name: str, fetch: bool) -> tuple[np.ndarray, np.ndarray]:
+def _keras_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
     """Read a set from where `keras.datasets` keeps it (KERAS_HOME, or ~/.keras), fetched there if allowed."""
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
     place = home / "mnist.npz" if name == "mnist" else home / "fashion-mnist"
@@ -289,7 +324,7 @@ def _keras_images(name: str, fetch: bool) -> tuple[np.ndarray, np.ndarray]:
         if not fetch:
             raise InputError(f"{name} is not on this machine ({path}): add --fetch, or put {url} there by hand")
         download(url, path, checksum)
-    return _npz_images(place) if name == "mnist" else _idx_images(place)
+    return _npz_arrays(place, labels) if name == "mnist" else _idx_arrays(place, labels, CLOTHES_CLASSES)
 
 
 KERAS_FILES = {
@@ -305,7 +340,7 @@ KERAS_FILES = {
 
 def _picture_folder(folder: Path, size: int, channels: int, skip_bad: bool) -> Examples:
     folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
-    paths = [path for place in folders for path in _images_or_none(place)]
+    paths = [path for place in folders for path in images_or_none(place)]
     if not paths:
         raise InputError(f"{folder}: no pictures here or in its sub-folders (png, jpg, bmp, gif, webp, tif)")
     good, _ = checked_images(paths, lambda path: read_image(path, channels), skip_bad)
@@ -324,7 +359,8 @@ def _picture_folder(folder: Path, size: int, channels: int, skip_bad: bool) -> E
     return Examples(names[~held_out], names[held_out], decode)
 
 
-def _images_or_none(folder: Path) -> list[Path]:
+def images_or_none(folder: Path) -> list[Path]:
+    """Return the pictures that lie in a folder itself, sorted by name; an empty list where there are none."""
     try:
         return find_images(folder)
     except InputError:
@@ -357,22 +393,27 @@ def _tfds_builder(name: str, fetch: bool):
     return builder
 
 
-def _tfds_images(name: str, fetch: bool) -> tuple[np.ndarray, np.ndarray]:
+def _tfds_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
     builder = _tfds_builder(name, fetch)
+    features = builder.info.features
     splits = sorted(builder.info.splits, key=lambda split: ("train" not in split, "test" not in split, split))
-    if "image" not in builder.info.features or len(splits) < 2:
+    wanted = ["image"] + ["label"] * labels
+    if any(key not in features for key in wanted) or len(splits) < 2:
         raise InputError(
-            f"tfds:{name}: expected a feature `image` and two splits, found {list(builder.info.features)}, {splits}"
+            f"tfds:{name}: expected {' and '.join(wanted)} and two splits, found {', '.join(features)}, {splits}"
         )
-    parts = []
+    if None in features["image"].shape:
+        raise InputError(f"tfds:{name}: its pictures differ in size; export them to a folder and give that")
+    images, classes = [], []
     for split in splits[:2]:
-        stream = builder.as_dataset(split=split).map(lambda example: example["image"])
-        shapes = builder.info.features["image"].shape
-        if None in shapes:
-            raise InputError(f"tfds:{name}: its pictures differ in size; export them to a folder and give that")
-        images = np.stack(list(stream.as_numpy_iterator()))
-        parts.append(images.swapaxes(1, 2) if name.startswith("emnist") else images)
-    return parts[0], parts[1]
+        examples = list(builder.as_dataset(split=split).as_numpy_iterator())
+        pictures = np.stack([example["image"] for example in examples])
+        images.append(pictures.swapaxes(1, 2) if name.startswith("emnist") else pictures)
+        if labels:
+            classes.append(np.stack([example["label"] for example in examples]))
+    if not labels:
+        return Arrays((images[0], images[1]))
+    return Arrays((images[0], images[1]), tuple(classes), tuple(getattr(features["label"], "names", ())))
 
 
 TFDS_PAIRS = (("segmentation_label", "image_left"), ("segmentation_mask", "image"), ("label", "image"))

@@ -34,7 +34,7 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
 
     Raises:
         InputError: a setting is out of its range, `output_dir` cannot be written to, or it holds another recipe's
-            run, or one that has begun with other settings; `epochs` may differ.
+            run, or one that has begun with other settings; `epochs` may differ, and `outputs`, which data decide.
     """
     for name, value in dataclasses.asdict(config).items():
         least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
@@ -50,7 +50,7 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
     if not any(output_dir.glob("checkpoints/step-*")):
         return  # nothing has come of it yet
     now = dataclasses.asdict(config) | {"data": _named_data(data)}
-    changed = [name for name in now if now[name] != before[name] and name != "epochs"]
+    changed = [name for name in now if now[name] != before[name] and name not in ("epochs", "outputs")]
     if changed:
         name = changed[0]
         raise InputError(
@@ -72,12 +72,22 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def start_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
-    """Write `config.json`: the recipe's name, every setting, the data, and the versions of what runs it."""
+def start_run(output_dir: Path, recipe: str, config: Any, data: str, classes: tuple[str, ...] = ()) -> None:
+    """Write `config.json`: the recipe's name, every setting, the data, its classes, and the versions of what runs it.
+
+    Raises:
+        InputError: a run that goes on had other classes.
+    """
+    if any(output_dir.glob("checkpoints/step-*")) and classes != read_classes(output_dir):
+        raise InputError(
+            f"{output_dir}: the classes of this run were {', '.join(read_classes(output_dir)) or 'none'}, and are now "
+            f"{', '.join(classes) or 'none'}; bring the data back as they were, or choose another --output-dir"
+        )
     packages = ("keras", "tensorflow", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
     fields = dataclasses.asdict(config)
     settings = {"recipe": recipe, "data": _named_data(data), "config": fields, "versions": versions}
+    settings |= {"classes": classes} if classes else {}
     write_json(output_dir / "config.json", settings)
 
 
@@ -113,6 +123,11 @@ def read_data(output_dir: Path) -> str:
     """Return the `--data` word that a run was started with."""
     settings = json.loads((output_dir / "config.json").read_text(encoding="utf-8"))
     return str(settings["data"])
+
+
+def read_classes(output_dir: Path) -> tuple[str, ...]:
+    """Return the names of the classes that a run was started with; none where it has no classes."""
+    return tuple(json.loads((output_dir / "config.json").read_text(encoding="utf-8")).get("classes", ()))
 
 
 def finish_run(output_dir: Path, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]]) -> None:

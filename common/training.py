@@ -35,7 +35,7 @@ def fit(
     epochs: int,
     state: Mapping[str, object],
     output_dir: Path | None = None,
-    on_epoch: Callable[[int], None] | None = None,
+    on_epoch: Callable[[int], Mapping[str, float] | None] | None = None,
     save_seconds: float = 120.0,
 ) -> History:
     """Run `step` over `epochs` passes of `data`; return one row of mean losses per epoch.
@@ -43,9 +43,9 @@ def fit(
     `state` names everything that training changes: networks, built optimizers, seed generators. With an
     `output_dir` it is saved there every `save_seconds` and at the end of each epoch, the newest three saves are
     kept, and a later call with the same arguments goes on from the newest as if it had never been stopped.
-    `on_epoch` gets the number of each finished epoch, for pictures. Ctrl-C and SIGTERM end the step, save, and
-    raise KeyboardInterrupt. Under a `tf.distribute` strategy every replica takes its part of each batch and
-    losses go through `share`.
+    `on_epoch` gets the number of each finished epoch, for pictures; what it returns joins the epoch's row. Ctrl-C
+    and SIGTERM end the step, save, and raise KeyboardInterrupt. Under a `tf.distribute` strategy every replica
+    takes its part of each batch and losses go through `share`.
 
     Raises:
         FloatingPointError: a loss or a weight is not finite; the saves before it are kept.
@@ -106,10 +106,9 @@ def fit(
                 settle()
                 means = {name: total / steps for name, total in totals.items()}
                 rate = {"seconds": seconds + spent, "steps_per_second": (steps - first) / spent}
-                history.append({"epoch": epoch + 1, **means, **rate})
+                measured = (on_epoch(epoch + 1) or {}) if on_epoch is not None else {}
+                history.append({"epoch": epoch + 1, **means, **measured, **rate})
                 totals, seconds = {}, 0.0
-                if on_epoch is not None:
-                    on_epoch(epoch + 1)
                 saves.write(done, steps, totals, seconds, history)
                 _say(bar, history[-1], epochs)
             if stopped:
@@ -256,13 +255,18 @@ class _Saves:
         """Write `history.csv` and, unless one was written just now, the report."""
         if self.output_dir is None or not history:
             return
-        with replacing(self.output_dir / "history.csv") as path, path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, history[0])
-            writer.writeheader()
-            writer.writerows(history)
+        write_history(self.output_dir, history)
         if time.monotonic() - self.reported > every_seconds:
             write_report(self.output_dir)
             self.reported = time.monotonic()
+
+
+def write_history(output_dir: Path, history: History) -> None:
+    """Write `history.csv`: a row an epoch, under the names of the columns."""
+    with replacing(output_dir / "history.csv") as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, history[0])
+        writer.writeheader()
+        writer.writerows(history)
 
 
 def _seed_states(state: Mapping[str, object]) -> list[tf.Variable]:

@@ -1,0 +1,213 @@
+"""Images with class labels, in three parts: one to learn from, one to choose by, one to be judged by."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.batches import Batches, batches
+from common.datasets import images_or_none, read_arrays, sized_images
+from common.errors import InputError
+from common.images import checked_images, crop_square, read_image, resize_image
+from common.lazy import tf
+
+
+class Split(NamedTuple):
+    """One part of a labelled set."""
+
+    items: np.ndarray  # images, uint8 [n, height, width, channels], or names of files
+    labels: np.ndarray  # class numbers, int32 [n]
+    read: Callable[..., np.ndarray] | None = None  # a file -> uint8 [size, size, channels]
+
+    def images(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the images at the places `chosen`, uint8 [len(chosen), height, width, channels]."""
+        return self.items[chosen] if self.read is None else np.stack([self.read(name) for name in self.items[chosen]])
+
+    def in_order(self, at_once: int = 500) -> Iterator[np.ndarray]:
+        """Yield all images, uint8 [at most `at_once`, height, width, channels]."""
+        for start in range(0, len(self.labels), at_once):
+            yield self.images(np.arange(start, min(start + at_once, len(self.labels))))
+
+    def some(self, most: int) -> Split:
+        """Return up to `most` of them, evenly spaced."""
+        chosen = np.unique(np.linspace(0, len(self.labels) - 1, min(most, len(self.labels))).astype(int))
+        return self._replace(items=self.items[chosen], labels=self.labels[chosen])
+
+
+class Labelled(NamedTuple):
+    """What `--data` named; `test` never has a say in training nor in the choice of a setting."""
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]  # their names
+
+
+def labelled_images(
+    data: str,
+    size: int,
+    channels: int,
+    sample: Callable[[], tuple[np.ndarray, np.ndarray]],
+    skip_bad: bool = False,
+    fetch: bool = False,
+    names: tuple[str, ...] = (),
+    enlarge: bool = True,
+) -> Labelled:
+    """Return images with their classes, uint8 [size, size, channels]; a tenth of the training part is for validation.
+
+    `data` is `sample` (what `sample` returns, a fifth of it for the test), `mnist`, `fashion_mnist`, `tfds:NAME`, an
+    .npz with x_train, y_train, x_test and y_test (and class names in `classes`, if it likes), a folder with idx files,
+    or a folder with a sub-folder of pictures for each class, directly or under train/ with test/ or val/ beside it.
+    Of pictures in folders the centre square is taken; without test/ or val/ every fifth is for the test.
+
+    Args:
+        sample: draws the recipe's own images, uint8 [n, height, width, channels], and class numbers [n].
+        skip_bad: go on without files that cannot be read, naming them.
+        fetch: a set that is not on this machine may be downloaded.
+        names: of the sample's classes.
+        enlarge: bring sets of arrays to `size` even where they are smaller; without it those keep their own size.
+
+    Raises:
+        InputError: there is nothing of that kind, something in it cannot be used, or labels and images do not fit.
+    """
+    if data == "sample":
+        images, labels = sample()
+        images = sized_images(images, images.shape[1], channels, data)
+        test = np.arange(len(images)) % 5 == 4
+        parts, classes = [(images[~test], labels[~test]), (images[test], labels[test])], names
+        read = None
+    else:
+        arrays = read_arrays(data, labels=True, fetch=fetch)
+        if arrays is None:
+            parts, classes = _class_folders(Path(data), channels, skip_bad)
+            read = functools.partial(square_image, size=size, channels=channels)
+        else:
+            for split, images, labels in zip(("train", "test"), arrays.images, arrays.labels, strict=True):
+                _check_labels(data, split, images, labels)
+            numbers, classes = _numbered(data, arrays.labels, arrays.names)
+            native = max(arrays.images[0].shape[1:3])
+            side = size if enlarge or native > size else native
+            sized = [sized_images(images, side, channels, data) for images in arrays.images]
+            parts, read = list(zip(sized, numbers, strict=True)), None
+    (items, labels), (test_items, test_labels) = parts
+    for number, name in enumerate(classes):
+        if not (labels == number).any():
+            raise InputError(f"{data}: no training image of class {name!r}; remove the class, or add images of it")
+    if len(classes) < 2:
+        raise InputError(f"{data}: one class only ({', '.join(classes)}); at least two are needed")
+    held_out = np.arange(len(labels)) % 10 == min(9, len(labels) - 1)
+    train, validation = (Split(items[kept], labels[kept].astype(np.int32), read) for kept in (~held_out, held_out))
+    return Labelled(train, validation, Split(test_items, test_labels.astype(np.int32), read), tuple(classes))
+
+
+def _check_labels(data: str, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if labels.dtype.kind not in "iu" or labels.reshape(-1).shape != images.shape[:1] or not labels.size:
+        found = f"{labels.dtype} {list(labels.shape)} for {images.shape[0] if images.ndim else 0} images"
+        raise InputError(f"{data}: the {split} labels are {found}; expected as many whole numbers, from 0")
+
+
+def _numbered(
+    data: str, labels: tuple[np.ndarray, ...], names: tuple[str, ...]
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Return class numbers from 0 and the classes' names: those given, or the labels that occur in training."""
+    train, test = (part.reshape(-1).astype(np.int64) for part in labels)
+    known = np.arange(len(names)) if names else np.unique(train)
+    for split, part in (("train", train), ("test", test)):
+        strange = np.setdiff1d(part, known)
+        if len(strange):
+            listed = f"{known.min()} to {known.max()}" + ("" if names else ", which occur in training")
+            raise InputError(f"{data}: the {split} labels hold {strange[0]}, which is not in the class list ({listed})")
+    return [np.searchsorted(known, part) for part in (train, test)], names or tuple(map(str, known))
+
+
+def square_image(path: Path | str | bytes, size: int, channels: int) -> np.ndarray:
+    """Return the centre square of a picture, uint8 [size, size, channels]."""
+    return resize_image(crop_square(read_image(Path(os.fsdecode(path)), channels)), size, size)
+
+
+CLASS_LAYOUT = "a folder of pictures for each class, directly or under train/ with test/ or val/ beside it"
+
+
+def _class_folders(
+    folder: Path, channels: int, skip_bad: bool
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
+    """Return the names of files and their class numbers, for training and for the test, and the classes' names."""
+    roots = [folder / "train"] + [folder / name for name in ("test", "val") if (folder / name).is_dir()][:1]
+    if not (len(roots) == 2 and roots[0].is_dir()):
+        roots = [folder]
+    found = [
+        {path.name: images_or_none(path) for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."}
+        for root in roots
+    ]
+    classes = tuple(found[0])
+    if not classes:
+        inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise InputError(f"{folder}: no class folders here (found {inside}); expected {CLASS_LAYOUT}")
+    for root, pictures in zip(roots, found, strict=True):
+        for name, paths in pictures.items():
+            if name not in classes:
+                raise InputError(f"{root / name}: this class has no folder in {roots[0]}; it must be in both")
+            if not paths and root is roots[0]:
+                raise InputError(f"{root / name}: no pictures here; delete the folder, or put pictures of {name} in it")
+    numbered = [[(path, classes.index(name)) for name in pictures for path in pictures[name]] for pictures in found]
+    paths = [path for part in numbered for path, _ in part]
+    good = set(checked_images(paths, lambda path: read_image(path, channels), skip_bad)[0])
+    kept = [[(str(path), number) for path, number in part if path in good] for part in numbered]
+    if len(kept) == 1:
+        test = [index % 5 == min(4, len(kept[0]) - 1) for index in range(len(kept[0]))]
+        whole = list(zip(kept[0], test, strict=True))
+        kept = [[pair for pair, held in whole if held == wanted] for wanted in (False, True)]
+    if not kept[1] or len(kept[0]) < 2:
+        raise InputError(f"{folder}: {len(good)} pictures; at least three are needed, one for the test")
+    return [(np.array([n for n, _ in part]), np.array([c for _, c in part])) for part in kept], classes
+
+
+def labelled_batches(
+    data: Labelled, batch_size: int, seed: int, shift: int = 0, mirror: bool = False, validate: int = 5000
+) -> Batches:
+    """Return shuffled batches (images, labels) of the training part, and up to `validate` validation examples.
+
+    Args:
+        data: what to learn from.
+        batch_size: images a batch.
+        seed: of the shuffle and of the augmentation.
+        shift: most pixels by which an image is moved each way; black comes in at the edge.
+        mirror: turn half of the images left to right.
+        validate: most validation examples to hand on, evenly spaced.
+    """
+    train, read = data.train, data.train.read
+
+    def load(item: tuple[tf.Tensor, tf.Tensor], _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.numpy_function(read, [item[0]], tf.uint8, stateful=False)
+        return tf.ensure_shape(image, shape), item[1]
+
+    def moved(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+        *move_seeds, mirror_seed = tf.unstack(tf.random.split(seed, 3))
+        if shift:
+            for axis, side, move_seed in zip((1, 2), (height, width), move_seeds, strict=True):
+                margin = [[shift, shift] if axis == other else [0, 0] for other in range(4)]
+                first = tf.random.stateless_uniform([count, 1], move_seed, 0, 2 * shift + 1, tf.int32)
+                images = tf.gather(tf.pad(images, margin), first + tf.range(side), axis=axis, batch_dims=1)
+        if mirror:
+            turned = tf.random.stateless_uniform([count, 1, 1, 1], mirror_seed) < 0.5
+            images = tf.where(turned, images[:, :, ::-1], images)
+        return tf.ensure_shape(images, (None, height, width, channels)), labels
+
+    validation = data.validation.some(validate)
+    held_out = (validation.images(np.arange(len(validation.labels))), validation.labels)
+    shape = held_out[0].shape[1:]
+    channels = shape[-1]
+    return batches(
+        (train.items, train.labels),
+        min(batch_size, len(train.labels)),
+        seed,
+        load if read is not None else None,
+        held_out,
+        moved if shift or mirror else None,
+    )
