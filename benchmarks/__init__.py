@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from common.cli import errors_in_one_line
 
@@ -42,3 +47,30 @@ def markdown_table(rows: Mapping[str, Mapping[str, float | int | str]], columns:
     lines = [[corner, *columns.values()], ["---", *("---:" for _ in columns)]]
     lines += [[name, *(shown(row.get(column, "")) for column in columns)] for name, row in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("tensorflow", "keras", "numpy", "torch")
+        if importlib.util.find_spec(name)
+    }
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_before": os.getloadavg()[0],
+        "versions": {"python": platform.python_version()} | versions,
+    }
+
+
+def describe(where: Mapping[str, Any]) -> str:
+    """Return the machine in a line, and a warning if it was busy."""
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    line = f"{where['processor']}, {where['cores']} cores, {where['threads']} threads; {versions}"
+    load = where["load_before"]
+    return f"{line}\nBusy (load {load:.1f}): times are larger than on a quiet machine" if load > 0.5 else line

@@ -23,13 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks import markdown_table, run_benchmark
+from benchmarks import describe, machine, markdown_table, run_benchmark
 from benchmarks.speed import (
     Setup,
     Turns,
     Worker,
-    describe,
-    machine,
     random_pictures,
     spread,
     summary,

@@ -26,7 +26,6 @@ import itertools
 import math
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -38,7 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import markdown_table, run_benchmark
+from benchmarks import describe, machine, markdown_table, run_benchmark
 from benchmarks.pytorch import make_torch_step, torch_networks
 from common.batches import Batches, batches
 from common.errors import InputError
@@ -471,33 +470,6 @@ def spread(values: Mapping[str, float], digits: int = 0) -> str:
     """Write a summary as `median (least-most)`."""
     median, least, most = (f"{values[key]:.{digits}f}" for key in ("median", "least", "most"))
     return f"{median} ({least}-{most})"
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """Return what the numbers depend on."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("tensorflow", "keras", "numpy", "torch")
-        if importlib.util.find_spec(name)
-    }
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "load_before": os.getloadavg()[0],
-        "versions": {"python": platform.python_version()} | versions,
-    }
-
-
-def describe(where: Mapping[str, Any]) -> str:
-    """Return the machine in a line, and a warning if it was busy."""
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    line = f"{where['processor']}, {where['cores']} cores, {where['threads']} threads; {versions}"
-    load = where["load_before"]
-    return f"{line}\nBusy (load {load:.1f}): times are larger than on a quiet machine" if load > 0.5 else line
 
 
 def measure(

@@ -134,7 +134,7 @@ def save_classified(
         right = found == labels[place]
         title = f"{classes[found]} {100 * probabilities[place, found]:.0f} %"
         note = "" if right else f"is {classes[labels[place]]}"
-        axes.set_title(f"{title}\n{note}", fontsize=8, color="black" if right else "#c1121f", pad=2)
+        axes.set_title(f"{title}\n{note}", fontsize=8, color="black" if right else "#c1121f", pad=2, parse_math=False)
     FigureCanvasAgg(figure)
     with replacing(path) as draft:
         figure.savefig(draft, dpi=110, format="png")
@@ -159,6 +159,8 @@ def save_confusion_matrix(labels: np.ndarray, found: np.ndarray, classes: tuple[
     for label in axes.get_xticklabels():
         label.set_horizontalalignment("right")
         label.set_rotation_mode("anchor")
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)
     axes.set(xlabel="class found", ylabel="true class", title="Of each true class, % given to each class")
     with replacing(path) as draft:
         figure.savefig(draft, dpi=110, format="png")
@@ -205,7 +207,7 @@ def classify_files(source: Path, run: Path, classify: Classify, size: int, chann
         best = np.argsort(-probabilities, kind="stable")[: shown.top]
         print(f"{path}  " + "  ".join(f"{classes[i]} {100 * probabilities[i]:.1f} %" for i in best))
     if shown.table is not None:
-        with replacing(shown.table) as draft, draft.open("w", newline="") as file:
+        with replacing(shown.table) as draft, draft.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["file", *classes])
             writer.writerows([str(path), *(f"{value:.6f}" for value in values)] for path, values in rows)

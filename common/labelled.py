@@ -90,17 +90,20 @@ def labelled_images(
             for split, images, labels in zip(("train", "test"), arrays.images, arrays.labels, strict=True):
                 _check_labels(data, split, images, labels)
             numbers, classes = _numbered(data, arrays.labels, arrays.names)
-            native = max(arrays.images[0].shape[1:3])
+            native = min(arrays.images[0].shape[1:3], default=0)
             side = size if enlarge or native > size else native
             sized = [sized_images(images, side, channels, data) for images in arrays.images]
             parts, read = list(zip(sized, numbers, strict=True)), None
     (items, labels), (test_items, test_labels) = parts
-    for number, name in enumerate(classes):
-        if not (labels == number).any():
-            raise InputError(f"{data}: no training image of class {name!r}; remove the class, or add images of it")
     if len(classes) < 2:
         raise InputError(f"{data}: one class only ({', '.join(classes)}); at least two are needed")
-    held_out = np.arange(len(labels)) % 10 == min(9, len(labels) - 1)
+    by_class = np.argsort(labels, kind="stable")  # where classes take turns, every tenth image may be of one class
+    held_out = np.zeros(len(labels), bool)
+    held_out[by_class[min(9, len(labels) - 1) :: 10]] = True
+    for number, name in enumerate(classes):
+        if not (labels[~held_out] == number).any():
+            few = "" if not (labels == number).any() else " beside the tenth that is for validation"
+            raise InputError(f"{data}: no training image of class {name!r}{few}; remove the class, or add images of it")
     train, validation = (Split(items[kept], labels[kept].astype(np.int32), read) for kept in (~held_out, held_out))
     return Labelled(train, validation, Split(test_items, test_labels.astype(np.int32), read), tuple(classes))
 
@@ -116,7 +119,7 @@ def _numbered(
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """Return class numbers from 0 and the classes' names: those given, or the labels that occur in training."""
     train, test = (part.reshape(-1).astype(np.int64) for part in labels)
-    known = np.arange(len(names)) if names else np.unique(train)
+    known = np.arange(len(names)) if names else np.unique(train[train >= 0])
     for split, part in (("train", train), ("test", test)):
         strange = np.setdiff1d(part, known)
         if len(strange):
@@ -138,7 +141,7 @@ def _class_folders(
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
     """Return the names of files and their class numbers, for training and for the test, and the classes' names."""
     roots = [folder / "train"] + [folder / name for name in ("test", "val") if (folder / name).is_dir()][:1]
-    if not (len(roots) == 2 and roots[0].is_dir()):
+    if not roots[0].is_dir() or (len(roots) == 1 and images_or_none(roots[0])):  # trains may be a class
         roots = [folder]
     found = [
         {path.name: images_or_none(path) for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."}

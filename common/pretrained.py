@@ -17,8 +17,8 @@ def load_pretrained(
 
     Args:
         network: one of `keras.applications`, of any input size.
-        weights: a file of weights for it, with or without its classifier; or `imagenet`, Keras's own; or `random`,
-            which leaves it as it is.
+        weights: a file of weights for it, .weights.h5 with or without its classifier; or `imagenet`, Keras's own; or
+            `random`, which leaves it as it is.
         file: what Keras calls its own file, to see whether it is on this machine already.
         imagenet: returns such a network with Keras's own weights, which it fetches where needed.
         fetch: it may.

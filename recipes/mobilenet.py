@@ -57,7 +57,7 @@ class Config:
     head_learning_rate: float = 1e-3  # Adam, in the first stage
     head_epochs: int = 20  # of the first stage
     learning_rate: float = 2e-4  # Adam, in the second stage; both rates fall to 0 along a cosine
-    epochs: int = 5  # of the second stage
+    epochs: int = 8  # of the second stage
     seed: int = 0
 
 
