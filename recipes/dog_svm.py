@@ -53,7 +53,7 @@ class Config:
     seed: int = 0
 
 
-PYRAMID, DEMO = Config(features="pyramid"), Config()
+PYRAMID, DEMO = Config(features="pyramid", penalty=0.01), Config()
 DEMO_RUN = Path("runs/dog_svm-demo")
 SIGMAS = (0.7, 1.4, 2.8, 5.6)  # pixels, of the Gaussians whose differences are taken
 
