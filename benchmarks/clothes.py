@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,31 @@ def measure_run(recipe: str, config: Any, data: Path, output_dir: Path) -> dict[
     files = [output_dir / f"{name}.keras" for name in module.Networks._fields]
     scores["weights"] = sum(keras.models.load_model(file).count_params() for file in files)
     return scores | seconds
+
+
+def measure_pyramid(data: Path) -> dict[str, float]:
+    """Return the microseconds an image that pyramids take: the recipe's in batches, scikit-image's one by one."""
+    from skimage.transform import pyramid_gaussian
+
+    from recipes.dog_svm import PYRAMID, build, describe
+
+    images = labelled_images(str(data), 28, 1, lambda: drawn_clothes(10, 0)).train.items[:5000]
+    network = build(PYRAMID).features
+    describe(network, images)  # traced now
+    rounds: list[tuple[float, float]] = []
+    for _ in range(5):
+        began = time.perf_counter()
+        describe(network, images)
+        between = time.perf_counter()
+        for image in images[:500, ..., 0]:
+            list(pyramid_gaussian(image))
+        rounds.append(((between - began) / len(images), (time.perf_counter() - between) / 500))
+    ours, others = np.median(rounds, axis=0) * 1e6
+    return {
+        "microseconds": float(ours),
+        "one_by_one": float(others),
+        "ratio": float(np.median([b / a for a, b in rounds])),
+    }
 
 
 def measure_hog(data: Path) -> dict[str, float | int | str]:
@@ -158,7 +184,13 @@ def measure(
         for share in SHARES:
             part = with_share(data, share, output_dir)
             once(f"HOG and linear SVM/share {share:g}", lambda: measure_hog(part))  # noqa: B023
+        once("pyramid", lambda: measure_pyramid(data))
     text = tables([*known, "HOG and linear SVM"], found)
+    if "pyramid" in found:
+        text += (
+            "\n\nThe pyramid of an image takes {microseconds:.0f} microseconds in batches, and {one_by_one:.0f} one by "
+            "one with scikit-image: {ratio:.0f} times as long.".format(**found["pyramid"])
+        )
     where = describe(machine(os.cpu_count() or 1))
     print(f"\n{text}\n\n{where}")
     if results is not None:

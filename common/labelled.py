@@ -75,6 +75,8 @@ def labelled_images(
     Raises:
         InputError: there is nothing of that kind, something in it cannot be used, or labels and images do not fit.
     """
+    if channels not in (1, 3):
+        raise InputError(f"channels must be 1 or 3, got {channels}")
     if data == "sample":
         images, labels = sample()
         images = sized_images(images, images.shape[1], channels, data)
@@ -120,6 +122,8 @@ def _numbered(
     """Return class numbers from 0 and the classes' names: those given, or the labels that occur in training."""
     train, test = (part.reshape(-1).astype(np.int64) for part in labels)
     known = np.arange(len(names)) if names else np.unique(train[train >= 0])
+    if not len(known):
+        raise InputError(f"{data}: the train labels are all below 0; expected class numbers from 0")
     for split, part in (("train", train), ("test", test)):
         strange = np.setdiff1d(part, known)
         if len(strange):

@@ -65,10 +65,16 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "beta_1": (0, 0.999999),
     "dropout": (0, 0.99),
     "epochs": (1, math.inf),
+    "head_epochs": (1, math.inf),
+    "head_learning_rate": (0, math.inf),
     "jitter": (1, 4),
     "latent_dim": (1, math.inf),
     "learning_rate": (0, math.inf),
+    "penalty": (1e-12, math.inf),
     "seed": (0, 2**31 - 1),
+    "shift": (0, math.inf),
+    "tolerance": (0, 1),
+    "units": (1, math.inf),
 }
 
 

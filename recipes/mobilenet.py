@@ -90,7 +90,7 @@ def build(config: Config = Config()) -> Networks:
         elif layer.weights:  # those it comes with do not follow a seed
             layer.set_weights([keras.initializers.HeNormal(seeds)(kernel.shape) for kernel in layer.weights])
     images = keras.Input((None, None, config.channels), name="images")
-    x = layers.Resizing(config.size, config.size)(images)
+    x = keras.ops.image.resize(images, (config.size, config.size))  # the layer puts all after it into training mode
     x = layers.Concatenate()([x, x, x]) if config.channels == 1 else x
     seen = keras.Input((network.output_shape[-1],), name="features")
     dense = layers.Dense(config.outputs, kernel_initializer=keras.initializers.GlorotUniform(seeds))
@@ -147,7 +147,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 def train_head(networks: Networks, data: Labelled, config: Config, output_dir: Path) -> History:
     """Train the classifier in place on features that are kept in `output_dir`; return each epoch's means."""
     seen, held_out = (
-        cached_features(networks.features, s, output_dir / "features") for s in (data.train, data.validation)
+        cached_features(networks.features, s, output_dir / "cache") for s in (data.train, data.validation)
     )
     size = min(config.batch_size, len(seen))
     stream = batches((seen, data.train.labels), size, config.seed, held_out=(held_out, data.validation.labels))

@@ -16,7 +16,8 @@ from PIL import Image
 
 import recipes.dcgan
 import recipes.pix2pix
-from benchmarks import dcgan, markdown_table, pix2pix, run_benchmark, timed
+from benchmarks import clothes, dcgan, markdown_table, pix2pix, run_benchmark, timed
+from common.clothes import drawn_clothes
 from common.errors import InputError
 from common.images import LABEL_COLOURS
 from common.lazy import keras
@@ -64,7 +65,7 @@ def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, line, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pix2pix", "dcgan"])
+@pytest.mark.parametrize("name", ["pix2pix", "dcgan", "clothes"])
 def test_help_comes_without_tensorflow(name):
     code = f"import sys, runpy; sys.argv = ['{name}.py', '--help']\n"
     code += f"try: runpy.run_module('benchmarks.{name}', None, '__main__')\nfinally: print('tensorflow' in sys.modules)"
@@ -317,3 +318,54 @@ def test_a_generator_of_one_class_is_found_out(tmp_path, capsys):
     distances = [row["frechet_distance"] for row in own.values()]
     assert min(distances[:2]) > 2 * distances[2] > 0
     assert "Test accuracy of the classifier of this data: 1.0000" in capsys.readouterr().out
+
+
+# %% Clothes
+
+
+def test_a_share_of_the_labels_has_as_many_of_each_class_and_all_test_images(tmp_path):
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4, dtype=np.uint8), 50)
+    images = generator.integers(0, 256, (200, 4, 4)).astype(np.uint8)
+    np.savez(tmp_path / "all.npz", x_train=images, y_train=labels, x_test=images[:7], y_test=labels[:7])
+    part = dict(np.load(clothes.with_share(tmp_path / "all.npz", 0.1, tmp_path)))
+    assert np.bincount(part["y_train"]).tolist() == [5] * 4 and len(part["x_test"]) == 7
+    for image, label in zip(part["x_train"], part["y_train"], strict=True):
+        (place,) = np.flatnonzero((images == image).all((1, 2)))
+        assert labels[place] == label
+
+
+def test_tables_show_the_mean_and_the_spread_of_the_seeds():
+    run = {"weights": 1234, "run_cpu_seconds": 60.0, "run_wall_seconds": 30.0, "expected_calibration_error": 0.02}
+    found = {f"mlp/{seed}": run | {"test_accuracy": 0.88 + 0.01 * seed} for seed in range(3)}
+    found["mlp/share 0.1"] = run | {"test_accuracy": 0.8}
+    text = clothes.tables(["mlp", "lenet"], found)
+    assert "| mlp | 0.8900 ± 0.0100 | 0.020 | 3 | 1,234 | 1.0 | 0.5 |" in text
+    assert "| mlp |  | 0.800 | 0.890 |" in text and "lenet" not in text
+
+
+def test_tables_are_written_between_two_marks_and_nowhere_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{clothes.MARK}\nold\n{clothes.MARK}\nafter\n")
+    clothes.write_between(page, "new")
+    assert page.read_text() == f"before\n{clothes.MARK}\nnew\n{clothes.MARK}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(InputError, match="twice"):
+        clothes.write_between(page, "new")
+    assert page.read_text() == "no marks"
+
+
+@pytest.mark.slow
+def test_clothes_are_measured_once_and_then_read(tmp_path, capsys):
+    images, labels = drawn_clothes(300, 0)
+    data = tmp_path / "drawn.npz"
+    np.savez(data, x_train=images[:200], y_train=labels[:200], x_test=images[200:], y_test=labels[200:])
+    page = tmp_path / "page.md"
+    page.write_text(f"{clothes.MARK}\n{clothes.MARK}")
+    for _ in range(2):
+        clothes.measure(data, output_dir=tmp_path / "runs", only=("dog_svm",), results=page)
+    said = capsys.readouterr()
+    assert said.err.count("s of CPU") == 3  # all labels and two shares, in the first call alone
+    assert page.read_text().count("| dog_svm |") == 2
+    with pytest.raises(InputError, match="'svm' is no line of the table"):
+        clothes.measure(data, output_dir=tmp_path / "runs", only=("svm",))

@@ -54,6 +54,19 @@ def test_a_stream_from_the_middle_is_the_rest_of_the_stream_from_the_start():
     np.testing.assert_array_equal(taken(data.at(5), 4), whole[5:])
 
 
+def test_a_batch_is_augmented_by_a_seed_of_its_step_alone():
+    def augment(items, seed):
+        return (tf.cast(items, tf.float32) + tf.random.stateless_uniform(tf.shape(items), seed),)
+
+    data = batches(np.arange(10), 3, seed=4, augment=augment)
+    whole = taken(data.at(0), 9)
+    np.testing.assert_array_equal(taken(data.at(5), 4), whole[5:])
+    drawn = np.concatenate([batch % 1 for batch in whole])
+    assert len(set(drawn)) == len(drawn)
+    plain = taken(batches(np.arange(10), 3, seed=4).at(0), 9)
+    np.testing.assert_array_equal([np.floor(batch) for batch in whole], plain)
+
+
 def test_augmentation_is_drawn_afresh_every_epoch_and_differs_between_items():
     def load(item, seed):
         return (tf.random.stateless_uniform([], seed),)

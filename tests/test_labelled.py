@@ -522,6 +522,9 @@ def test_a_negative_label_without_names(tmp_path):
     contents = arrays() | {"y_train": begun(-1, numbers(39, 3))}
     with pytest.raises(InputError, match="-1"):
         read(written(tmp_path / "a.npz", **contents))
+    contents = arrays() | {"y_train": np.full(40, -1)}
+    with pytest.raises(InputError, match="all below 0"):
+        read(written(tmp_path / "b.npz", **contents))
 
 
 def test_train_without_test(tmp_path):

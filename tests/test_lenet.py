@@ -24,7 +24,7 @@ def test_probabilities_are_those_of_the_layers_written_out():
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1)).astype(np.uint8)
     weights = classifier.get_weights()
     expected = []
-    for image in images / 127.5 - 1:
+    for image in 2 * np.sqrt(images / 255) - 1:
         maps = image
         for kernel, bias in (weights[:2], weights[2:4]):
             convolved = [correlate(maps, kernel[..., i], "valid")[..., 0] for i in range(kernel.shape[-1])]

@@ -15,21 +15,23 @@ def test_it_has_the_usual_examples_weights():
     assert build(WIDE).classifier.count_params() == 785 * 1024 + 1025 * 10
 
 
-def test_probabilities_are_those_of_the_layers_written_out():
-    config = Config(size=6, units=5, outputs=3)
+@pytest.mark.parametrize("root", [False, True])
+def test_probabilities_are_those_of_the_layers_written_out(root):
+    config = Config(size=6, units=5, outputs=3, root=root)
     (classifier,) = build(config)
     images = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 1)).astype(np.uint8)
     first, first_bias, second, second_bias = classifier.get_weights()
-    hidden = np.maximum(0, (images.reshape(7, -1) / 127.5 - 1) @ first + first_bias)
+    seen = 2 * (images.reshape(7, -1) / 255) ** (0.5 if root else 1) - 1
+    hidden = np.maximum(0, seen @ first + first_bias)
     np.testing.assert_allclose(classify(classifier, images), softmax(hidden @ second + second_bias, axis=1), atol=1e-5)
 
 
 def test_it_learns_and_its_learning_rate_falls_to_nothing():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 256).astype(np.int32)
-    images = np.clip(generator.normal(100 + 40 * labels[:, None, None, None], 30, (256, 6, 6, 1)), 0, 255)
+    images = np.clip(generator.normal(100 + 60 * labels[:, None, None, None], 30, (256, 6, 6, 1)), 0, 255)
     data = batches((images.astype(np.uint8), labels), 32, 0, held_out=(images[:50].astype(np.uint8), labels[:50]))
-    config = Config(size=6, units=8, outputs=2, epochs=8, learning_rate=0.01)
+    config = Config(size=6, units=8, outputs=2, epochs=20, learning_rate=0.01, dropout=0.0)
     networks = build(config)
     history = train(networks, data, config)
     assert history[-1]["validation_accuracy"] > 0.95 > 0.9 > history[0]["accuracy"]

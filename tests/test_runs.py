@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.runs import check_run, finish_run, load_network, read_data, read_run, start_run
+from common.runs import check_run, finish_run, load_network, read_classes, read_data, read_run, start_run
 from recipes.pix2pix import Config, build
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +50,17 @@ def test_only_epochs_may_change_once_something_is_saved(tmp_path):
         check_run(tmp_path, "pix2pix", Config(), "sample")
     with pytest.raises(InputError, match="seed 0, not 1"):
         check_run(tmp_path, "pix2pix", Config(seed=1), "photos")
+
+
+def test_a_run_keeps_its_classes(tmp_path):
+    start_run(tmp_path, "pix2pix", Config(), "photos", ("cat", "dog"))
+    assert read_classes(tmp_path) == ("cat", "dog")
+    start_run(tmp_path, "pix2pix", Config(), "photos", ("cat", "cow"))  # nothing has come of it yet
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    start_run(tmp_path, "pix2pix", Config(), "photos", ("cat", "cow"))
+    with pytest.raises(InputError, match="the classes of this run were cat, cow, and are now cat, dog"):
+        start_run(tmp_path, "pix2pix", Config(), "photos", ("cat", "dog"))
+    assert read_classes(tmp_path) == ("cat", "cow")
 
 
 @pytest.mark.parametrize(

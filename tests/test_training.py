@@ -52,6 +52,22 @@ def without_times(history):
     return [(row["epoch"], row["loss"]) for row in history]
 
 
+def test_what_is_measured_after_an_epoch_joins_its_row_and_stays_when_a_run_goes_on(tmp_path):
+    for epochs in (2, 3):
+        step, state = start()
+        history = fit(
+            step,
+            data(),
+            epochs=epochs,
+            state=state,
+            output_dir=tmp_path,
+            on_epoch=lambda epoch: {"validation_accuracy": epoch / 10},
+        )
+    assert [row["validation_accuracy"] for row in history] == [0.1, 0.2, 0.3]
+    header = (tmp_path / "history.csv").read_text().splitlines()[0]
+    assert header == "epoch,loss,validation_accuracy,seconds,steps_per_second"
+
+
 def test_epoch_means_are_the_means_of_the_losses_of_its_steps():
     @tf.function
     def step(x, y):

@@ -9,6 +9,7 @@ from common.errors import InputError
 from common.images import read_image, write_image
 
 PICTURES = {"pix2pix": "translations.png", "dcgan": "samples.png"}
+PICTURES |= dict.fromkeys(("dog_svm", "mlp", "lenet", "mobilenet"), "classified.png")
 ROOT = Path(__file__).parents[1]
 
 
