@@ -165,8 +165,8 @@ class Portrait:
         self.lips = rng.uniform((0.24, 0.05, 0.07), (0.32, 0.1, 0.13))  # half width, height of the upper and lower
         self.lips[1:] *= 1 - 0.3 * strengths["old"]
         tones = _face_colours("F4D5C0 ECC4A6 E0B08A D2A078 9A6644 7C4E34 62402C 583828").reshape(2, 4, 3)
-        tones = _mix(tones[:, (start := rng.integers(3))], tones[:, start + 1], rng.random())
-        self.skin = _mix(*tones, strengths["dark_skin"])
+        light, dark = _mix(tones[:, (start := rng.integers(3))], tones[:, start + 1], rng.random())
+        self.skin = _mix(light, dark, strengths["dark_skin"])
         self.hair = self._hair_colour()
         self.cut = self._haircut()
         self.head = np.ones(())  # the stencil of the head, once it is painted
@@ -200,10 +200,8 @@ class Portrait:
         """Turn points [n, 2] on the face, `lift` above it, or [n, 3] anywhere, with the head: pixels [n, 2]."""
         x, y = points[:, 0], points[:, 1]
         depth = points[:, 2] if points.shape[1] == 3 else _front(x, y) + lift
-        turned = np.empty((len(points), 2))
-        turned[:, 0] = x * np.cos(self.yaw) + depth * np.sin(self.yaw) - self.roll * (y - 1)
-        turned[:, 1] = y + self.roll * turned[:, 0]
-        return turned * self.unit + self.centre
+        x = x * np.cos(self.yaw) + depth * np.sin(self.yaw)
+        return self.still(np.stack([x - self.roll * (y - 1), y + self.roll * x], 1))
 
     def still(self, points: Any) -> np.ndarray:
         """Place points [n, 2] that do not move with the head: pixels [n, 2]."""
@@ -218,13 +216,7 @@ class Portrait:
         return mask.astype(np.float32) / 255
 
     def fill(
-        self,
-        pixels: np.ndarray,
-        colour: np.ndarray,
-        strength: float = 1,
-        soft: float = 0,
-        line: float = 0,
-        inside: Any = None,
+        self, pixels: np.ndarray, colour: Any, strength: float = 1, soft: float = 0, line: float = 0, inside: Any = None
     ) -> None:
         """Paint an outline, or a line of that width, in pixels [n, 2] with a colour [3] or a map [side, side, 3].
 
@@ -254,9 +246,10 @@ class Portrait:
         region = self.paint[crop]
         region += ((colour[crop] if colour.ndim == 3 else colour) - region) * alpha[..., None]
 
-    def draw(self, points: Any, colour: np.ndarray, *how: float, lift: float = 0, inside: Any = None) -> None:
-        """Project points and `fill` what they outline; `how` is strength, softness and width of the line."""
-        self.fill(self.project(np.asarray(points, float), lift), colour, *how, inside=inside)
+    def draw(self, points: Any, colour: Any, *how: float, lift: float = 0, inside: Any = None) -> None:
+        """Project points [n, 2 or 3] as `project` does, and `fill` what they outline; `how`: strength, soft, line."""
+        named = dict(zip(("strength", "soft", "line"), how, strict=False))
+        self.fill(self.project(np.asarray(points, float), lift), colour, inside=inside, **named)
 
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
         """Return x [side] and y [side, 1], in the face's units, of the upright canvas."""
@@ -311,7 +304,7 @@ def _lit_skin(p: Portrait) -> np.ndarray:
     smile, old, (nose, tip, out), mouth = p.strengths["smile"], p.strengths["old"], p.nose, p.mouth
     rng = p.dice("skin")
     cheek, brow, chin, blush, shine = rng.uniform((0.03, 0.05, 0.05, 0, 0.04), (0.09, 0.1, 0.12, 0.16, 0.13))
-    bumps = [(0, tip, 0.13, 0.11, 0.17, out), (0, tip * 0.5, 0.09, 0.26, 0.16, out * 0.5)]
+    bumps: list[tuple] = [(0, tip, 0.13, 0.11, 0.17, out), (0, tip * 0.5, 0.09, 0.26, 0.16, out * 0.5)]
     bumps += [(0, mouth - 0.07, 0.3, 0.08, 0.05, 0), (0, mouth + 0.09, 0.22, 0.06, 0.06, 0)]
     bumps += [(0, p.length - 0.14, 0.2, 0.14, chin, 0.1), (0, mouth + 0.19, 0.2, 0.05, -0.04, 0)]
     for s in (-1, 1):
@@ -348,7 +341,7 @@ def _hair_map(p: Portrait) -> np.ndarray:
     coils, waves = _texture(rng, 30, p.side), _texture(rng, 7, p.side)
     strands = cv2.GaussianBlur(rng.standard_normal((1, 512), np.float32), (0, 0), 2.5)[0] * 2.4
     angle = np.arctan2(x, np.maximum(down + 1.35, 0.12)) * 70 + 256 + np.float32(14 * curl) * waves
-    texture = _mix(strands[np.clip(angle, 0, 511).astype(np.int32)], 0.8 * coils, max(0.0, 1.6 * curl - 0.6))
+    texture = _mix(strands[np.clip(angle, 0, 511).astype(np.int32)], 0.6 * coils, max(0.0, 1.6 * curl - 0.6))
     ring = np.hypot(across - np.float32(0.35 * p.lamp[0]), 0.75 * (down + 1.35)) - 0.42
     light = p.lit(0.32) * (1 + 0.17 * texture) * (0.86 + 0.34 * np.exp(-((ring / 0.14) ** 2)))
     grey = np.clip(waves, 0, 1)[..., None] * np.float32(0.25 * p.strengths["old"])
@@ -453,7 +446,7 @@ def _paint_beard(p: Portrait) -> None:
     rng, mouth, tip, w = p.dice("beard"), p.mouth, p.nose[1], p.width
     kind, longer = rng.choice(4, p=(0.25, 0.4, 0.2, 0.15)), rng.uniform(0.03, 0.16)
     dye = np.minimum(p.hair * np.array([0.82, 0.72, 0.62], np.float32), p.skin * np.float32(0.74))
-    colour = dye * (p.lit(0.2) * (1 + 0.14 * _texture(rng, 44, p.side)))[..., None]
+    colour = dye * (p.lit(0.2) * (1 + 0.11 * _texture(rng, 44, p.side)))[..., None]
     strength = p.strengths["beard"] * (0.7 if kind == 0 else 0.95)
     if kind < 2:
         edge = p.length + longer * kind
@@ -552,7 +545,7 @@ def _paint_front_hair(p: Portrait, hair: np.ndarray) -> None:
             p.fill(_ruffled(p, _blob(side) * (s * w, 1, 1), "sides"), hair, 0.95, 0.02)
         return
     angle = np.radians(np.linspace(-97, 97, 15))
-    out, rise = w + 0.02 + 0.55 * cut.volume, 1.12 + cut.volume
+    out, rise = w + 0.07 + 0.5 * cut.volume, 1.17 + cut.volume
     over = np.stack([out * np.sin(angle), -0.1 - rise * np.cos(angle), np.full(15, -0.05)], 1)
     x = np.linspace(0.96, -0.96, 11)
     parted = abs(cut.sweep) * np.maximum(x * np.sign(cut.sweep) + 0.1, 0) * (1 - x**4)
@@ -609,9 +602,9 @@ def _paint_hat(p: Portrait) -> None:
     p.draw(np.concatenate([crown, rim + (0, 0.14, 0)]), dark, 0.5, 0.06, inside=p.head)
     dome = np.concatenate([_curve(crown), _curve(rim)])
     if kind == 3:
-        half = [(-1.2, -0.7), (-1.0, -1.15), (0.3 * lean, -1.5), (1.0, -1.2), (1.26, -0.7)]
-        felt = _blob([*half, (0.66, -0.6), (0, -0.62), (-0.66, -0.6)]) + (0.12 * lean, 0)
-        dome = np.column_stack([felt, np.full(len(felt), 0.1)])
+        felt = [(-1.2, -0.7), (-1.0, -1.15), (0.3 * lean, -1.5), (1.0, -1.2), (1.26, -0.7)]
+        outline = _blob([*felt, (0.66, -0.6), (0, -0.62), (-0.66, -0.6)]) + (0.12 * lean, 0)
+        dome = np.column_stack([outline, np.full(len(outline), 0.1)])
     p.draw(dome, colour)
     if kind in (0, 2):  # the turned-up edge, or the ribbon
         ribbon = np.concatenate([_curve(rim), _curve(rim[::-1]) - (0, 0.3 if kind == 0 else 0.2, 0)])
@@ -651,8 +644,8 @@ def _portray(sitter: tuple, moment: tuple, strengths: dict[str, float], size: in
     if strengths["hat"] >= 0.5:
         _paint_hat(p)
     picture = cv2.resize(p.paint, (size, size), interpolation=cv2.INTER_AREA)
-    picture *= np.array([1 + p.warmth, 1, 1 - p.warmth], np.float32)
-    picture += 0.01 * p.moment.standard_normal(picture.shape, np.float32)
+    picture = picture * np.array([1 + p.warmth, 1, 1 - p.warmth], np.float32)
+    picture = picture + 0.01 * p.moment.standard_normal(picture.shape, np.float32)
     return (255 * np.clip(picture, 0, 1) + 0.5).astype(np.uint8)
 
 
@@ -672,8 +665,8 @@ def drawn_faces(
             head, light and background still depend on the seed and the number alone: two characters drawn with the
             same seed show the same moments. Glasses, beard, hat and clothes belong to the person.
         attributes: Strengths, 0..1, by the names of `FACE_ATTRIBUTES`, for all faces; everything else about a face
-            stays as it was. Glasses and hat are there from 0.5 on, the others change smoothly: `looking_left` is
-            0 to the right of the picture, 0.5 straight ahead and 1 to the left.
+            stays as it was, but that a hat presses high hair down. Glasses and hat are there from 0.5 on, the others
+            change smoothly: `looking_left` is 0 to the right of the picture, 0.5 straight ahead and 1 to the left.
 
     Returns:
         Images, RGB uint8 [count, size, size, 3], and labels, uint8 [count, len(FACE_ATTRIBUTES)]: 1 where the
@@ -682,6 +675,8 @@ def drawn_faces(
     Raises:
         ValueError: `count`, `seed`, `size` or `character` is too small, an attribute is unknown or not in 0..1.
     """
+    import cv2
+
     numbers = ("count", count, 1), ("seed", seed, 0), ("size", size, 16), ("character", character or 0, 0)
     for name, value, least in numbers:
         if value < least:
@@ -693,13 +688,18 @@ def drawn_faces(
             raise ValueError(f"{name} is {strength}: it must be 0..1")
     images = np.empty((count, size, size, 3), np.uint8)
     labels = np.empty((count, len(FACE_ATTRIBUTES)), np.uint8)
-    for index in range(count):
-        moment, sitter = (2, seed, index), (0, seed, index) if character is None else (1, character, 0)
-        strengths = {}
-        for number, (name, kind) in enumerate(FACE_ATTRIBUTE_RANGES.items(), 1):
-            rng = np.random.default_rng([*(moment if kind.momentary else sitter), number])
-            drawn = rng.uniform(*(kind.present if rng.random() < kind.share else kind.absent))
-            strengths[name] = float(attributes.get(name, drawn))
-        images[index] = _portray(sitter, moment, strengths, size)
-        labels[index] = [strength >= 0.5 for strength in strengths.values()]
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # strokes are too small to be shared: on a busy machine, threads cost half of the time
+    try:
+        for index in range(count):
+            moment, sitter = (2, seed, index), (0, seed, index) if character is None else (1, character, 0)
+            strengths = {}
+            for number, (name, kind) in enumerate(FACE_ATTRIBUTE_RANGES.items(), 1):
+                rng = np.random.default_rng([*(moment if kind.momentary else sitter), number])
+                drawn = rng.uniform(*(kind.present if rng.random() < kind.share else kind.absent))
+                strengths[name] = float(attributes.get(name, drawn))
+            images[index] = _portray(sitter, moment, strengths, size)
+            labels[index] = [strength >= 0.5 for strength in strengths.values()]
+    finally:
+        cv2.setNumThreads(threads)
     return images, labels
