@@ -52,7 +52,7 @@ def test_the_readme_opens_with_the_command_of_a_demo_and_that_of_the_tests():
     """CI takes the second one from there, by its place."""
     first, second = re.findall(r"^```\n(.*?)\n```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[:2]
     assert first.startswith("python3 -m venv") and first.endswith("python -m recipes.pix2pix")
-    assert second.startswith("python3 -m venv") and second.endswith("python -m pytest")
+    assert second.startswith("python3 -m venv") and "python -m pytest" in second
 
 
 def test_what_documents_point_to_is_there():
