@@ -29,6 +29,7 @@ from common.files import replacing, write_json, write_text
 from common.labelled import Split, labelled_images
 from common.lazy import keras
 
+RECIPES = ("dog_svm", "mlp", "lenet", "mobilenet")
 SHARES = (0.01, 0.1)  # of the labels, beside all of them
 
 
@@ -49,14 +50,11 @@ def cases(weights: str) -> dict[str, tuple[str, Any]]:
     return found
 
 
-RECIPES = ("dog_svm", "mlp", "lenet", "mobilenet")
-
-
 def with_share(data: Path, share: float, folder: Path) -> Path:
     """Write an .npz with a share of the training images, the same number of each class, and all test images."""
     path = folder / f"{share:g}.npz"
-    if share == 1 or path.exists():
-        return data if share == 1 else path
+    if path.exists():
+        return path
     with np.load(data, allow_pickle=False) as arrays:
         parts = dict(arrays)
     order = np.random.default_rng(0).permutation(len(parts["y_train"]))
@@ -71,7 +69,10 @@ def with_share(data: Path, share: float, folder: Path) -> Path:
 
 def longer(config: Any, share: float) -> Any:
     """Return the settings for a share of the labels: as many more epochs as its square root is small."""
-    return config if hasattr(config, "penalty") else replace(config, epochs=round(config.epochs / share**0.5))
+    if hasattr(config, "penalty"):  # the SVM's end is its minimum, however many labels there are
+        return config
+    name = "head_epochs" if getattr(config, "frozen", False) else "epochs"
+    return replace(config, **{name: round(getattr(config, name) / share**0.5)})
 
 
 def measure_run(recipe: str, config: Any, data: Path, output_dir: Path) -> dict[str, float | int | str]:

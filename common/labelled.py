@@ -145,7 +145,7 @@ def _class_folders(
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
     """Return the names of files and their class numbers, for training and for the test, and the classes' names."""
     roots = [folder / "train"] + [folder / name for name in ("test", "val") if (folder / name).is_dir()][:1]
-    if not roots[0].is_dir() or (len(roots) == 1 and images_or_none(roots[0])):  # trains may be a class
+    if not roots[0].is_dir() or (len(roots) == 1 and images_or_none(roots[0])):  # a class of trains
         roots = [folder]
     found = [
         {path.name: images_or_none(path) for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."}

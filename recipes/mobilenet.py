@@ -90,7 +90,7 @@ def build(config: Config = Config()) -> Networks:
         elif layer.weights:  # those it comes with do not follow a seed
             layer.set_weights([keras.initializers.HeNormal(seeds)(kernel.shape) for kernel in layer.weights])
     images = keras.Input((None, None, config.channels), name="images")
-    x = keras.ops.image.resize(images, (config.size, config.size))  # the layer puts all after it into training mode
+    x = keras.ops.image.resize(images, (config.size, config.size))  # layers.Resizing turns training mode on
     x = layers.Concatenate()([x, x, x]) if config.channels == 1 else x
     seen = keras.Input((network.output_shape[-1],), name="features")
     dense = layers.Dense(config.outputs, kernel_initializer=keras.initializers.GlorotUniform(seeds))

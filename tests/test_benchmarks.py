@@ -15,6 +15,9 @@ import tensorflow as tf
 from PIL import Image
 
 import recipes.dcgan
+import recipes.dog_svm
+import recipes.mlp
+import recipes.mobilenet
 import recipes.pix2pix
 from benchmarks import clothes, dcgan, markdown_table, pix2pix, run_benchmark, timed
 from common.clothes import drawn_clothes
@@ -333,6 +336,16 @@ def test_a_share_of_the_labels_has_as_many_of_each_class_and_all_test_images(tmp
     for image, label in zip(part["x_train"], part["y_train"], strict=True):
         (place,) = np.flatnonzero((images == image).all((1, 2)))
         assert labels[place] == label
+
+
+def test_with_fewer_labels_the_stage_that_a_run_ends_with_is_longer():
+    for config, name, epochs in (
+        (recipes.mlp.Config(), "epochs", 400),
+        (recipes.mobilenet.Config(), "epochs", 80),
+        (recipes.mobilenet.FROZEN, "head_epochs", 200),
+    ):
+        assert clothes.longer(config, 0.01) == dataclasses.replace(config, **{name: epochs})
+    assert clothes.longer(recipes.dog_svm.Config(), 0.01) == recipes.dog_svm.Config()
 
 
 def test_tables_show_the_mean_and_the_spread_of_the_seeds():
