@@ -66,6 +66,18 @@ def batches(
     return Batches(steps, at, held_out)
 
 
+def side_by_side(*streams: Batches) -> Batches:
+    """Return batches that hold one of each stream; an epoch is as long as the longest, the others begin anew in it."""
+
+    def at(step: int) -> tf.data.Dataset:
+        return tf.data.Dataset.zip(*(stream.at(step) for stream in streams)).map(
+            lambda *parts: tuple(tf.nest.flatten(parts))
+        )
+
+    held_out = tuple(images for stream in streams for images in stream.held_out)
+    return Batches(max(stream.steps_per_epoch for stream in streams), at, held_out)
+
+
 class Examples(NamedTuple):
     """What `--data` named: items to train on, items held out, and how an item becomes images."""
 

@@ -57,6 +57,7 @@ def labelled_images(
     fetch: bool = False,
     names: tuple[str, ...] = (),
     enlarge: bool = True,
+    require_classes: bool = True,
 ) -> Labelled:
     """Return images with their classes, uint8 [size, size, channels]; a tenth of the training part is for validation.
 
@@ -71,6 +72,8 @@ def labelled_images(
         fetch: a set that is not on this machine may be downloaded.
         names: of the sample's classes.
         enlarge: bring sets of arrays to `size` even where they are smaller; without it those keep their own size.
+        require_classes: without it pictures that have no classes are taken too, as one class named `image`: those of a
+            folder and its sub-folders where it has no class folders, and an .npz without y_train and y_test.
 
     Raises:
         InputError: there is nothing of that kind, something in it cannot be used, or labels and images do not fit.
@@ -84,20 +87,24 @@ def labelled_images(
         parts, classes = [(images[~test], labels[~test]), (images[test], labels[test])], names
         read = None
     else:
-        arrays = read_arrays(data, labels=True, fetch=fetch)
+        with_labels = require_classes or _has_labels(data)
+        arrays = read_arrays(data, with_labels, fetch)
         if arrays is None:
-            parts, classes = _class_folders(Path(data), channels, skip_bad)
+            parts, classes = _class_folders(Path(data), channels, skip_bad, require_classes)
             read = functools.partial(square_image, size=size, channels=channels)
         else:
-            for split, images, labels in zip(("train", "test"), arrays.images, arrays.labels, strict=True):
-                _check_labels(data, split, images, labels)
-            numbers, classes = _numbered(data, arrays.labels, arrays.names)
+            if with_labels:
+                for split, images, labels in zip(("train", "test"), arrays.images, arrays.labels, strict=True):
+                    _check_labels(data, split, images, labels)
+                numbers, classes = _numbered(data, arrays.labels, arrays.names)
+            else:
+                numbers, classes = [np.zeros(len(images), np.int64) for images in arrays.images], ONE_CLASS
             native = min(arrays.images[0].shape[1:3], default=0)
             side = size if enlarge or native > size else native
             sized = [sized_images(images, side, channels, data) for images in arrays.images]
             parts, read = list(zip(sized, numbers, strict=True)), None
     (items, labels), (test_items, test_labels) = parts
-    if len(classes) < 2:
+    if require_classes and len(classes) < 2:
         raise InputError(f"{data}: one class only ({', '.join(classes)}); at least two are needed")
     by_class = np.argsort(labels, kind="stable")  # where classes take turns, every tenth image may be of one class
     held_out = np.zeros(len(labels), bool)
@@ -108,6 +115,20 @@ def labelled_images(
             raise InputError(f"{data}: no training image of class {name!r}{few}; remove the class, or add images of it")
     train, validation = (Split(items[kept], labels[kept].astype(np.int32), read) for kept in (~held_out, held_out))
     return Labelled(train, validation, Split(test_items, test_labels.astype(np.int32), read), tuple(classes))
+
+
+ONE_CLASS = ("image",)  # the class of pictures that have none
+
+
+def _has_labels(data: str) -> bool:
+    """Say whether an .npz has classes; every other kind is asked for them."""
+    if Path(data).suffix != ".npz":
+        return True
+    try:
+        with np.load(data, allow_pickle=False) as arrays:
+            return "y_train" in arrays or "x_train" not in arrays
+    except Exception:  # what is wrong with it is said where it is read
+        return True
 
 
 def _check_labels(data: str, split: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -141,7 +162,7 @@ CLASS_LAYOUT = "a folder of pictures for each class, directly or under train/ wi
 
 
 def _class_folders(
-    folder: Path, channels: int, skip_bad: bool
+    folder: Path, channels: int, skip_bad: bool, require_classes: bool = True
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
     """Return the names of files and their class numbers, for training and for the test, and the classes' names."""
     roots = [folder / "train"] + [folder / name for name in ("test", "val") if (folder / name).is_dir()][:1]
@@ -152,6 +173,12 @@ def _class_folders(
         for root in roots
     ]
     classes = tuple(found[0])
+    if not require_classes and (not classes or images_or_none(folder) or not all(found[0].values())):
+        places = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+        found, classes = [{ONE_CLASS[0]: [path for place in places for path in images_or_none(place)]}], ONE_CLASS
+        roots = [folder]
+        if not found[0][ONE_CLASS[0]]:
+            raise InputError(f"{folder}: no pictures here or in its sub-folders (png, jpg, bmp, gif, webp, tif)")
     if not classes:
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise InputError(f"{folder}: no class folders here (found {inside}); expected {CLASS_LAYOUT}")
@@ -218,3 +245,20 @@ def labelled_batches(
         held_out,
         moved if shift or mirror else None,
     )
+
+
+def image_batches(data: Labelled, batch_size: int, seed: int, validate: int = 1000) -> Batches:
+    """Return shuffled batches `(images,)` of the training part, without labels.
+
+    `validate` is the most validation images to hand on, evenly spaced: uint8 [n, height, width, channels].
+    """
+    train, read = data.train, data.train.read
+    validation = data.validation.some(validate)
+    held_out = validation.images(np.arange(len(validation.labels)))
+
+    def load(item: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor]:
+        image = tf.numpy_function(read, [item], tf.uint8, stateful=False)
+        return (tf.ensure_shape(image, held_out.shape[1:]),)
+
+    size = min(batch_size, len(train.labels))
+    return batches(train.items, size, seed, load if read is not None else None, (held_out,))

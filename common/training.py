@@ -37,6 +37,8 @@ def fit(
     output_dir: Path | None = None,
     on_epoch: Callable[[int], Mapping[str, float] | None] | None = None,
     save_seconds: float = 120.0,
+    best: str = "",
+    patience: int = 0,
 ) -> History:
     """Run `step` over `epochs` passes of `data`; return one row of mean losses per epoch.
 
@@ -46,6 +48,9 @@ def fit(
     `on_epoch` gets the number of each finished epoch, for pictures; what it returns joins the epoch's row. Ctrl-C
     and SIGTERM end the step, save, and raise KeyboardInterrupt. Under a `tf.distribute` strategy every replica
     takes its part of each batch and losses go through `share`.
+
+    `best` names a column of the history: at the end the networks of `state` have the weights of the epoch in which it
+    was smallest, and training ends early once it has not fallen for `patience` epochs (0: it never does).
 
     Raises:
         FloatingPointError: a loss or a weight is not finite; the saves before it are kept.
@@ -65,6 +70,14 @@ def fit(
     saves = _Saves(output_dir, state)
     steps = data.steps_per_epoch
     done, totals, seconds, history = saves.newest(steps)
+
+    def since_best() -> int:
+        values = [row[best] for row in history]
+        return len(values) - 1 - values.index(min(values)) if values else 0
+
+    def worn_out() -> bool:
+        return bool(best and patience) and since_best() >= patience
+
     recent: list[tf.Tensor] = []  # losses of steps that are not in `totals` yet
 
     def settle() -> None:
@@ -79,7 +92,7 @@ def fit(
         _stop_signals(catch=output_dir is not None) as stopped,
         tqdm(total=epochs * steps, initial=done, unit="step", disable=None, mininterval=0.5) as bar,
     ):
-        while done < epochs * steps:
+        while done < epochs * steps and not worn_out():
             epoch, within = divmod(done, steps)
             first = within
             started = saved = shown = time.monotonic()
@@ -108,11 +121,17 @@ def fit(
                 rate = {"seconds": seconds + spent, "steps_per_second": (steps - first) / spent}
                 measured = (on_epoch(epoch + 1) or {}) if on_epoch is not None else {}
                 history.append({"epoch": epoch + 1, **means, **measured, **rate})
+                if best and not since_best():
+                    saves.keep_best()
                 totals, seconds = {}, 0.0
                 saves.write(done, steps, totals, seconds, history)
                 _say(bar, history[-1], epochs)
             if stopped:
                 raise KeyboardInterrupt(f"stopped after step {done} of {epochs * steps}")
+        if worn_out() and done < epochs * steps:
+            bar.write(f"stopped: {best} has not fallen for {patience} epochs")
+    if best and history:
+        saves.restore_best()
     saves.report(history)
     return history
 
@@ -180,6 +199,8 @@ class _Saves:
         self.output_dir = output_dir
         self.folder = (output_dir or Path()) / "checkpoints"
         self.reported = -math.inf
+        self.networks = {name: part for name, part in state.items() if isinstance(part, keras.Model)}
+        self.best: dict[str, list[np.ndarray]] = {}  # where nothing is written
         if output_dir is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -250,6 +271,25 @@ class _Saves:
         for number in self.numbers()[3:]:
             shutil.rmtree(self.folder / f"step-{number:08d}")
         self.report(history, every_seconds=30.0)
+
+    def keep_best(self) -> None:
+        """Keep the networks' weights as the best so far: in `checkpoints/best`, or in memory."""
+        if self.output_dir is None:
+            self.best = {name: network.get_weights() for name, network in self.networks.items()}
+            return
+        for name, network in self.networks.items():
+            with replacing(self.folder / "best" / f"{name}.keras") as draft:
+                network.save(draft)
+
+    def restore_best(self) -> None:
+        """Give the networks the weights that `keep_best` kept."""
+        for name, network in self.networks.items():
+            path = self.folder / "best" / f"{name}.keras"
+            try:
+                network.set_weights(self.best[name]) if self.output_dir is None else network.load_weights(path)
+            except Exception as error:  # a damaged file fails in many ways
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+                raise InputError(f"{path}: cannot be read ({reason}); train anew in another --output-dir") from None
 
     def report(self, history: History, every_seconds: float = 0.0) -> None:
         """Write `history.csv` and, unless one was written just now, the report."""

@@ -14,7 +14,8 @@ from PIL import Image
 
 from common.clothes import CLOTHES_CLASSES
 from common.errors import InputError
-from common.labelled import Labelled, Split, labelled_batches, labelled_images
+from common.images import write_image
+from common.labelled import Labelled, Split, image_batches, labelled_batches, labelled_images
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -538,3 +539,49 @@ def test_arrays_that_are_not_square_are_not_enlarged(tmp_path):
     contents = arrays() | {"x_train": noise(40, 6, 10), "x_test": noise(12, 6, 10)}
     data = read(written(tmp_path / "a.npz", **contents), 16, enlarge=False)
     np.testing.assert_array_equal(data.test.items[..., 0], contents["x_test"][:, :, 2:8])
+
+
+def test_pictures_without_classes_are_one_class_where_classes_are_not_needed(tmp_path):
+    for number in range(10):
+        write_image(np.full((9, 9, 3), 20 * number, np.uint8), tmp_path / "some" / f"{number % 2}" / f"{number}.png")
+    write_image(np.full((9, 9, 3), 250, np.uint8), tmp_path / "some" / "loose.png")
+    data = labelled_images(str(tmp_path / "some"), 8, 1, no_sample, require_classes=False)
+    assert data.classes == ("image",)
+    assert len(data.train.labels) + len(data.validation.labels) + len(data.test.labels) == 11
+    assert data.test.images(np.array([0])).shape == (1, 8, 8, 1)
+    with_classes = tmp_path / "some" / "loose.png"
+    with_classes.unlink()
+    assert labelled_images(str(tmp_path / "some"), 8, 1, no_sample, require_classes=False).classes == ("0", "1")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="none: no pictures here"):
+        labelled_images(str(tmp_path / "none"), 8, 1, no_sample, require_classes=False)
+
+
+def test_an_npz_without_classes_is_one_class_where_they_are_not_needed(tmp_path):
+    images = np.arange(12 * 64, dtype=np.uint8).reshape(12, 8, 8)
+    np.savez(tmp_path / "a.npz", x_train=images, x_test=images[:3])
+    data = labelled_images(str(tmp_path / "a.npz"), 8, 1, no_sample, require_classes=False)
+    assert data.classes == ("image",) and len(data.test.labels) == 3
+    with pytest.raises(InputError, match="not y_train"):
+        labelled_images(str(tmp_path / "a.npz"), 8, 1, no_sample)
+    (tmp_path / "b.npz").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"b\.npz: not a readable"):
+        labelled_images(str(tmp_path / "b.npz"), 8, 1, no_sample, require_classes=False)
+
+
+def test_batches_of_images_alone_are_read_from_memory_and_from_files(tmp_path):
+    for number in range(20):
+        write_image(np.full((8, 8, 3), 10 * number, np.uint8), tmp_path / f"{number:02d}.png")
+    data = labelled_images(str(tmp_path), 8, 3, no_sample, require_classes=False)
+    stream = image_batches(data, 4, seed=1)
+    ((images,),) = stream.at(0).take(1)
+    assert images.shape == (4, 8, 8, 3) and images.dtype == "uint8"
+    epoch = np.concatenate([batch[0].numpy() for batch in stream.at(0).take(stream.steps_per_epoch)])
+    trained = {int(value) for value in epoch[:, 0, 0, 0]}
+    held_out = {int(value) for value in stream.held_out[0][:, 0, 0, 0]}
+    assert len(trained) == 12 and not trained & held_out
+    images = np.arange(40, dtype=np.uint8).repeat(64).reshape(40, 8, 8)
+    np.savez(tmp_path / "a.npz", x_train=images, x_test=images[:3])
+    stream = image_batches(labelled_images(str(tmp_path / "a.npz"), 8, 1, no_sample, require_classes=False), 100, 1)
+    ((images,),) = stream.at(0).take(1)
+    assert images.shape == (36, 8, 8, 1)

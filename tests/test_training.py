@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.batches import Batches, batches
+from common.batches import Batches, batches, side_by_side
 from common.errors import InputError
 from common.training import fit, share
 
@@ -282,3 +282,63 @@ def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp
 
 def newest(folder: Path) -> int:
     return max((int(path.name[5:]) for path in folder.glob("checkpoints/step-*")), default=0)
+
+
+def measured_in_turn(values):
+    """A column of the history whose values are given, epoch by epoch."""
+    return lambda epoch: {"validation_loss": values[epoch - 1]}
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_the_weights_of_the_best_epoch_are_left_and_patience_ends_the_run(tmp_path, folder):
+    step, state = start()
+    seen = []
+
+    def learnt():
+        return [variable.numpy() for variable in state["model"].weights]  # without the state of dropout's seeds
+
+    def on_epoch(epoch):
+        seen.append(learnt())
+        return {"validation_loss": [3.0, 1.0, 2.0, 1.0, 0.5][epoch - 1]}
+
+    output_dir = tmp_path if folder else None
+    history = fit(step, data(), epochs=5, state=state, output_dir=output_dir, on_epoch=on_epoch,
+                  best="validation_loss", patience=2)  # fmt: skip
+    assert len(history) == 4  # an equal value is no better
+    assert all(np.array_equal(a, b) for a, b in zip(learnt(), seen[1], strict=True))
+
+
+def test_a_run_that_goes_on_knows_its_best_epoch(tmp_path):
+    values = [2.0, 1.0, 4.0, 3.0, 5.0]
+    options = {"on_epoch": measured_in_turn(values), "best": "validation_loss"}
+    step, whole = start()
+    fit(step, data(), epochs=5, state=whole, output_dir=tmp_path / "whole", **options)
+    for epochs in (1, 3, 5, 5):  # the last finds nothing left to do
+        step, parts = start()
+        fit(step, data(), epochs=epochs, state=parts, output_dir=tmp_path / "parts", **options)
+        learnt = zip(parts["model"].weights, whole["model"].weights, strict=True)
+        assert epochs == 1 or all(np.array_equal(a, b) for a, b in learnt)
+    (tmp_path / "parts" / "checkpoints" / "best" / "model.keras").write_bytes(b"damaged")
+    step, parts = start()
+    with pytest.raises(InputError, match="model.keras"):
+        fit(step, data(), epochs=5, state=parts, output_dir=tmp_path / "parts", **options)
+
+
+def test_a_run_is_worn_out_after_it_was_stopped_too(tmp_path):
+    options = {"on_epoch": measured_in_turn([1.0, 2.0, 3.0, 0.1]), "best": "validation_loss", "patience": 2}
+    for epochs in (3, 4):
+        step, state = start()
+        assert len(fit(step, data(), epochs=epochs, state=state, output_dir=tmp_path, **options)) == 3
+
+
+def test_streams_of_different_length_side_by_side_begin_anew_alone():
+    long, short = (batches(np.arange(count), 2, seed=count) for count in (10, 4))
+    both = side_by_side(long, short)
+    assert both.steps_per_epoch == 5
+    pairs = list(both.at(0).take(10).as_numpy_iterator())
+    firsts = np.concatenate([pair[0] for pair in pairs])
+    seconds = np.concatenate([pair[1] for pair in pairs])
+    assert sorted(firsts[:10]) == sorted(firsts[10:]) == list(range(10))
+    assert all(sorted(seconds[start : start + 4]) == list(range(4)) for start in range(0, 20, 4))
+    later = next(iter(both.at(7).as_numpy_iterator()))
+    assert all(np.array_equal(a, b) for a, b in zip(later, pairs[7], strict=True))

@@ -1,0 +1,79 @@
+"""What latents say about the images behind them: neighbours, and maps of two dimensions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from common.files import replacing
+
+
+def nearest(latents: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+    """Return the places of the `count` latents nearest to each query by Euclidean distance, nearest first.
+
+    Args:
+        latents: [n, d], n at least `count`.
+        queries: [q, d].
+
+    Returns:
+        int64 [q, count].
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=count).fit(latents).kneighbors(queries, return_distance=False)
+
+
+def nearest_neighbour_purity(latents: np.ndarray, labels: np.ndarray, neighbours: int = 10) -> float:
+    """Return the mean share of each latent's nearest others that are of its class; 0.1 by chance for ten even classes.
+
+    Args:
+        latents: [n, d]; where n is not above `neighbours`, all others are asked.
+        labels: class numbers [n].
+    """
+    count = min(neighbours, len(latents) - 1)
+    found = nearest(latents, latents, count + 1)
+    others = found != np.arange(len(latents))[:, None]
+    others[others.all(1), -1] = False  # where many are equal, a latent may not be among its own nearest
+    return float((labels[found][others].reshape(-1, count) == labels[:, None]).mean())
+
+
+def tsne(latents: np.ndarray, seed: int) -> np.ndarray:
+    """Return a map of latents [n, d], n at least 3, on which neighbours stay neighbours: float32 [n, 2].
+
+    van der Maaten & Hinton, "Visualizing Data using t-SNE", JMLR 9, 2008; scikit-learn's implementation. Distances
+    between far groups, and the sizes of groups, mean nothing.
+    """
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(latents) - 1) / 3)
+    return TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(np.asarray(latents, np.float32))
+
+
+def save_scatter(points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], path: Path, title: str = "") -> Path:
+    """Write points of the plane [n, 2], coloured by their class numbers [n], as a PNG with the classes' names."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((7.0, 6.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    many = len(classes) > 10
+    import matplotlib
+
+    colours = matplotlib.colormaps["gist_rainbow" if len(classes) > 20 else "tab20" if many else "tab10"]
+    for number, name in enumerate(classes):
+        chosen = points[labels == number]
+        colour = colours(number / max(1, len(classes) - 1)) if len(classes) > 20 else colours(number)
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=max(3.0, min(18.0, 12000 / len(points))), color=colour, label=name,
+                     linewidths=0, alpha=0.8)  # fmt: skip
+    axes.set_aspect("equal", "datalim")
+    axes.set_title(title, fontsize=11, parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    if 1 < len(classes) <= 40:
+        legend = figure.legend(loc="outside right center", markerscale=2, frameon=False, fontsize=9, ncols=1 + many)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=110, format="png")
+    return path
