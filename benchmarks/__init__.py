@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import sys
@@ -14,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import errors_in_one_line
+from common.errors import InputError
+from common.files import write_json, write_text
+from common.lazy import keras
 
 
 def run_benchmark(function: Callable[..., object]) -> None:
@@ -36,6 +42,50 @@ def timed(task: str, seconds: dict[str, float]) -> Iterator[None]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     seconds |= {f"{task}_wall_seconds": round(wall, 1), f"{task}_cpu_seconds": round(cpu, 1)}
     print(f"{task}: {wall:.1f} s, {cpu:.1f} s of CPU", file=sys.stderr)
+
+
+def measure_run(recipe: str, config: Any, data: Path, output_dir: Path, **options: Any) -> dict[str, float | int | str]:
+    """Run a recipe; return what it measured, its weights, and the seconds by the clock and of all cores."""
+    module = importlib.import_module(f"recipes.{recipe}")
+    seconds: dict[str, float] = {}
+    with timed("run", seconds):
+        module.experiment(str(data), config, output_dir, **options)
+    scores = json.loads((output_dir / "results.json").read_text())
+    files = [output_dir / f"{name}.keras" for name in module.Networks._fields]
+    scores["weights"] = sum(keras.models.load_model(file).count_params() for file in files)
+    return scores | seconds
+
+
+class Measured:
+    """Numbers that are kept in a file, so that a benchmark that was stopped goes on where it was."""
+
+    def __init__(self, store: Path):
+        self.store = store
+        self.numbers: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
+        store.parent.mkdir(parents=True, exist_ok=True)
+
+    def once(self, key: str, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what `action` measured, now or at an earlier time."""
+        if key not in self.numbers:
+            print(f"\n{key}", file=sys.stderr)
+            self.numbers[key] = action()
+            write_json(self.store, self.numbers)
+            keras.backend.clear_session()
+            gc.collect()
+        return self.numbers[key]
+
+
+def write_between(path: Path, mark: str, text: str) -> None:
+    """Put `text` between the two marks `<!-- mark -->` in a Markdown file.
+
+    Raises:
+        InputError: there is no such file, or it does not hold the mark twice.
+    """
+    line = f"<!-- {mark} -->"
+    parts = path.read_text().split(line) if path.is_file() else []
+    if len(parts) != 3:
+        raise InputError(f"{path}: expected a file with {line} twice, to write the tables between")
+    write_text(path, f"{parts[0]}{line}\n{text}\n{line}{parts[2]}")
 
 
 def markdown_table(rows: Mapping[str, Mapping[str, float | int | str]], columns: Mapping[str, str], corner: str) -> str:

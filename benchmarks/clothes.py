@@ -8,26 +8,30 @@ recipes hold out for it.
 
 from __future__ import annotations
 
-import gc
 import importlib
-import json
 import os
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import describe, machine, markdown_table, run_benchmark, timed
+from benchmarks import (
+    Measured,
+    describe,
+    machine,
+    markdown_table,
+    measure_run,
+    run_benchmark,
+    timed,
+    write_between,
+)
 from common.classification import accuracy
 from common.clothes import drawn_clothes
 from common.errors import InputError
-from common.files import replacing, write_json, write_text
+from common.files import replacing
 from common.labelled import Split, labelled_images
-from common.lazy import keras
 
 RECIPES = ("dog_svm", "mlp", "lenet", "mobilenet")
 SHARES = (0.01, 0.1)  # of the labels, beside all of them
@@ -73,18 +77,6 @@ def longer(config: Any, share: float) -> Any:
         return config
     name = "head_epochs" if getattr(config, "frozen", False) else "epochs"
     return replace(config, **{name: round(getattr(config, name) / share**0.5)})
-
-
-def measure_run(recipe: str, config: Any, data: Path, output_dir: Path) -> dict[str, float | int | str]:
-    """Run a recipe; return what it measured, its weights, and the seconds by the clock and of all cores."""
-    module = importlib.import_module(f"recipes.{recipe}")
-    seconds: dict[str, float] = {}
-    with timed("run", seconds):
-        module.experiment(str(data), config, output_dir)
-    scores = json.loads((output_dir / "results.json").read_text())
-    files = [output_dir / f"{name}.keras" for name in module.Networks._fields]
-    scores["weights"] = sum(keras.models.load_model(file).count_params() for file in files)
-    return scores | seconds
 
 
 def measure_pyramid(data: Path) -> dict[str, float]:
@@ -151,19 +143,7 @@ def measure(
     """
     if data.suffix != ".npz":
         raise InputError(f"{data}: not an .npz; give one with x_train, y_train, x_test and y_test")
-    store = output_dir / "clothes.json"
-    found: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
-
-    def once(key: str, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        if key not in found:
-            print(f"\n{key}", file=sys.stderr)
-            found[key] = action()
-            write_json(store, found)
-            keras.backend.clear_session()
-            gc.collect()
-        return found[key]
-
-    output_dir.mkdir(parents=True, exist_ok=True)
+    found = Measured(output_dir / "clothes.json")
     known = cases(weights)
     strange = sorted(set(only) - set(known))
     if strange:
@@ -173,29 +153,29 @@ def measure(
             continue
         for seed in range(seeds):
             key = f"{name}/{seed}"
-            first = once(key, lambda: measure_run(recipe, replace(config, seed=seed), data, output_dir / key))  # noqa: B023
+            first = found.once(key, lambda: measure_run(recipe, replace(config, seed=seed), data, output_dir / key))  # noqa: B023
             if first["run_cpu_seconds"] > 300 or recipe == "dog_svm":
                 break  # one seed is enough where it takes long, or where nothing is drawn
         for share in SHARES:
             key = f"{name}/share {share:g}"
             part = with_share(data, share, output_dir)
-            once(key, lambda: measure_run(recipe, longer(config, share), part, output_dir / key))  # noqa: B023
+            found.once(key, lambda: measure_run(recipe, longer(config, share), part, output_dir / key))  # noqa: B023
     if not only:
-        once("HOG and linear SVM/0", lambda: measure_hog(data))
+        found.once("HOG and linear SVM/0", lambda: measure_hog(data))
         for share in SHARES:
             part = with_share(data, share, output_dir)
-            once(f"HOG and linear SVM/share {share:g}", lambda: measure_hog(part))  # noqa: B023
-        once("pyramid", lambda: measure_pyramid(data))
-    text = tables([*known, "HOG and linear SVM"], found)
-    if "pyramid" in found:
+            found.once(f"HOG and linear SVM/share {share:g}", lambda: measure_hog(part))  # noqa: B023
+        found.once("pyramid", lambda: measure_pyramid(data))
+    text = tables([*known, "HOG and linear SVM"], found.numbers)
+    if "pyramid" in found.numbers:
         text += (
             "\n\nThe pyramid of an image takes {microseconds:.0f} microseconds in batches, and {one_by_one:.0f} one by "
-            "one with scikit-image: {ratio:.0f} times as long.".format(**found["pyramid"])
+            "one with scikit-image: {ratio:.0f} times as long.".format(**found.numbers["pyramid"])
         )
     where = describe(machine(os.cpu_count() or 1))
     print(f"\n{text}\n\n{where}")
     if results is not None:
-        write_between(results, f"{text}\n\n{where}")
+        write_between(results, "clothes", f"{text}\n\n{where}")
 
 
 def tables(names: list[str], found: dict[str, dict[str, Any]]) -> str:
@@ -224,21 +204,6 @@ def tables(names: list[str], found: dict[str, dict[str, Any]]) -> str:
     first = markdown_table(full, headings | {"cpu": "CPU minutes", "wall": "minutes"}, "")
     second = markdown_table(shares, {f"{s:g}": f"{100 * s:g} % of the labels" for s in (*SHARES, 1)}, "test accuracy")
     return f"{first}\n\n{second}"
-
-
-MARK = "<!-- clothes -->"
-
-
-def write_between(path: Path, text: str) -> None:
-    """Put `text` between the two marks in a Markdown file.
-
-    Raises:
-        InputError: there is no such file, or it does not hold the mark twice.
-    """
-    parts = path.read_text().split(MARK) if path.is_file() else []
-    if len(parts) != 3:
-        raise InputError(f"{path}: expected a file with {MARK} twice, to write the tables between")
-    write_text(path, f"{parts[0]}{MARK}\n{text}\n{MARK}{parts[2]}")
 
 
 if __name__ == "__main__":

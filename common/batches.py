@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.errors import InputError
-from common.lazy import tf
+from common.lazy import keras, tf
 
 
 class Batches(NamedTuple):
@@ -136,3 +136,12 @@ def jittered(examples: Examples, size: int, enlarge: float) -> Callable:
         return tuple(tf.split(stack, channels, axis=-1))
 
     return load
+
+
+def mapped(network: keras.Model, inputs: np.ndarray | tf.Tensor, batch_size: int = 250) -> Any:
+    """Return what a network gives in inference, float32 [n, ...] or a list where it has several outputs.
+
+    Computed `batch_size` inputs at a time, so that a whole data set may be given.
+    """
+    parts = [network(inputs[start : start + batch_size], training=False) for start in range(0, len(inputs), batch_size)]
+    return tf.nest.map_structure(lambda *outputs: np.concatenate([np.asarray(part) for part in outputs]), *parts)

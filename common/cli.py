@@ -6,6 +6,7 @@ import argparse
 import functools
 import inspect
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,8 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
     """Run the verb that the command line names, `demo` where it names none, and end the process if that fails.
 
     A verb's parameters are its flags, those without a default its positional arguments, and the fields of a
-    dataclass `config` are flags of their own, with the run in `--output-dir` or one of `presets` as defaults.
+    dataclass `config` are flags of their own, with the run in `--output-dir` or one of `presets` as defaults. A verb
+    with a `**` parameter takes any other flag, with a number.
     What a user gave wrong ends with exit status 2 and one line; Ctrl-C with 130.
     """
     arguments = sys.argv[1:]
@@ -106,6 +108,8 @@ def _call(
     if "config" in inspect.signature(function).parameters:
         function, arguments = _with_defaults(function, recipe, arguments, presets)
         note = f"--preset {'|'.join(presets)} changes the defaults below."
+    if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values()):
+        function, arguments = _with_numbers(function, arguments)
     return tyro.cli(
         function,
         prog=f"python -m recipes.{recipe}" + (f" {verb}" if verb != "demo" else ""),
@@ -113,6 +117,36 @@ def _call(
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
     )
+
+
+def _with_numbers(function: Callable[..., object], arguments: list[str]) -> tuple[Callable[..., object], list[str]]:
+    """Take out the flags that are no parameters of `function`, each with a number, for its `**` parameter."""
+    signature = inspect.signature(function)
+    named = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    own = {"help", *(each.name for each in named)}
+    numbers: dict[str, float] = {}
+    rest: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        flag, equals, value = argument.partition("=")
+        name = flag[2:].replace("-", "_")
+        if not argument.startswith("--") or name in own or name.removeprefix("no_") in own:
+            rest.append(argument)
+            continue
+        value = value if equals else next(given, "")
+        try:
+            numbers[name] = float(value)
+        except ValueError:
+            raise InputError(f"{flag} needs a number, got {value!r}") from None
+        if not math.isfinite(numbers[name]):
+            raise InputError(f"{flag} needs a finite number, got {value!r}")
+
+    @functools.wraps(function)
+    def call(*values: object, **flags: object) -> object:
+        return function(*values, **flags, **numbers)
+
+    call.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    return call, rest
 
 
 def _with_defaults(

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
+
+from common.labelled import Labelled, labelled_images
+
+DIGITS = tuple("0123456789")
+
+
+def digits_or_others(
+    data: str, size: int, channels: int, skip_bad: bool = False, fetch: bool = False, require_classes: bool = False
+) -> Labelled:
+    """Return `labelled_images` of `data`, with scikit-learn's handwritten digits as the embedded sample."""
+    sample = functools.partial(sklearn_digits, size)
+    return labelled_images(data, size, channels, sample, skip_bad, fetch, DIGITS, require_classes=require_classes)
 
 
 def sklearn_digits(size: int) -> tuple[np.ndarray, np.ndarray]:

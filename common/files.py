@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -36,6 +40,33 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: object) -> Path:
     """Write `value` as indented JSON, whole or not at all, and return `path`."""
     return write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write arrays as an .npz, whole or not at all, and return `path`."""
+    import numpy as np
+
+    with replacing(path) as draft:
+        np.savez(draft, allow_pickle=False, **arrays)
+    return path
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays that `write_npz` wrote.
+
+    Raises:
+        InputError: there is no such file, or it is damaged.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; has this run finished training?")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # a damaged file fails in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read ({reason[:120]}); train again, or restore the file") from None
 
 
 def data_file(name: str) -> Path:

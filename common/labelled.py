@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +32,11 @@ class Split(NamedTuple):
         """Yield all images, uint8 [at most `at_once`, height, width, channels]."""
         for start in range(0, len(self.labels), at_once):
             yield self.images(np.arange(start, min(start + at_once, len(self.labels))))
+
+    def loaded(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return up to `most` images, evenly spaced, and their labels."""
+        part = self.some(most)
+        return part.images(np.arange(len(part.labels))), part.labels
 
     def some(self, most: int) -> Split:
         """Return up to `most` of them, evenly spaced."""
@@ -201,8 +206,24 @@ def _class_folders(
     return [(np.array([n for n, _ in part]), np.array([c for _, c in part])) for part in kept], classes
 
 
+class InParts(Protocol):
+    """Images in three parts, whatever their labels are."""
+
+    @property
+    def train(self) -> Split:
+        """To learn from."""
+
+    @property
+    def validation(self) -> Split:
+        """To choose by."""
+
+    @property
+    def test(self) -> Split:
+        """To be judged by."""
+
+
 def labelled_batches(
-    data: Labelled, batch_size: int, seed: int, shift: int = 0, mirror: bool = False, validate: int = 5000
+    data: InParts, batch_size: int, seed: int, shift: int = 0, mirror: bool = False, validate: int = 5000
 ) -> Batches:
     """Return shuffled batches (images, labels) of the training part, and up to `validate` validation examples.
 
@@ -233,8 +254,7 @@ def labelled_batches(
             images = tf.where(turned, images[:, :, ::-1], images)
         return tf.ensure_shape(images, (None, height, width, channels)), labels
 
-    validation = data.validation.some(validate)
-    held_out = (validation.images(np.arange(len(validation.labels))), validation.labels)
+    held_out = data.validation.loaded(validate)
     shape = held_out[0].shape[1:]
     channels = shape[-1]
     return batches(
@@ -247,18 +267,13 @@ def labelled_batches(
     )
 
 
-def image_batches(data: Labelled, batch_size: int, seed: int, validate: int = 1000) -> Batches:
-    """Return shuffled batches `(images,)` of the training part, without labels.
+def image_batches(
+    data: InParts, batch_size: int, seed: int, shift: int = 0, mirror: bool = False, validate: int = 1000
+) -> Batches:
+    """Return `labelled_batches` without the labels: batches and validation examples are `(images,)`."""
+    stream = labelled_batches(data, batch_size, seed, shift, mirror, validate)
 
-    `validate` is the most validation images to hand on, evenly spaced: uint8 [n, height, width, channels].
-    """
-    train, read = data.train, data.train.read
-    validation = data.validation.some(validate)
-    held_out = validation.images(np.arange(len(validation.labels)))
+    def at(step: int) -> tf.data.Dataset:
+        return stream.at(step).map(lambda images, _: (images,))
 
-    def load(item: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor]:
-        image = tf.numpy_function(read, [item], tf.uint8, stateful=False)
-        return (tf.ensure_shape(image, held_out.shape[1:]),)
-
-    size = min(batch_size, len(train.labels))
-    return batches(train.items, size, seed, load if read is not None else None, (held_out,))
+    return stream._replace(at=at, held_out=stream.held_out[:1])

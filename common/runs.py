@@ -67,7 +67,9 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, math.inf),
     "head_epochs": (1, math.inf),
     "head_learning_rate": (0, math.inf),
+    "importance_samples": (1, math.inf),
     "jitter": (1, 4),
+    "kl_weight": (0, math.inf),
     "latent_dim": (1, math.inf),
     "learning_rate": (0, math.inf),
     "penalty": (1e-12, math.inf),
@@ -75,6 +77,7 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "shift": (0, math.inf),
     "tolerance": (0, 1),
     "units": (1, math.inf),
+    "warm_up": (0, 1),
 }
 
 

@@ -12,7 +12,7 @@ from common.errors import InputError
 from common.lazy import keras, tf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
@@ -150,20 +150,25 @@ def classifier_features(classifier: keras.Model, images: np.ndarray) -> tuple[np
         classifier: maps float32 [n, height, width, 1 or 3] in [-1, 1] to two outputs, features and logits.
         images: brought to the classifier's size (bilinear, antialiased) and to its grey or colour.
     """
-    _, height, width, channels = classifier.input_shape
     features, probabilities = [], []
     for start in range(0, len(images), 256):
-        batch = tf.cast(images[start : start + 256], tf.float32)
-        if batch.shape[-1] == 3 and channels == 1:
-            batch = tf.image.rgb_to_grayscale(batch)
-        elif batch.shape[-1] == 1 and channels == 3:
-            batch = tf.image.grayscale_to_rgb(batch)
-        if tuple(batch.shape[1:3]) != (height, width):
-            batch = tf.image.resize(batch, (height, width), antialias=True)
-        seen, logits = classifier(batch / 127.5 - 1, training=False)
+        seen, logits = classifier(classifier_input(classifier, images[start : start + 256]), training=False)
         features.append(seen.numpy())
         probabilities.append(tf.nn.softmax(logits).numpy())
     return np.concatenate(features), np.concatenate(probabilities)
+
+
+def classifier_input(classifier: keras.Model, images: np.ndarray) -> tf.Tensor:
+    """Bring uint8 [n, h, w, 1 or 3] to a classifier's size (bilinear, antialiased), grey or colour, and [-1, 1]."""
+    _, height, width, channels = classifier.input_shape
+    batch = tf.cast(images, tf.float32)
+    if batch.shape[-1] == 3 and channels == 1:
+        batch = tf.image.rgb_to_grayscale(batch)
+    elif batch.shape[-1] == 1 and channels == 3:
+        batch = tf.image.grayscale_to_rgb(batch)
+    if tuple(batch.shape[1:3]) != (height, width):
+        batch = tf.image.resize(batch, (height, width), antialias=True)
+    return batch / 127.5 - 1
 
 
 def sample_scores(classifier_path: Path, real: np.ndarray, samples: np.ndarray) -> dict[str, float | int | str]:
@@ -234,3 +239,51 @@ def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
 
 def _kernel_of_self(a: np.ndarray) -> float:
     return float(np.sum((np.sum(a**2, 1) / a.shape[1] + 1) ** 3))
+
+
+def edit_scores(
+    classifier_path: Path,
+    names: tuple[str, ...],
+    images: np.ndarray,
+    edit: Callable[[int, np.ndarray], np.ndarray],
+) -> dict[str, float]:
+    """Score edits of one attribute at a time by a classifier of all attributes.
+
+    Args:
+        classifier_path: a .keras file with two outputs, features and a logit an attribute, as `classifier_features`.
+        names: of the attributes, in the classifier's order.
+        images: before the edit, uint8 [n, h, w, c].
+        edit: (an attribute's number, signs [n]) -> images with that attribute put in (1) or taken away (-1); an image
+            gets the sign that leads away from what the classifier finds in it.
+
+    Returns:
+        For each name "NAME_flips", the share of images in which the classifier then finds the contrary, and
+        "NAME_others_moved", the mean change of the other attributes' probabilities over that of this one.
+
+    Raises:
+        InputError: `classifier_path` is no such file, or tells other attributes apart.
+    """
+    if not classifier_path.is_file():
+        raise InputError(f"{classifier_path}: no such file; expected a .keras file of a classifier")
+    classifier = keras.saving.load_model(classifier_path, compile=False)
+    if len(classifier.outputs) != 2 or classifier.outputs[1].shape[-1] != len(names):
+        found = [list(output.shape) for output in classifier.outputs]
+        raise InputError(f"{classifier_path}: outputs {found}; expected features and {len(names)} attributes")
+    before = _attribute_probabilities(classifier, images)
+    scores = {}
+    for number, name in enumerate(names):
+        after = _attribute_probabilities(classifier, edit(number, np.where(before[:, number] > 0.5, -1, 1)))
+        change = np.abs(after - before).mean(axis=0)
+        scores[f"{name}_flips"] = float(((after > 0.5) != (before > 0.5))[:, number].mean())
+        if len(names) > 1:
+            scores[f"{name}_others_moved"] = float(np.delete(change, number).mean() / max(change[number], 1e-9))
+    return scores
+
+
+def _attribute_probabilities(classifier: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return the probability of each attribute, float32 [n, k], for uint8 [n, h, w, 1 or 3]."""
+    parts = [
+        classifier(classifier_input(classifier, images[start : start + 256]), training=False)[1]
+        for start in range(0, len(images), 256)
+    ]
+    return tf.sigmoid(tf.concat(parts, axis=0)).numpy()

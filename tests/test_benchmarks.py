@@ -19,12 +19,14 @@ import recipes.dog_svm
 import recipes.mlp
 import recipes.mobilenet
 import recipes.pix2pix
-from benchmarks import clothes, dcgan, markdown_table, pix2pix, run_benchmark, timed
+from benchmarks import autoencoders, clothes, dcgan, markdown_table, pix2pix, run_benchmark, timed, write_between
 from common.clothes import drawn_clothes
 from common.errors import InputError
 from common.images import LABEL_COLOURS
 from common.lazy import keras
 from common.runs import start_run
+
+MARK = "<!-- clothes -->"
 
 # Keras 3 reads variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -68,7 +70,7 @@ def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, line, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pix2pix", "dcgan", "clothes"])
+@pytest.mark.parametrize("name", ["pix2pix", "dcgan", "clothes", "autoencoders"])
 def test_help_comes_without_tensorflow(name):
     code = f"import sys, runpy; sys.argv = ['{name}.py', '--help']\n"
     code += f"try: runpy.run_module('benchmarks.{name}', None, '__main__')\nfinally: print('tensorflow' in sys.modules)"
@@ -359,12 +361,12 @@ def test_tables_show_the_mean_and_the_spread_of_the_seeds():
 
 def test_tables_are_written_between_two_marks_and_nowhere_else(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{clothes.MARK}\nold\n{clothes.MARK}\nafter\n")
-    clothes.write_between(page, "new")
-    assert page.read_text() == f"before\n{clothes.MARK}\nnew\n{clothes.MARK}\nafter\n"
+    page.write_text(f"before\n{MARK}\nold\n{MARK}\nafter\n")
+    write_between(page, "clothes", "new")
+    assert page.read_text() == f"before\n{MARK}\nnew\n{MARK}\nafter\n"
     page.write_text("no marks")
     with pytest.raises(InputError, match="twice"):
-        clothes.write_between(page, "new")
+        write_between(page, "clothes", "new")
     assert page.read_text() == "no marks"
 
 
@@ -374,7 +376,7 @@ def test_clothes_are_measured_once_and_then_read(tmp_path, capsys):
     data = tmp_path / "drawn.npz"
     np.savez(data, x_train=images[:200], y_train=labels[:200], x_test=images[200:], y_test=labels[200:])
     page = tmp_path / "page.md"
-    page.write_text(f"{clothes.MARK}\n{clothes.MARK}")
+    page.write_text(f"{MARK}\n{MARK}")
     for _ in range(2):
         clothes.measure(data, output_dir=tmp_path / "runs", only=("dog_svm",), results=page)
     said = capsys.readouterr()
@@ -382,3 +384,22 @@ def test_clothes_are_measured_once_and_then_read(tmp_path, capsys):
     assert page.read_text().count("| dog_svm |") == 2
     with pytest.raises(InputError, match="'svm' is no line of the table"):
         clothes.measure(data, output_dir=tmp_path / "runs", only=("svm",))
+
+
+def test_tables_of_autoencoders_hold_every_number_of_every_run():
+    numbers = {
+        "vae": {"test_elbo_nats": -90.0, "run_cpu_seconds": 10.0},
+        "vae, KL weight 0": {"test_elbo_nats": -1000.0},
+        "vae_faces, drawn": {"smile_flips": 0.95},
+    }
+    vae, faces = autoencoders.tables(numbers).split("\n\n")
+    assert vae.splitlines()[0] == "| vae | vae | vae, KL weight 0 |"
+    assert "| test_elbo_nats | -90.000 | -1000.000 |" in vae and "| run_cpu_seconds | 10.000 |  |" in vae
+    assert faces.splitlines()[-1] == "| smile_flips | 0.950 |"
+
+
+def test_a_line_that_is_none_is_refused_with_those_there_are(tmp_path):
+    with pytest.raises(InputError, match="'gan' is no line of the table; choose from vae_faces, drawn, face_swap"):
+        autoencoders.measure(output_dir=tmp_path, only=("gan",))
+    with pytest.raises(InputError, match="mnist: not an .npz"):
+        autoencoders.measure(Path("mnist"), output_dir=tmp_path)

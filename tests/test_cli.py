@@ -307,3 +307,36 @@ def test_help_into_a_pipe_that_closes_says_nothing_more():
     command = f"{sys.executable} -m recipes.dcgan --help | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def called_with(monkeypatch, capsys, *arguments):
+    """Run a verb that takes any flag with a number; return what it got, or its complaint."""
+    got = []
+
+    def edit(source: Path, strength: int = 1, soft: bool = False, **attributes: float) -> None:
+        """Edit."""
+        got.append((source, strength, soft, attributes))
+
+    def demo(output_dir: Path = Path("runs/x")) -> Path:
+        """Demo."""
+        return output_dir
+
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "edit", *arguments])
+    try:
+        run_command(demo, presets={}, edit=edit)
+    except SystemExit as end:
+        return end.code, capsys.readouterr()
+    return got[0]
+
+
+def test_a_verb_takes_any_other_flag_with_a_number(monkeypatch, capsys):
+    given = ("a.png", "--smile", "-2", "--strength", "3", "--wearing-hat=0.5", "--soft")
+    assert called_with(monkeypatch, capsys, *given) == (Path("a.png"), 3, True, {"smile": -2.0, "wearing_hat": 0.5})
+    assert called_with(monkeypatch, capsys, "a.png", "--no-soft") == (Path("a.png"), 1, False, {})
+
+
+@pytest.mark.parametrize("given", [("--smile",), ("--smile", "much"), ("--smile=",), ("--smile", "nan")])
+def test_what_is_no_number_is_named(monkeypatch, capsys, given):
+    status, said = called_with(monkeypatch, capsys, "a.png", *given)
+    assert status == 2 and said.err.startswith("error: --smile needs a") and said.err.count("\n") == 1
+    assert called_with(monkeypatch, capsys, "--help")[0] == 0

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.files import data_file, replacing, write_json
+from common.files import data_file, read_npz, replacing, write_json, write_npz
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -26,3 +27,14 @@ def test_a_draft_keeps_the_suffix_by_which_libraries_choose_a_format(tmp_path):
 def test_a_data_file_that_is_missing_is_named_with_the_places_looked_at():
     with pytest.raises(InputError, match=r"no_such_file\.npz is missing: expected .*common.* or .*data"):
         data_file("no_such_file.npz")
+
+
+def test_arrays_come_back_and_a_damaged_or_missing_file_is_named(tmp_path):
+    path = write_npz(tmp_path / "new" / "a.npz", {"names": np.array(["b", "ä"]), "none": np.zeros((0, 3))})
+    arrays = read_npz(path)
+    assert list(arrays) == ["names", "none"] and list(arrays["names"]) == ["b", "ä"] and arrays["none"].shape == (0, 3)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"a\.npz: cannot be read"):
+        read_npz(path)
+    with pytest.raises(InputError, match=r"b\.npz: there is no such file"):
+        read_npz(tmp_path / "b.npz")

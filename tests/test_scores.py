@@ -19,6 +19,7 @@ from common.lazy import keras
 from common.scores import (
     classifier_features,
     confusion_matrix,
+    edit_scores,
     frechet_distance,
     kernel_distance,
     pair_scores,
@@ -282,3 +283,43 @@ def test_files_that_are_no_classifier(tmp_path: Path) -> None:
     keras.Model(inputs, keras.layers.Flatten()(inputs)).save(tmp_path / "one.keras")
     with pytest.raises(InputError, match="one.keras: 1 output"):
         sample_scores(tmp_path / "one.keras", images, images)
+
+
+def brightness_classifier(path: Path) -> Path:
+    """Two attributes: the first is how bright a picture's left half is, the second how bright its right half is."""
+    images = keras.Input((4, 4, 1))
+    halves = keras.ops.mean(keras.ops.reshape(images, (-1, 4, 2, 2)), axis=(1, 3))
+    keras.Model(images, [halves, 8.0 * halves]).save(path)
+    return path
+
+
+def test_edits_that_do_as_they_should_and_edits_that_do_not(tmp_path):
+    path = brightness_classifier(tmp_path / "judge.keras")
+    images = np.zeros((4, 4, 4, 1), np.uint8)
+    images[:2] = 255  # two faces have both attributes, two neither
+
+    def perfect(number, signs):
+        edited = images.copy()
+        edited[:, :, 2 * number : 2 * number + 2] = (127.5 + 127.5 * signs)[:, None, None, None]
+        return edited
+
+    def idle(number, signs):
+        return images
+
+    def of_both(number, signs):
+        return np.broadcast_to((127.5 + 127.5 * signs)[:, None, None, None], images.shape).astype(np.uint8)
+
+    def scores(edit):
+        return edit_scores(path, ("left", "right"), images, edit)
+
+    assert scores(perfect) == {"left_flips": 1, "left_others_moved": 0, "right_flips": 1, "right_others_moved": 0}
+    assert scores(idle)["left_flips"] == 0
+    assert scores(of_both)["right_flips"] == 1 and scores(of_both)["right_others_moved"] == pytest.approx(1)
+
+
+def test_a_judge_of_other_attributes_is_refused(tmp_path):
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    with pytest.raises(InputError, match="expected features and 3 attributes"):
+        edit_scores(brightness_classifier(tmp_path / "judge.keras"), ("a", "b", "c"), images, lambda n, s: images)
+    with pytest.raises(InputError, match="no such file"):
+        edit_scores(tmp_path / "none.keras", ("a", "b"), images, lambda n, s: images)

@@ -1,0 +1,275 @@
+"""Autoencoder: squeeze pictures through a few numbers and draw them again from those.
+
+Paper    Hinton & Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", Science 313, 2006,
+         doi:10.1126/science.1127647. With --noise: Vincent, Larochelle, Bengio & Manzagol, "Extracting and Composing
+         Robust Features with Denoising Autoencoders", ICML 2008, doi:10.1145/1390156.1390294.
+Images   uint8 [n, size, size, channels] at the borders; float32 in [-1, 1] in the networks.
+Latents  float32 [n, latent_dim], any value.
+Errors   mean squared differences of pixels on the scale [0, 1], on which black and white are 1 apart.
+Differs  1. Smaller, with ReLU and tanh, and trained as a whole by AdamW on squared errors: no pretraining of layers.
+         2. Noise is normal (Vincent et al. set pixels to 0); the epoch with the smallest validation loss is kept.
+Run      python -m recipes.autoencoder                                        the demo: 2 to 50 latents, offline
+         python -m recipes.autoencoder train --data mnist --compare 2 3 5 10 50 --fetch  the same on MNIST, fetched once
+         python -m recipes.autoencoder train --data DIR --channels 3 --size 64 --output-dir runs/mine  your own pictures
+         python -m recipes.autoencoder train --preset denoise --data mnist --output-dir runs/denoise    takes noise off
+         python -m recipes.autoencoder reconstruct in.png out.png --run runs/denoise                    or folders
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.batches import Batches, mapped
+from common.cli import run_command
+from common.digits import digits_or_others
+from common.errors import InputError
+from common.images import (
+    checked_images,
+    find_images,
+    from_uint8,
+    read_image,
+    save_grid,
+    save_table,
+    to_uint8,
+    write_image,
+)
+from common.labelled import Labelled, Split, image_batches, square_image
+from common.latents import save_scatter
+from common.lazy import keras, tf
+from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.training import History, fit, share
+
+# %% Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """784-128-64-10 and back, for 28 px digits; `DENOISE` learns to take noise away."""
+
+    size: int = 28  # pixels
+    channels: int = 1  # 1 for grey, 3 for colour
+    units: int = 128  # of the hidden layers next to the image; those next to the latents have half as many
+    latent_dim: int = 10
+    noise: float = 0.0  # deviation of the normal noise added to what the encoder sees in training, on the scale [0, 1]
+    batch_size: int = 256
+    learning_rate: float = 1e-3  # AdamW
+    weight_decay: float = 1e-5  # AdamW: share of each weight taken off at a step, times the learning rate
+    epochs: int = 50
+    patience: int = 10  # epochs without a smaller validation loss after which training ends; 0: never
+    seed: int = 0
+
+
+DENOISE = Config(latent_dim=50, noise=0.5)
+DEMO = Config(units=512, batch_size=64, epochs=100)
+DEMO_RUN = Path("runs/autoencoder-demo")
+
+# %% Networks
+
+
+class Networks(NamedTuple):
+    """Both halves."""
+
+    encoder: keras.Model  # images [n, size, size, channels] in [-1, 1] -> latents [n, latent_dim]
+    decoder: keras.Model  # latents -> images in [-1, 1]
+
+
+def build(config: Config = Config()) -> Networks:
+    """Return both networks, untrained. Raises ValueError for a size below 4."""
+    layers = keras.layers
+    if config.size < 4:
+        raise InputError(f"size must be 4 or more, got {config.size}")
+    shape, inner = (config.size, config.size, config.channels), (config.units + 1) // 2
+    init = {"kernel_initializer": keras.initializers.HeUniform(keras.random.SeedGenerator(config.seed))}
+    hidden = functools.partial(layers.Dense, activation="relu", **init)
+
+    images = keras.Input(shape, name="images")
+    x = hidden(inner)(hidden(config.units)(layers.Flatten()(images)))
+    encoder = keras.Model(images, layers.Dense(config.latent_dim, **init)(x), name="encoder")
+
+    latents = keras.Input((config.latent_dim,), name="latents")
+    x = hidden(config.units)(hidden(inner)(latents))
+    x = layers.Dense(math.prod(shape), activation="tanh", **init)(x)
+    return Networks(encoder, keras.Model(latents, layers.Reshape(shape)(x), name="decoder"))
+
+
+# %% Losses
+
+
+def squared_error(images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Return the mean squared difference of images in [-1, 1] on the scale [0, 1]: a quarter of their own.
+
+    For MNIST 0.067 is the error of the mean image; 0.01 is hard to tell from the original.
+    """
+    return tf.reduce_mean(tf.square(images - others)) / 4
+
+
+# %% Training
+
+
+def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
+    """Train in place on batches of uint8 images; return each epoch's mean losses."""
+    encoder, decoder = networks
+    weights = encoder.trainable_variables + decoder.trainable_variables
+    optimizer = keras.optimizers.AdamW(config.learning_rate, config.weight_decay)
+    optimizer.build(weights)
+    noise = keras.random.SeedGenerator(config.seed + 1)
+
+    @tf.function
+    def step(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        inputs = noisy(images, config.noise, noise)
+        with tf.GradientTape() as tape:
+            loss = share(squared_error(from_uint8(images), decoder(encoder(inputs, training=True), training=True)))
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+    def validate(epoch: int) -> dict[str, float]:
+        (images,) = data.held_out
+        inputs = to_uint8(noisy(images, config.noise, config.seed))
+        outputs = reconstruct(networks, inputs)
+        if output_dir is not None:
+            rows = {"seen": inputs[:8], "drawn": outputs[:8]}
+            save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", zoom=max(1, 56 // config.size))
+        return {"validation_loss": float(squared_error(from_uint8(images), from_uint8(outputs)))}
+
+    state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
+    on_epoch, best = (validate, "validation_loss") if data.held_out else (None, "loss")
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=on_epoch, best=best,
+               patience=config.patience)  # fmt: skip
+
+
+# %% Use
+
+
+def noisy(images: np.ndarray | tf.Tensor, deviation: float, seed: int | keras.random.SeedGenerator) -> tf.Tensor:
+    """Return uint8 images as float32 in [-1, 1], with normal noise of a deviation on [0, 1], clipped as a file is."""
+    if not deviation:
+        return from_uint8(images)
+    noise = keras.random.normal(tf.shape(images), stddev=2 * deviation, seed=seed)
+    return tf.clip_by_value(from_uint8(images) + noise, -1, 1)
+
+
+def reconstruct(networks: Networks, images: np.ndarray) -> np.ndarray:
+    """Return uint8 [n, size, size, channels] as drawn again from their latents: the same shape and type."""
+    return to_uint8(mapped(networks.decoder, mapped(networks.encoder, from_uint8(images))))
+
+
+# %% A whole run
+
+
+def principal_components(part: Split, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean [values] and the first `count` axes [count, values] of up to 2^25 values of images in [-1, 1]."""
+    from scipy.sparse.linalg import svds
+
+    images, _ = part.loaded(max(3, 2**25 // part.images(np.arange(1)).size))
+    rows = from_uint8(images).numpy().reshape(len(images), -1)
+    mean = rows.mean(0)
+    rows -= mean
+    return mean, svds(rows, min(count, min(rows.shape) - 1), rng=0)[2][::-1] if rows.any() else rows[:1]
+
+
+def project(mean: np.ndarray, axes: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return uint8 images as drawn again from their components along `axes`, which no linear networks do better."""
+    rows = from_uint8(images).numpy().reshape(len(images), -1) - mean
+    return to_uint8(rows @ axes.T @ axes + mean).reshape(images.shape)
+
+
+def save_plane(networks: Networks, data: Labelled, output_dir: Path) -> None:
+    """Write where two latents put the test images, `latents.png`, and what is drawn from there, `sweep.png`."""
+    latents = np.concatenate([mapped(networks.encoder, from_uint8(images)) for images in data.test.in_order()])
+    save_scatter(latents, data.test.labels, data.classes, output_dir / "latents.png", "Two latents of the test images")
+    low, high = np.percentile(latents, (2, 98), axis=0)
+    first, second = np.linspace(low, high, 16).T
+    grid = np.stack(np.meshgrid(first, second[::-1]), -1).reshape(-1, 2)  # the second latent grows upwards
+    save_grid(to_uint8(mapped(networks.decoder, grid)), output_dir / "sweep.png", 16, zoom=2)
+
+
+def judge(data: Labelled, trained: dict[Config, Networks], config: Config, output_dir: Path) -> dict[str, float]:
+    """Draw the test images again by each of `trained` and by as many components; write pictures, return the errors."""
+    mean, axes = principal_components(data.train, max(each.latent_dim for each in trained))
+    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {"noisy": np.copy} if config.noise else {}
+    for each in sorted(trained, key=lambda each: (each.latent_dim, each.noise)):
+        unaware = ", never saw noise" if each.noise < config.noise else ""
+        ways[f"z = {each.latent_dim}{unaware}"] = functools.partial(reconstruct, trained[each])
+        ways[f"PCA {each.latent_dim}"] = functools.partial(project, mean, axes[: each.latent_dim])
+        if each.latent_dim == 2:
+            save_plane(trained[each], data, output_dir)
+    errors = dict.fromkeys(ways, 0.0)
+    for number, images in enumerate(data.test.in_order()):
+        inputs = to_uint8(noisy(images, config.noise, number))
+        for name, way in ways.items():
+            error = float(squared_error(from_uint8(images), from_uint8(way(inputs))))
+            errors[name] += error * len(images) / len(data.test.labels)
+    images, _ = data.test.loaded(10)
+    inputs = to_uint8(noisy(images, config.noise, config.seed))
+    rows = {"original": images} | {f"{name}: error {errors[name]:.4f}": way(inputs) for name, way in ways.items()}
+    save_table(rows, output_dir / "reconstructions.png", zoom=max(1, 56 // config.size))
+    scores = {"test_error": errors[f"z = {config.latent_dim}"], "pca_error": errors[f"PCA {config.latent_dim}"]}
+    return scores | {f"test_error {name}": error for name, error in errors.items()}
+
+
+def experiment(
+    data: str = "sample",
+    config: Config = Config(),
+    output_dir: Path = Path("runs/autoencoder"),
+    skip_bad: bool = False,
+    fetch: bool = False,
+    compare: tuple[int, ...] = (),
+) -> Path:
+    """Read `data`, train or go on, judge by the test images; leave a run in `output_dir`, return its picture.
+
+    `compare` names other numbers of latents, whose runs, and with noise one without, are left in folders within.
+    """
+    settings = {output_dir: config}
+    settings |= {output_dir / f"latents-{z}": replace(config, latent_dim=z) for z in compare if z != config.latent_dim}
+    settings |= {output_dir / "without-noise": replace(config, noise=0.0)} if compare and config.noise else {}
+    for folder, each in settings.items():
+        check_run(folder, "autoencoder", each, data)
+    trained = {each: build(each) for each in settings.values()}
+    images = digits_or_others(data, config.size, config.channels, skip_bad, fetch)
+    stream = image_batches(images, config.batch_size, config.seed)
+    for folder, each in settings.items():
+        start_run(folder, "autoencoder", each, data, images.classes)
+        train(trained[each], stream, each, folder)
+    for folder, each in settings.items():
+        beside = trained if folder == output_dir else {each: trained[each]}
+        finish_run(folder, trained[each], functools.partial(judge, images, beside, each, folder))
+    return output_dir / "reconstructions.png"
+
+
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
+    """Compare 2, 3, 5, 10 and 50 latents on scikit-learn's handwritten digits; return the picture of all."""
+    return experiment("sample", config, output_dir, compare=(2, 3, 5, 10, 50))
+
+
+def reconstruct_file(
+    source: Path, destination: Path, invert: bool = False, skip_bad: bool = False, run: Path = DEMO_RUN
+) -> Path:
+    """Draw the centre square of an image, or of all of a folder, again: denoised, where the run has learnt that.
+
+    `invert` is for dark things on a bright ground where the training images are bright on dark. Prints how much the
+    result differs from what was given.
+    """
+    config = read_run(run, "autoencoder", Config)
+    networks = Networks(load_network(run, "encoder"), load_network(run, "decoder"))
+    folder = source.is_dir()
+    if folder and destination.resolve() == source.resolve():
+        raise InputError(f"{destination}: the folder that is read; give another to write to")
+    for path in checked_images(find_images(source), read_image, skip_bad, 1)[0] if folder else [source]:
+        seen = square_image(path, config.size, config.channels)[None]
+        seen = 255 - seen if invert else seen
+        drawn = reconstruct(networks, seen)
+        write_image(drawn[0], destination / path.name if folder else destination)
+        print(f"{path}  error {float(squared_error(from_uint8(seen), from_uint8(drawn))):.4f}")
+    return destination
+
+
+if __name__ == "__main__":
+    presets = {"paper": Config(), "denoise": DENOISE, "demo": DEMO}
+    run_command(demo, presets=presets, train=experiment, reconstruct=reconstruct_file)

@@ -1,0 +1,264 @@
+"""Convolutional autoencoder: learn what pictures have in common without labels, and find the similar ones.
+
+Paper    Masci, Meier, Ciresan & Schmidhuber, "Stacked Convolutional Auto-Encoders for Hierarchical Feature
+         Extraction", ICANN 2011, doi:10.1007/978-3-642-21735-7_7.
+Images   uint8 [n, size, size, channels] at the borders; float32 in [-1, 1] in the networks.
+Latents  float32 [n, s, s, 2 base_filters] with s = (size - 4) / 12, 0 or more: 2x2x64 for 28 px.
+Errors   mean squared differences of pixels on the scale [0, 1], on which black and white are 1 apart.
+Differs  1. Strided convolutions and ReLU in place of tanh; transposed convolutions draw; all layers learn at once.
+         2. Adam; the weights kept are those of the epoch with the smallest validation loss.
+Run      python -m recipes.conv_autoencoder                                        the demo: digits, offline
+         python -m recipes.conv_autoencoder train --data mnist --fetch             MNIST, fetched once
+         python -m recipes.conv_autoencoder train --data DIR --size 64 --channels 3 --output-dir runs/photos
+         python -m recipes.conv_autoencoder similar photo.jpg found.png --count 8 --run runs/photos
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.batches import Batches, mapped
+from common.cli import run_command
+from common.digits import digits_or_others
+from common.errors import InputError
+from common.images import from_uint8, save_table, to_uint8
+from common.labelled import Labelled, image_batches, square_image
+from common.latents import nearest, nearest_neighbour_purity, save_scatter, tsne
+from common.lazy import keras, tf
+from common.runs import check_run, finish_run, load_network, read_data, read_run, start_run
+from common.training import History, fit, share
+
+# %% Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """For 28 px digits; `DEMO` learns from few pictures."""
+
+    size: int = 28  # pixels; 4 more than a multiple of 12: 16, 28, 40, 52, 64, 100, 112, 124
+    channels: int = 1  # 1 for grey, 3 for colour
+    base_filters: int = 32  # of the first convolution; the second has twice as many
+    batch_size: int = 128
+    learning_rate: float = 1e-3  # Adam
+    epochs: int = 30
+    patience: int = 10  # epochs without a smaller validation loss after which training ends; 0: never
+    seed: int = 0
+
+
+DEMO = Config(batch_size=32, epochs=100)
+DEMO_RUN = Path("runs/conv_autoencoder-demo")
+
+# %% Networks
+
+
+class Networks(NamedTuple):
+    """Both halves."""
+
+    encoder: keras.Model  # images [n, size, size, channels] in [-1, 1] -> latents [n, s, s, 2 base_filters], 0 or more
+    decoder: keras.Model  # latents -> images in [-1, 1]
+
+
+def build(config: Config = Config()) -> Networks:
+    """Return both networks, untrained. Raises ValueError for a size that is not 4 more than a multiple of 12."""
+    layers, filters = keras.layers, config.base_filters
+    if config.size < 16 or config.size % 12 != 4:
+        raise InputError(f"size must be 4 more than a multiple of 12 (16, 28, 40, 52, 64, 112), got {config.size}")
+    init = {"kernel_initializer": keras.initializers.HeUniform(keras.random.SeedGenerator(config.seed))}
+
+    x = images = keras.Input((config.size, config.size, config.channels), name="images")
+    x = layers.Conv2D(filters, 3, 3, activation="relu", **init)(layers.ZeroPadding2D(1)(x))  # 28 -> 10
+    x = layers.MaxPooling2D(2)(x)  # 10 -> 5
+    x = layers.Conv2D(2 * filters, 3, 2, activation="relu", **init)(layers.ZeroPadding2D(1)(x))  # 5 -> 3
+    encoder = keras.Model(images, layers.MaxPooling2D(2, strides=1)(x), name="encoder")  # 3 -> 2
+
+    x = latents = keras.Input(encoder.output_shape[1:], name="latents")
+    x = layers.Conv2DTranspose(filters, 3, 2, activation="relu", **init)(x)  # 2 -> 5
+    x = layers.Conv2DTranspose(max(1, filters // 2), 5, 3, activation="relu", **init)(x)  # 5 -> 17
+    x = layers.Cropping2D(1)(x)  # 17 -> 15
+    x = layers.Conv2DTranspose(config.channels, 2, 2, activation="tanh", **init)(x)  # 15 -> 30
+    return Networks(encoder, keras.Model(latents, layers.Cropping2D(1)(x), name="decoder"))  # 30 -> 28
+
+
+# %% Losses
+
+
+def squared_error(images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Return the mean squared difference of images in [-1, 1] on the scale [0, 1]: a quarter of their own.
+
+    Below the variance of the pixels (0.067 for MNIST) something has been learnt; 0.01 looks like the original.
+    """
+    return tf.reduce_mean(tf.square(images - others)) / 4
+
+
+# %% Training
+
+
+def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
+    """Train in place on batches of uint8 images; return each epoch's mean losses."""
+    encoder, decoder = networks
+    weights = encoder.trainable_variables + decoder.trainable_variables
+    optimizer = keras.optimizers.Adam(config.learning_rate)
+    optimizer.build(weights)
+
+    @tf.function
+    def step(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = from_uint8(batch)
+        with tf.GradientTape() as tape:
+            loss = share(squared_error(images, decoder(encoder(images, training=True), training=True)))
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+    def validate(epoch: int) -> dict[str, float]:
+        if not data.held_out:
+            return {}
+        (images,) = data.held_out
+        outputs = decode(decoder, encode(encoder, images))
+        if output_dir is not None:
+            rows = {"original": images[:8], "drawn": outputs[:8]}
+            save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", zoom=max(1, 56 // config.size))
+        return {"validation_loss": float(squared_error(from_uint8(images), from_uint8(outputs)))}
+
+    state = networks._asdict() | {"optimizer": optimizer}
+    best = "validation_loss" if data.held_out else "loss"
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=validate, best=best,
+               patience=config.patience)  # fmt: skip
+
+
+# %% Use
+
+
+def encode(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return the latents of uint8 [n, size, size, channels] as rows, float32 [n, values]."""
+    return mapped(encoder, from_uint8(images)).reshape(len(images), -1)
+
+
+def decode(decoder: keras.Model, latents: np.ndarray) -> np.ndarray:
+    """Return the images, uint8 [n, size, size, channels], of latents [n, values]."""
+    return to_uint8(mapped(decoder, latents.reshape(-1, *decoder.input_shape[1:])))
+
+
+def draw_normal(latents: np.ndarray, seed: int) -> np.ndarray:
+    """Return as many latents [n, values], each value drawn from a normal with its column's mean and deviation."""
+    drawn = np.random.default_rng(seed).normal(latents.mean(0), latents.std(0), latents.shape)
+    return drawn.astype(np.float32)
+
+
+def draw_shuffled(latents: np.ndarray, seed: int) -> np.ndarray:
+    """Return latents [n, values] whose every value is one that its column has, of any image: shuffled columns."""
+    return np.random.default_rng(seed).permuted(latents, axis=0)
+
+
+def distance_to_nearest(images: np.ndarray, real: np.ndarray) -> float:
+    """Return the mean over uint8 `images` of the squared error between each and the nearest of `real`, as pixels."""
+    rows, others = (part.reshape(len(part), -1) / np.float32(255) for part in (images, real))
+    return float(np.mean(np.square(rows - others[nearest(others, rows, 1)[:, 0]])))
+
+
+# %% A whole run
+
+
+def spaced(rows: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` of the rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+
+
+def judge(networks: Networks, data: Labelled, seed: int, output_dir: Path) -> dict[str, float | int]:
+    """Write three pictures of up to 2^25 values of test images, and return the numbers."""
+    images, labels = data.test.loaded(max(8, 2**25 // data.test.images(np.arange(1)).size))
+    latents = encode(networks.encoder, images)
+    outputs = decode(networks.decoder, latents)
+    error = float(squared_error(from_uint8(images), from_uint8(outputs)))
+    shown, zoom = min(10, len(images), len(data.train.labels)), max(1, 56 // images.shape[1])
+    rows = {"original": images, f"from {latents.shape[1]} latents: error {error:.4f}": outputs}
+    save_table({name: spaced(them, shown) for name, them in rows.items()}, output_dir / "reconstructions.png", zoom)
+
+    drawn = {
+        "training images": data.train.loaded(1000)[0],
+        "decoded latents of test images": outputs[:1000],
+        "decoded normal latents": decode(networks.decoder, draw_normal(latents, seed)[:1000]),
+        "decoded shuffled latents": decode(networks.decoder, draw_shuffled(latents, seed)[:1000]),
+    }
+    far = {name: distance_to_nearest(them, images) for name, them in drawn.items()}
+    rows = {f"{name}: {far[name]:.3f} from the nearest": spaced(them, shown) for name, them in drawn.items()}
+    save_table(rows, output_dir / "samples.png", zoom)
+
+    scores = {"test_error": error, "latents": latents.shape[1], "values_of_an_image": images[0].size}
+    scores |= {f"to nearest, {name}": value for name, value in far.items()}
+    count = min(3000, len(images))
+    title = f"Latents of {count} test images, mapped by t-SNE"
+    if len(data.classes) > 1:
+        scores["purity_latents"] = nearest_neighbour_purity(latents, labels)
+        scores["purity_pixels"] = nearest_neighbour_purity(images.reshape(len(images), -1), labels)
+        scores["purity_chance"] = float(np.sum((np.bincount(labels) / len(labels)) ** 2))
+        title += f"\n{scores['purity_latents']:.1%} of the ten nearest are of the same class"
+    points = tsne(spaced(latents, count), seed)
+    save_scatter(points, spaced(labels, count), data.classes, output_dir / "latents.png", title)
+    return scores
+
+
+def experiment(
+    data: str = "sample",
+    config: Config = Config(),
+    output_dir: Path = Path("runs/conv_autoencoder"),
+    skip_bad: bool = False,
+    fetch: bool = False,
+) -> Path:
+    """Read `data`, train or go on, judge by the test images; leave a run in `output_dir`, return its picture."""
+    check_run(output_dir, "conv_autoencoder", config, data)
+    networks = build(config)
+    labelled = digits_or_others(data, config.size, config.channels, skip_bad, fetch)
+    if len(labelled.test.labels) < 3:
+        raise InputError(
+            f"{data}: {len(labelled.test.labels)} test images; at least 3 are needed, of 15 pictures in all"
+        )
+    stream = image_batches(labelled, config.batch_size, config.seed)
+    start_run(output_dir, "conv_autoencoder", config, data, labelled.classes)
+    train(networks, stream, config, output_dir)
+    finish_run(output_dir, networks, functools.partial(judge, networks, labelled, config.seed, output_dir))
+    return output_dir / "latents.png"
+
+
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
+    """Learn scikit-learn's handwritten digits without their classes; return the map of their latents."""
+    return experiment("sample", config, output_dir)
+
+
+def similar_file(
+    photo: Path,
+    destination: Path,
+    data: str = "",
+    count: int = 8,
+    invert: bool = False,
+    skip_bad: bool = False,
+    fetch: bool = False,
+    run: Path = DEMO_RUN,
+) -> Path:
+    """Write a strip of a photo and the `count` training images with the nearest latents, and print which they are.
+
+    Without `data`, the images are those that the run was trained on. `invert` is for a photo of dark things on a
+    bright ground where the training images are bright on dark.
+    """
+    config = read_run(run, "conv_autoencoder", Config)
+    encoder = load_network(run, "encoder")
+    query = square_image(photo, config.size, config.channels)[None]
+    query = 255 - query if invert else query
+    part, _, _, classes = digits_or_others(data or read_data(run), config.size, config.channels, skip_bad, fetch)
+    if not 1 <= count <= len(part.labels):
+        raise InputError(f"count must be 1 or more and at most the {len(part.labels)} training images, got {count}")
+    latents = np.concatenate([encode(encoder, images) for images in part.in_order()])
+    sought = encode(encoder, query)
+    found = nearest(latents, sought, count)[0]
+    for place in found:
+        name = part.items[place] if part.read else f"training image {place}, {classes[part.labels[place]]}"
+        print(f"{name}  distance {np.linalg.norm(latents[place] - sought):.3f}")
+    strip = np.concatenate([query, part.images(found)])
+    return save_table({"given, then the nearest": strip}, destination, max(1, 56 // config.size))
+
+
+if __name__ == "__main__":
+    run_command(demo, presets={"paper": Config(), "demo": DEMO}, train=experiment, similar=similar_file)

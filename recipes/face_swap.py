@@ -1,0 +1,250 @@
+"""Face swap: show one person's expression on another's face, by one encoder and a decoder for each of the two.
+
+Consent  Train it on faces of people who have agreed to that and to what becomes of the pictures, and on nobody else's.
+         Never pass a result off as real. What `swap` writes is marked as synthetic: in its metadata, always, and by a
+         caption in a corner, unless you turn that off.
+Paper    Perov et al., "DeepFaceLab", arXiv:2005.05535, section 3.2 (its DF structure, without masks and landmarks).
+Images   uint8 [n, size, size, 3] at the borders; float32 in [-1, 1] in the networks.
+Codes    float32 [n, size/16, size/16, 8 base_filters]: what the faces of both have in common, such as expressions.
+Idea     The encoder serves both people, and each decoder learns to undo random warps of one person's faces. Nothing
+         tells the encoder who it sees, so a decoder can read the codes of the other person too, as its own.
+Differs  1. One optimizer for the sum of both losses, and one pass of the encoder, in place of two of each.
+         2. The colours of A are moved to those of B by mean and, `deviation`, by deviation.
+Run      python -m recipes.face_swap                                        the demo: two drawn people, offline
+         python -m recipes.face_swap train --data DIR --output-dir runs/us  two folders of photos, one a person
+         python -m recipes.face_swap swap photo.jpg out.png --run runs/us   B on A.s photo; --direction b2a: A on B.s
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from common.batches import Batches, batches, side_by_side
+from common.cli import run_command
+from common.errors import InputError
+from common.face_finding import ColourShift, FaceBox, TwoPeople, convert_faces, cut_face, judge_swaps, two_people
+from common.faces import drawn_faces
+from common.images import from_uint8, save_table, to_uint8
+from common.lazy import keras, tf
+from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.training import History, fit, share
+
+# %% Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The usual settings for photos; `DEMO` is the same recipe made small."""
+
+    size: int = 64  # pixels, a multiple of 16 from 32 to 256
+    base_filters: int = 128  # of the layer next to the image; doubles three times
+    latent_dim: int = 1024  # units of the bottleneck
+    up_kernel: int = 2  # of the transposed convolutions; 4 overlaps, and is smooth after less training
+    warp: float = 0.03  # deviation of the displacement of the points of a 5 x 5 grid, as a share of the size
+    mirror: bool = True  # turn half of the faces left to right; wrong where a parting or a scar must keep its side
+    deviation: bool = True  # move the deviations of A's colours to B's too, and not the means alone
+    margin: float = 0.15  # taken around the box from brows to chin, share of its side
+    batch_size: int = 32  # of each person
+    learning_rate: float = 5e-5  # falls to 0 along a cosine
+    beta_1: float = 0.5  # Adam
+    epochs: int = 1000
+    seed: int = 0
+
+
+DEMO = Config(base_filters=24, latent_dim=256, up_kernel=4, mirror=False, learning_rate=1e-3, epochs=30)
+DEMO_RUN = Path("runs/face_swap-demo")
+Direction = Literal["a2b", "b2a"]
+
+# %% Networks
+
+
+class Networks(NamedTuple):
+    """The encoder that both people share, and a decoder for each."""
+
+    encoder: keras.Model  # faces [n, size, size, 3] in [-1, 1] -> codes
+    decoder_a: keras.Model  # codes -> faces of A, in [-1, 1]
+    decoder_b: keras.Model  # codes -> faces of B
+
+
+def build(config: Config = Config()) -> Networks:
+    """Return the three networks, untrained; ValueError for a size that does not halve four times."""
+    layers, smallest = keras.layers, config.size // 16
+    if config.size % 16 or not 32 <= config.size <= 256:
+        raise InputError(f"size must be a multiple of 16 from 32 to 256, got {config.size}")
+    seeds = keras.random.SeedGenerator(config.seed)
+    init = {"kernel_initializer": keras.initializers.GlorotUniform(seeds)}
+    widths = [config.base_filters * 2**level for level in range(4)]  # next to the image first
+
+    x = faces = keras.Input((config.size, config.size, 3), name="faces")
+    for width in widths:
+        x = layers.LeakyReLU(negative_slope=0.1)(layers.Conv2D(width, 5, 2, "same", **init)(x))
+    x = layers.Dense(config.latent_dim, **init)(layers.Flatten()(x))
+    x = layers.Dense(smallest * smallest * widths[-1], **init)(x)
+    encoder = keras.Model(faces, layers.Reshape((smallest, smallest, widths[-1]))(x), name="encoder")
+
+    decoders = []
+    for person in ("a", "b"):
+        x = codes = keras.Input((smallest, smallest, widths[-1]), name="codes")
+        for width in (*widths[2::-1], widths[0] // 2 or 1):
+            x = layers.Conv2DTranspose(width, config.up_kernel, 2, "same", **init)(x)
+            x = layers.LeakyReLU(negative_slope=0.1)(x)
+        x = layers.Conv2D(3, 3, 1, "same", activation="tanh", **init)(x)
+        decoders.append(keras.Model(codes, x, name=f"decoder_{person}"))
+    return Networks(encoder, *decoders)
+
+
+# %% Losses
+
+
+def l1_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """Mean absolute difference of pixels in [-1, 1]; 0.1 is a likeness, 0.05 shows the eyes' expression."""
+    return tf.reduce_mean(tf.abs(target - output))
+
+
+# %% Warping
+
+
+def warp(images: tf.Tensor, moves: tf.Tensor) -> tf.Tensor:
+    """Return images [n, size, size, 3] whose pixels come from places moved by a 5 x 5 grid of displacements.
+
+    `moves` [n, 5, 5, 2] are down and right, in pixels; the grid's corners are the image's. Displacements between its
+    points and pixels between those of the image are found linearly; beyond the edges the edge goes on.
+    """
+    size = images.shape[1]
+    pixels = tf.range(size, dtype=tf.float32)
+    reach = tf.nn.relu(1 - tf.abs(pixels[:, None] * 4 / (size - 1) - tf.range(5.0)))  # [size, 5], rows sum to 1
+    places = tf.einsum("yi,nijc,xj->nyxc", reach, moves, reach)
+    places += tf.stack(tf.meshgrid(pixels, pixels, indexing="ij"), axis=-1)
+    places = tf.clip_by_value(places, 0.0, size - 1.0)
+    corner = tf.minimum(tf.floor(places), size - 2.0)
+    down, right = tf.split(places - corner, 2, axis=-1)
+    y, x = tf.unstack(tf.cast(corner, tf.int32), axis=-1)
+    flat = tf.reshape(images, (-1, size * size, 3))
+    a, b, c, d = (tf.gather(flat, y * size + x + step, batch_dims=1) for step in (0, 1, size, size + 1))
+    return (1 - down) * ((1 - right) * a + right * b) + down * ((1 - right) * c + right * d)
+
+
+# %% Training
+
+
+def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
+    """Train in place on batches of uint8 (faces of A, faces of B), not pairs; return each epoch's mean losses."""
+    encoder, decoder_a, decoder_b = networks
+    variables = [variable for network in networks for variable in network.trainable_variables]
+    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
+    optimizer = keras.optimizers.Adam(rate, beta_1=config.beta_1)
+    optimizer.build(variables)
+    seeds = keras.random.SeedGenerator(config.seed + 1)
+
+    @tf.function
+    def step(faces_a: tf.Tensor, faces_b: tf.Tensor) -> dict[str, tf.Tensor]:
+        faces = from_uint8(tf.concat([faces_a, faces_b], 0))
+        count = tf.shape(faces)[0]
+        if config.mirror:
+            turned = keras.random.uniform((count, 1, 1, 1), seed=seeds) < 0.5
+            faces = tf.where(turned, faces[:, :, ::-1], faces)
+        moves = keras.random.normal((count, 5, 5, 2), stddev=config.warp * config.size, seed=seeds)
+        plain_a, plain_b = tf.split(faces, 2)
+        with tf.GradientTape() as tape:
+            codes_a, codes_b = tf.split(encoder(warp(faces, moves), training=True), 2)
+            loss_a = share(l1_loss(plain_a, decoder_a(codes_a, training=True)))
+            loss_b = share(l1_loss(plain_b, decoder_b(codes_b, training=True)))
+            loss = loss_a + loss_b
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return {"l1_a": loss_a, "l1_b": loss_b}
+
+    state = networks._asdict() | {"optimizer": optimizer, "seeds": seeds}
+
+    def sample(epoch: int) -> None:
+        if output_dir is not None and data.held_out:
+            rows: dict[str, np.ndarray] = {}
+            count = min(8, *map(len, data.held_out))
+            for name, faces in zip("AB", data.held_out, strict=True):
+                as_a, as_b = (decode(encoder, decoder, faces[:count]) for decoder in (decoder_a, decoder_b))
+                rows |= {name: faces[:count], f"{name} as A": as_a, f"{name} as B": as_b}
+            save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", max(1, 128 // config.size))
+
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+
+
+# %% Use
+
+
+def decode(encoder: keras.Model, decoder: keras.Model, faces: np.ndarray) -> np.ndarray:
+    """Return uint8 faces [n, size, size, 3] as a decoder draws them; the networks know A in the colours of B."""
+    parts = [from_uint8(faces[start : start + 100]) for start in range(0, len(faces), 100)]
+    return np.concatenate([to_uint8(decoder(encoder(part, training=False), training=False)) for part in parts])
+
+
+def swap(networks: Networks, faces: np.ndarray, direction: Direction, shift: ColourShift) -> np.ndarray:
+    """Give uint8 faces of A [n, size, size, 3] the face of B or, with b2a, faces of B that of A.
+
+    `shift` is from the colours of A to those of B, as in training.
+    """
+    if direction == "a2b":
+        return decode(networks.encoder, networks.decoder_b, shift.there(faces))
+    return shift.back(decode(networks.encoder, networks.decoder_a, faces))
+
+
+# %% A whole run
+
+
+def sample_people(config: Config = DEMO) -> TwoPeople:
+    """Return the embedded data: two drawn people, to train on at moments of their own, held out at the same 200."""
+    a, b, seed, size = 11, 8, 3 * config.seed, config.size
+    side = round(size / 0.58 / (1 + 2 * config.margin))  # a face takes 0.58 of the side of a drawing
+    box = FaceBox(round(0.52 * side - size / 2), (side - size) // 2, size)
+    draws = ((480, seed, a), (360, seed + 1, b), (200, seed + 2, a), (200, seed + 2, b))
+    faces = [drawn_faces(count, moments, side, who)[0] for count, moments, who in draws]
+    cut = [np.stack([cut_face(face, box, size) for face in each]) for each in faces]
+    return TwoPeople(cut[0], cut[1], cut[2], cut[3], paired=True)
+
+
+def experiment(
+    data: str = "sample", config: Config = Config(), output_dir: Path = Path("runs/face_swap"), skip_bad: bool = False
+) -> Path:
+    """Read `data`, train or go on, score what was held out; leave a run in `output_dir`, return its picture."""
+    check_run(output_dir, "face_swap", config, data)
+    networks = build(config)
+    people = two_people(data, config.size, config.margin, functools.partial(sample_people, config), skip_bad)
+    shift = ColourShift.between(people.a, people.b, config.deviation)
+    sides = ((shift.there(people.a), shift.there(people.held_out_a)), (people.b, people.held_out_b))
+    size = min(config.batch_size, len(people.a), len(people.b))
+    streams = [batches(faces, size, config.seed + i, held_out=(rest,)) for i, (faces, rest) in enumerate(sides)]
+    start_run(output_dir, "face_swap", config, data, people.names)
+    shift.write(output_dir / "colour_shift.json")
+    train(networks, side_by_side(*streams), config, output_dir)
+    picture = output_dir / "swaps.png"
+    scores = judge_swaps(people, functools.partial(swap, networks, shift=shift), shift, picture)
+    finish_run(output_dir, networks, lambda: scores)
+    return picture
+
+
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
+    """Learn the faces of two drawn people; return the picture of some swaps beside the truth."""
+    return experiment("sample", config, output_dir)
+
+
+def swap_file(
+    source: Path,
+    destination: Path,
+    direction: Direction = "a2b",
+    visible_mark: bool = True,
+    skip_bad: bool = False,
+    run: Path = DEMO_RUN,
+) -> Path:
+    """Swap the largest face of a photo, or of every photo of a folder: a2b puts B's on photos of A, b2a the reverse."""
+    config = read_run(run, "face_swap", Config)
+    networks = Networks(*(load_network(run, name) for name in Networks._fields))
+    shift = ColourShift.read(run / "colour_shift.json")
+    convert = functools.partial(swap, networks, direction=direction, shift=shift)
+    return convert_faces(source, destination, convert, config.size, config.margin, visible_mark, skip_bad)
+
+
+if __name__ == "__main__":
+    run_command(demo, presets={"paper": Config(), "demo": DEMO}, train=experiment, swap=swap_file)

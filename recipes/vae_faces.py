@@ -1,0 +1,279 @@
+"""VAE of faces: take a face apart into latents, change its smile, its glasses, its hair, and put it together again.
+
+Paper    Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014, arXiv:1312.6114; deviation of pixels: Rybkin
+         et al. 2021, arXiv:2006.13202; attribute vectors: Larsen et al. 2016, arXiv:1512.09300, section 4.2.
+Images   uint8 [n, size, size, channels] at the borders; float32 in [-1, 1] in the networks.
+Latents  float32 [n, latent_dim], standard normal before a face is seen.
+Differs  1. Pixels are Gaussian with the deviation that fits best, so that no weight of the KL term has to be found.
+         2. New faces are drawn by the mean and covariance of encoded faces, or by the prior.
+Run      python -m recipes.vae_faces                                           # the demo: drawn faces, offline
+         python -m recipes.vae_faces train --data DIR --output-dir runs/faces  # faces with a CSV of attributes, CelebA
+         python -m recipes.vae_faces edit face.jpg out.png --run runs/faces    # every attribute from -3 to +3
+         python -m recipes.vae_faces edit face.jpg out.png --smile 2 --glasses -1 --run runs/faces
+         python -m recipes.vae_faces morph one.jpg two.jpg out.gif --run runs/faces
+         python -m recipes.vae_faces generate grid.png --count 64 --run runs/faces
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.attributes import attribute_index, attributed_images, with_differing_attributes
+from common.batches import Batches, mapped
+from common.cli import run_command
+from common.errors import InputError
+from common.faces import FACE_ATTRIBUTES, drawn_faces
+from common.files import data_file, read_npz, write_npz
+from common.images import from_uint8, save_gif, save_grid, save_table, to_uint8, write_image
+from common.labelled import image_batches, square_image
+from common.lazy import keras, tf
+from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.scores import edit_scores
+from common.training import History, fit, share
+
+# %% Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """112 px, half of a photo network's 224, and 200 latents; `SMALL` is for 64 px."""
+
+    size: int = 112  # pixels; a multiple of 16
+    channels: int = 3  # 3 for colour, 1 for grey
+    latent_dim: int = 200
+    base_filters: int = 32  # of the two outer layers of each network; twice as many in the two inner ones
+    kl_weight: float = 1.0  # above 1: smoother latents and softer faces
+    mirror: bool = True  # turn half of the training faces; wrong where an attribute says left or right
+    batch_size: int = 64
+    learning_rate: float = 1e-3  # Adam; falls to 0 along a cosine
+    epochs: int = 60
+    seed: int = 0
+
+
+SMALL = Config(size=64, batch_size=32, learning_rate=3e-3)
+DEMO = Config(size=64, latent_dim=128, mirror=False, batch_size=32, learning_rate=3e-3, epochs=55)
+DEMO_RUN = Path("runs/vae_faces-demo")
+
+# %% Networks
+
+
+class Networks(NamedTuple):
+    """The approximate posterior, and the mean of the likelihood."""
+
+    encoder: keras.Model  # images [n, size, size, channels] in [-1, 1] -> mean and log variance [n, latent_dim] each
+    decoder: keras.Model  # latents -> images in [-1, 1]
+
+
+def build(config: Config = Config()) -> Networks:
+    """Return the networks, untrained. Raises ValueError for a size that 16 does not divide."""
+    layers, smallest = keras.layers, config.size // 16
+    if not smallest or config.size % 16 or config.channels not in (1, 3):
+        raise InputError(f"size must be a multiple of 16 and channels 1 or 3, got {config.size} and {config.channels}")
+    widths = [config.base_filters * times for times in (1, 1, 2, 2)]  # next to the image first
+    init = {"kernel_initializer": keras.initializers.HeNormal(keras.random.SeedGenerator(config.seed))}
+
+    x = images = keras.Input((config.size, config.size, config.channels), name="images")
+    for width in widths:  # size -> size / 16
+        x = layers.Conv2D(width, 4, 2, "same", activation="silu", **init)(x)
+    x = layers.Flatten()(x)
+    small = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed + 1))}
+    posterior = [layers.Dense(config.latent_dim, name=name, **small)(x) for name in ("mean", "log_variance")]
+    encoder = keras.Model(images, posterior, name="encoder")
+
+    latents = keras.Input((config.latent_dim,), name="latents")
+    x = layers.Dense(smallest * smallest * widths[-1], activation="silu", **init)(latents)
+    x = layers.Reshape((smallest, smallest, widths[-1]))(x)
+    for width in reversed(widths[:-1]):  # size / 16 -> size / 2
+        x = layers.Conv2DTranspose(width, 4, 2, "same", activation="silu", **init)(x)
+    x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", **small)(x)
+    return Networks(encoder, keras.Model(latents, x, name="decoder"))
+
+
+# %% Losses
+
+
+def negative_log_likelihood(images: tf.Tensor, means: tf.Tensor) -> tf.Tensor:
+    """Return -log p(x | z) in nats an image, for Gaussian pixels with the deviation that makes it least (Rybkin, 4)."""
+    values = int(np.prod(images.shape[1:]))
+    return 0.5 * values * (tf.math.log(2.0 * np.pi * tf.reduce_mean((images - means) ** 2)) + 1.0)
+
+
+def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
+    """Return KL(q(z | x) || N(0, I)) in nats, [n]; 0 says that the latents hold nothing."""
+    return 0.5 * tf.reduce_sum(mean**2 + tf.exp(log_variance) - 1.0 - log_variance, axis=1)
+
+
+# %% Training
+
+
+def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
+    """Train in place on batches of uint8 images; return each epoch's means, in nats an image."""
+    encoder, decoder = networks
+    variables = encoder.trainable_variables + decoder.trainable_variables
+    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
+    optimizer = keras.optimizers.Adam(rate)
+    optimizer.build(variables)
+    noise = keras.random.SeedGenerator(config.seed + 2)
+
+    @tf.function
+    def step(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = from_uint8(batch)
+        with tf.GradientTape() as tape:
+            mean, log_variance = encoder(images, training=True)
+            draws = keras.random.normal(tf.shape(mean), seed=noise)
+            copies = decoder(mean + tf.exp(log_variance / 2.0) * draws, training=True)
+            reconstruction = share(negative_log_likelihood(images, copies))
+            kl = share(tf.reduce_mean(kl_divergence(mean, log_variance)))
+            loss = reconstruction + config.kl_weight * kl
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+
+    def sample(epoch: int) -> None:
+        if output_dir is not None:
+            faces = data.held_out[0][:8]
+            rows = {"unseen": faces, "copied": decode(decoder, encode(encoder, faces))}
+            save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png")
+
+    state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+
+
+# %% Use
+
+
+Space = dict[str, np.ndarray]
+"""`names` of the attributes, their `vectors` [n, latent_dim]; `mean` and `factor` of the covariance of the latents."""
+
+
+def encode(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return the mean of the latents, float32 [n, latent_dim], for images uint8 [n, size, size, channels]."""
+    return mapped(encoder, from_uint8(images))[0]
+
+
+def decode(decoder: keras.Model, latents: np.ndarray) -> np.ndarray:
+    """Return images, uint8 [n, size, size, channels], for latents [n, latent_dim]."""
+    return to_uint8(mapped(decoder, latents.astype(np.float32)))
+
+
+def survey(encoder: keras.Model, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Space:
+    """Find what an attribute adds to the latents on average (Larsen, 4.2); labels are uint8 [n, attributes], 1 yes."""
+    latents = encode(encoder, images)
+    vectors = [latents[yes == 1].mean(axis=0) - latents[yes == 0].mean(axis=0) for yes in labels.T]
+    factor = np.linalg.cholesky(np.cov(latents.T) + 1e-6 * np.eye(latents.shape[1])).astype(np.float32)
+    known = {"names": np.array(names, str), "vectors": np.array(vectors, np.float32)}
+    return known | {"mean": latents.mean(axis=0), "factor": factor}
+
+
+def strips(networks: Networks, space: Space, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return for each attribute the uint8 image with -3 to +3 times its vector added, the copy in the middle."""
+    added = np.arange(-3, 4)[:, None] * space["vectors"][:, None]
+    edited = [decode(networks.decoder, encode(networks.encoder, image[None]) + row) for row in added]
+    return dict(zip(map(str, space["names"]), edited, strict=True))
+
+
+def generate(decoder: keras.Model, count: int, seed: int = 0, space: Space | None = None) -> np.ndarray:
+    """Return new faces, uint8 [count, size, size, channels], from N(0, I), or as encoded faces lie in `space`."""
+    latents = keras.random.normal((count, decoder.input_shape[-1]), seed=seed).numpy()
+    return decode(decoder, latents if space is None else space["mean"] + latents @ space["factor"].T)
+
+
+# %% A whole run
+
+
+def experiment(
+    data: str = "sample",
+    config: Config = Config(),
+    output_dir: Path = Path("runs/vae_faces"),
+    skip_bad: bool = False,
+    fetch: bool = False,
+) -> Path:
+    """Read `data`, train or go on, survey the latents, score edits; leave a run in `output_dir`, return its picture."""
+    check_run(output_dir, "vae_faces", config, data)
+    networks = build(config)
+    sample = functools.partial(drawn_faces, 3000, config.seed, config.size)
+    faces = attributed_images(data, config.size, config.channels, sample, skip_bad, fetch, FACE_ATTRIBUTES)
+    faces = with_differing_attributes(faces)
+    start_run(output_dir, "vae_faces", config, data)
+    train(networks, image_batches(faces, config.batch_size, config.seed, mirror=config.mirror), config, output_dir)
+    space = survey(networks.encoder, *faces.train.loaded(10_000), faces.names)
+    write_npz(output_dir / "space.npz", space)
+    images = faces.test.loaded(2000)[0]
+    rows = {"unseen": images[:8], "copied": decode(networks.decoder, encode(networks.encoder, images[:8]))}
+    picture = save_table(rows, output_dir / "reconstructions.png")
+    drawn = {"as encoded": generate(networks.decoder, 8, 1, space), "from N(0, I)": generate(networks.decoder, 8, 1)}
+    save_table(drawn, output_dir / "samples.png")
+    if faces.names:
+        typical = np.linalg.norm(encode(networks.encoder, images) - space["mean"], axis=1).argmin()
+        picture = save_table(strips(networks, space, images[typical]), output_dir / "attributes.png")
+    judge = data_file("face_classifier.keras") if data == "sample" else None
+    finish_run(output_dir, networks, lambda: evaluate(networks, space, images, judge))
+    return picture
+
+
+def evaluate(networks: Networks, space: Space, images: np.ndarray, judge: Path | None) -> dict[str, float]:
+    """Return the error of copies, 0..1, and how far edits move what they should not, 1 as far as another face is."""
+    latents = encode(networks.encoder, images)
+    copies = decode(networks.decoder, latents)
+    scores = {"test_absolute_error": float(np.abs(images / 255 - copies / 255).mean())}
+
+    def edit(number: int, signs: np.ndarray) -> np.ndarray:
+        return decode(networks.decoder, latents + 3 * signs[:, None] * space["vectors"][number])
+
+    again = encode(networks.encoder, copies)
+    apart = np.linalg.norm(again - np.roll(again, 1, axis=0), axis=1).mean()
+    for number, (name, vector) in enumerate(zip(space["names"], space["vectors"], strict=True)):
+        moved = encode(networks.encoder, edit(number, np.ones(len(images)))) - again
+        aside = moved - np.outer(moved @ vector, vector) / (vector @ vector)
+        scores[f"{name}_identity_moved"] = float(np.linalg.norm(aside, axis=1).mean() / apart)
+    return scores if judge is None else scores | edit_scores(judge, tuple(space["names"]), copies, edit)
+
+
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
+    """Learn drawn faces; return the picture of one with every attribute from -3 to +3."""
+    return experiment("sample", config, output_dir)
+
+
+def open_run(run: Path) -> tuple[Networks, Space, Callable[[Path], np.ndarray]]:
+    """Return a run's networks, its space, and a function that reads a picture as the networks take it."""
+    config = read_run(run, "vae_faces", Config)
+    networks = Networks(*(load_network(run, name) for name in Networks._fields))
+    return (
+        networks,
+        read_npz(run / "space.npz"),
+        functools.partial(square_image, size=config.size, channels=config.channels),
+    )
+
+
+def edit_file(source: Path, destination: Path, run: Path = DEMO_RUN, **attributes: float) -> Path:
+    """Write a face with attributes changed, as by --smile 2 --glasses -1; each from -3 to +3 where none is named."""
+    networks, space, read = open_run(run)
+    if not attributes:
+        return save_table(strips(networks, space, read(source)), destination)
+    chosen = [attribute_index(tuple(space["names"]), name) for name in attributes]
+    change = np.array(list(attributes.values()), np.float32) @ space["vectors"][chosen]
+    return write_image(decode(networks.decoder, encode(networks.encoder, read(source)[None]) + change)[0], destination)
+
+
+def morph_file(source: Path, other: Path, destination: Path, steps: int = 24, run: Path = DEMO_RUN) -> Path:
+    """Write the straight way between the latents of two faces as a GIF or, for any other suffix, as a strip."""
+    networks, _, read = open_run(run)
+    start, end = encode(networks.encoder, np.stack([read(source), read(other)]))
+    images = decode(networks.decoder, start + np.linspace(0, 1, steps)[:, None] * (end - start))
+    return save_gif(images, destination) if destination.suffix == ".gif" else save_grid(images, destination, steps)
+
+
+def generate_file(destination: Path, count: int = 64, seed: int = 0, run: Path = DEMO_RUN) -> Path:
+    """Write new faces, drawn as encoded faces lie, as one grid."""
+    networks, space, _ = open_run(run)
+    return save_grid(generate(networks.decoder, count, seed, space), destination)
+
+
+if __name__ == "__main__":
+    presets = {"paper": Config(), "small": SMALL, "demo": DEMO}
+    run_command(demo, presets=presets, train=experiment, edit=edit_file, morph=morph_file, generate=generate_file)

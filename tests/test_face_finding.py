@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import InputError
+from common.face_finding import (
+    ColourShift,
+    FaceBox,
+    TwoPeople,
+    blend_face,
+    colours_of,
+    convert_faces,
+    cut_face,
+    face_mask,
+    find_faces,
+    judge_swaps,
+    report_faceless,
+    two_people,
+)
+from common.faces import drawn_faces
+from common.images import read_image, write_image
+from common.marks import SYNTHETIC_SOURCE
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> np.ndarray:
+    from skimage.data import astronaut
+
+    return astronaut()
+
+
+@pytest.fixture(scope="module")
+def portraits() -> np.ndarray:
+    """Four faces that the cascade finds, uint8 [4, 96, 96, 3]."""
+    return drawn_faces(4, 9, 96, character=8)[0]
+
+
+@pytest.fixture
+def album(portraits, tmp_path):
+    for name, shade in (("ann", 0), ("ben", 40)):
+        for number, portrait in enumerate(portraits):
+            write_image(np.maximum(portrait, shade), tmp_path / "album" / name / f"{number}.png")
+    return tmp_path / "album"
+
+
+def no_sample() -> TwoPeople:
+    raise AssertionError("nobody asked for the sample")
+
+
+# %% Finding
+
+
+def test_the_largest_face_of_a_photo_comes_first_and_is_where_it_is(astronaut):
+    boxes = find_faces(astronaut)
+    assert [box.side for box in boxes] == sorted((box.side for box in boxes), reverse=True)
+    face = boxes[0]
+    assert abs(face.top + face.side / 2 - 117) < 12 and abs(face.left + face.side / 2 - 222) < 12
+    assert 80 < face.side < 110
+
+
+def test_a_large_photo_is_searched_small_and_the_box_is_in_its_own_pixels(astronaut):
+    small, large = find_faces(astronaut)[0], find_faces(astronaut.repeat(3, 0).repeat(3, 1))[0]
+    np.testing.assert_allclose(np.array(large) / 3, small, atol=14)
+
+
+def test_grey_photos_have_faces_too(astronaut):
+    grey = (astronaut @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)[..., None]
+    assert find_faces(grey) == find_faces(grey.repeat(3, -1))
+    assert abs(find_faces(grey)[0].top - find_faces(astronaut)[0].top) < 8
+
+
+def test_no_face_where_there_is_none():
+    grass = np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8)
+    assert find_faces(grass) == find_faces(np.zeros((64, 64, 3), np.uint8)) == []
+    assert find_faces(np.zeros((300, 5, 3), np.uint8)) == find_faces(np.zeros((5, 3000, 1), np.uint8)) == []
+
+
+def test_the_box_of_a_drawn_face_is_where_the_recipe_expects_it():
+    """So that a run on drawn faces can be tried on photos."""
+    faces = [face for character in (11, 8) for face in drawn_faces(12, 3, 96, character=character)[0]]
+    found = [boxes[0] for boxes in map(find_faces, faces) if boxes]
+    assert len(found) > 0.8 * len(faces)
+    assert abs(np.median([box.side for box in found]) / 96 - 0.58) < 0.05
+    assert abs(np.median([box.top + box.side / 2 for box in found]) / 96 - 0.52) < 0.03
+    assert abs(np.median([box.left + box.side / 2 for box in found]) / 96 - 0.5) < 0.05
+
+
+# %% Cutting out and putting back
+
+
+def test_a_box_with_a_margin_of_four_tenths_is_1_8_times_as_large_around_the_same_middle():
+    assert FaceBox(100, 50, 100).enlarged(0.4) == FaceBox(60, 10, 180)
+    assert FaceBox(1, 2, 5).enlarged(0.0) == FaceBox(1, 2, 5)
+
+
+def test_a_box_beyond_the_edges_is_cut_there():
+    place, part = FaceBox(-3, 4, 10).overlap(5, 9)
+    assert place == (slice(0, 5), slice(4, 9)) and part == (slice(3, 8), slice(0, 5))
+    assert FaceBox(1, 2, 3).overlap(9, 9) == ((slice(1, 4), slice(2, 5)), (slice(0, 3), slice(0, 3)))
+
+
+def test_what_is_cut_out_beyond_the_edge_repeats_the_edge():
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")
+    np.testing.assert_array_equal(cut_face(image, FaceBox(-2, -2, 8), 8), padded)
+    np.testing.assert_array_equal(cut_face(image, FaceBox(1, 0, 3), 3), image[1:4, :3])
+
+
+def test_colours_are_mean_and_deviation_alike_or_weighted():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3)).astype(np.uint8)
+    mean, deviation = colours_of(pixels)
+    np.testing.assert_allclose(mean, pixels.reshape(-1, 3).mean(0))
+    np.testing.assert_allclose(deviation, pixels.reshape(-1, 3).std(0))
+    times = np.random.default_rng(1).integers(0, 4, (5, 6, 1))
+    repeated = pixels.reshape(-1, 3).repeat(times.ravel(), 0)
+    for found, right in zip(colours_of(pixels, times), (repeated.mean(0), repeated.std(0)), strict=True):
+        np.testing.assert_allclose(found, right)
+
+
+def test_a_shift_of_colours_gives_the_other_s_mean_and_deviation_and_can_be_undone(tmp_path):
+    rng = np.random.default_rng(0)
+    one = rng.normal((120, 110, 100), (20, 25, 30), (40, 40, 3)).clip(0, 255).round().astype(np.uint8)
+    other = rng.normal((140, 100, 90), (30, 20, 10), (50, 50, 3)).clip(0, 255).round().astype(np.uint8)
+    shift = ColourShift.between(one, other)
+    for found, right in zip(colours_of(shift.there(one)), colours_of(other), strict=True):
+        np.testing.assert_allclose(found, right, atol=0.3)
+    assert np.abs(shift.back(shift.there(one)).astype(int) - one).max() <= 2
+    means = ColourShift.between(one, other, deviation=False)
+    expected = one + (other.reshape(-1, 3).mean(0) - one.reshape(-1, 3).mean(0))
+    np.testing.assert_array_equal(means.there(one), expected.round().clip(0, 255))
+    shift.write(tmp_path / "shift.json")
+    np.testing.assert_array_equal(ColourShift.read(tmp_path / "shift.json"), shift)
+
+
+def test_one_flat_colour_is_shifted_without_a_division_by_zero():
+    flat, other = np.full((4, 4, 3), 7, np.uint8), np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    assert ColourShift.between(flat, other).there(flat).std((0, 1)).max() == 0
+    assert np.isfinite(ColourShift.between(other, flat).back(flat)).all()
+
+
+@pytest.mark.parametrize("content", ["[", "{}", '{"factor": [1, 2], "offset": [0, 0, 0]}', "[1]", '{"factor": "x"}'])
+def test_a_damaged_shift_is_an_error_in_one_line(content, tmp_path):
+    with pytest.raises(InputError, match="has this run begun"):
+        ColourShift.read(tmp_path / "shift.json")
+    (tmp_path / "shift.json").write_text(content)
+    with pytest.raises(InputError, match="damaged"):
+        ColourShift.read(tmp_path / "shift.json")
+
+
+def test_the_mask_is_a_soft_ellipse_that_holds_the_box_s_middle():
+    mask = face_mask(181, 0.4)[..., 0]
+    assert mask.max() == mask[90, 90] == 1 and mask[0].max() == mask[:, 0].max() == 0
+    np.testing.assert_allclose(mask, mask[::-1, ::-1], atol=1e-12)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    assert abs(len(rows) / 181 - 1.2 / 1.8) < 0.02 and abs(len(columns) / 181 - 1.0 / 1.8) < 0.02
+    assert np.abs(np.diff(mask, axis=1)).max() < 0.1  # no edge that could be seen
+
+
+@pytest.mark.parametrize("box", [FaceBox(40, 50, 40), FaceBox(-10, -5, 40), FaceBox(80, 100, 60)])
+def test_blending_changes_nothing_outside_the_ellipse(box):
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (120, 150, 3)).astype(np.uint8)
+    kept = photo.copy()
+    blended = blend_face(photo, rng.integers(0, 256, (64, 64, 3)).astype(np.uint8), box, 0.4)
+    np.testing.assert_array_equal(photo, kept)
+    assert blended.shape == photo.shape and blended.dtype == np.uint8
+    y, x = np.mgrid[:120, :150]
+    middle = (box.side - 1) / 2
+    down, right = (y - box.top - middle) / (box.side / 2), (x - box.left - middle) / (box.side / 2)
+    outside = (down / 1.2) ** 2 + right**2 > 1.05
+    np.testing.assert_array_equal(blended[outside], photo[outside])
+    inside = (down / 1.2) ** 2 + right**2 < 0.3
+    assert (blended[inside] != photo[inside]).mean() > 0.9
+
+
+def test_a_face_put_back_where_it_was_cut_out_leaves_the_photo_as_it_was(astronaut):
+    box = find_faces(astronaut)[0]
+    face = cut_face(astronaut, box.enlarged(0.4), box.enlarged(0.4).side)
+    assert np.abs(blend_face(astronaut, face, box, 0.4).astype(int) - astronaut).max() <= 1
+
+
+def test_a_blended_face_takes_on_the_colours_of_the_one_it_replaces(astronaut):
+    box = find_faces(astronaut)[0]
+    face = cut_face(astronaut, box.enlarged(0.4), 64)
+    tinted = (face * np.array([0.5, 0.9, 0.6]) + (0, 20, 60)).astype(np.uint8)
+    plain, again = blend_face(astronaut, face, box, 0.4), blend_face(astronaut, tinted, box, 0.4)
+    assert np.abs(again.astype(int) - plain).max() <= 4
+
+
+# %% Two people
+
+
+def test_a_folder_for_each_person(album, capsys):
+    people = two_people(str(album), 32, 0.4, no_sample)
+    assert people.names == ("ann", "ben") and not people.paired
+    assert people.a.shape == people.b.shape == (3, 32, 32, 3) and len(people.held_out_a) == len(people.held_out_b) == 1
+    portrait = read_image(album / "ann" / "1.png")
+    expected = cut_face(portrait, find_faces(portrait)[0].enlarged(0.4), 32)
+    np.testing.assert_array_equal(people.a[1], expected)
+    assert "4 faces of ann" in capsys.readouterr().err
+
+
+def test_photos_without_a_face_are_named_and_left_out(album, capsys):
+    grass = np.random.default_rng(0).integers(0, 256, (60, 60, 3)).astype(np.uint8)
+    for number in range(7):
+        write_image(grass, album / "ben" / f"grass{number}.jpg")
+    people = two_people(str(album), 32, 0.4, no_sample)
+    assert (len(people.a), len(people.b)) == (3, 3)
+    said = capsys.readouterr().err
+    assert said.count(".jpg: no face was found\n") == 5 and "left out 7 of 11 photos" in said
+
+
+def test_nobody_to_be_found(album, capsys):
+    for path in (album / "ben").iterdir():
+        write_image(np.zeros((60, 60, 3), np.uint8), path)
+    with pytest.raises(InputError, match=r"ben: no face was found in 4 photos.*\.npz with the arrays a and b"):
+        two_people(str(album), 32, 0.4, no_sample)
+    report_faceless([], 4)
+
+
+@pytest.mark.parametrize(("folders", "found"), [((), "nothing"), (("x",), "x/"), (("x", "y", "z"), "x/, y/, z/")])
+def test_folders_that_are_not_two(folders, found, tmp_path):
+    for name in folders:
+        write_image(np.zeros((9, 9, 3), np.uint8), tmp_path / name / "1.png")
+    pattern = f"{len(folders)} sub-folders with photos (found {found}); expected two folders"
+    with pytest.raises(InputError, match=re.escape(pattern)):
+        two_people(str(tmp_path), 32, 0.4, no_sample)
+    with pytest.raises(InputError, match="no such folder"):
+        two_people(str(tmp_path / "absent"), 32, 0.4, no_sample)
+
+
+def test_ready_faces_in_an_npz(tmp_path, portraits):
+    path = tmp_path / "faces.npz"
+    np.savez(path, a=portraits, b=portraits[:3, ..., :1])
+    people = two_people(str(path), 96, 0.4, no_sample)
+    np.testing.assert_array_equal(np.concatenate([people.a, people.held_out_a]), portraits)
+    np.testing.assert_array_equal(people.b, portraits[:2, ..., :1].repeat(3, -1))
+    assert two_people(str(path), 32, 0.4, no_sample).a.shape == (3, 32, 32, 3)
+    assert two_people("sample", 32, 0.4, lambda: people) is people
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_train": np.zeros(1)}, "has x_train, but not a and b"),
+        ({"a": np.zeros((4, 8, 8, 3), np.uint8), "b": np.zeros((4, 8, 8, 3))}, "b: images are float64"),
+        (
+            {"a": np.zeros((1, 8, 8, 3), np.uint8), "b": np.zeros((4, 8, 8, 3), np.uint8)},
+            r"A has 1 face\(s\); at least two",
+        ),
+        (
+            {"a": np.zeros((0, 8, 8, 3), np.uint8), "b": np.zeros((4, 8, 8, 3), np.uint8)},
+            r"A has 0 face\(s\); at least two",
+        ),
+    ],
+)
+def test_an_npz_that_will_not_do(arrays, message, tmp_path):
+    np.savez(tmp_path / "faces.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        two_people(str(tmp_path / "faces.npz"), 8, 0.4, no_sample)
+    with pytest.raises(InputError, match="no such file"):
+        two_people(str(tmp_path / "absent.npz"), 8, 0.4, no_sample)
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(InputError, match="not a readable .npz"):
+        two_people(str(tmp_path / "text.npz"), 8, 0.4, no_sample)
+
+
+def test_swaps_are_scored_where_the_truth_is_known(tmp_path):
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 200, (20, 16, 16, 3)).astype(np.uint8)
+    b = a + 50
+    people = TwoPeople(a, b, a, b, paired=True)
+    shift = ColourShift(np.ones(3), np.full(3, 50.0))
+    scores = judge_swaps(
+        people, lambda faces, way: faces + (50 if way == "a2b" else -50 % 256), shift, tmp_path / "s.png"
+    )
+    assert scores["a2b_l1"] == scores["b2a_l1"] == scores["a2b_recoloured_l1"] == scores["b2a_recoloured_l1"] == 0
+    assert scores["a2b_copied_l1"] == pytest.approx(50 / 255) and scores["b2a_ssim"] == pytest.approx(1)
+    unpaired = TwoPeople(a, b, a[:3], b[:5])
+    assert judge_swaps(unpaired, lambda faces, way: faces, shift, tmp_path / "t.png") == {}
+    with Image.open(tmp_path / "t.png") as picture, Image.open(tmp_path / "s.png") as paired:
+        assert picture.height == 4 * (128 + 4) and paired.height == 6 * (128 + 4)
+
+
+# %% Photos
+
+
+def invert(faces: np.ndarray) -> np.ndarray:
+    return faces[:, ::-1]
+
+
+def test_a_photo_s_face_is_replaced_and_marked_and_the_rest_is_as_it_was(astronaut, tmp_path):
+    write_image(astronaut, tmp_path / "in.png")
+    target = convert_faces(tmp_path / "in.png", tmp_path / "out.png", invert, 64, 0.4, visible_mark=False)
+    changed = (read_image(target) != astronaut).any(-1)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    box = find_faces(astronaut)[0]
+    assert box.top - 11 <= rows[0] and rows[-1] <= box.top + box.side + 11
+    assert box.left - 1 <= columns[0] and columns[-1] <= box.left + box.side + 1
+    with Image.open(target) as picture:
+        assert "ynthetic face" in picture.info["Description"]
+        assert SYNTHETIC_SOURCE in str(picture.info["xmp" if "xmp" in picture.info else "XML:com.adobe.xmp"])
+    marked = read_image(convert_faces(tmp_path / "in.png", tmp_path / "marked.png", invert, 64, 0.4))
+    differs = (marked != read_image(target)).any(-1)
+    assert differs[480:, 370:].any() and not differs[:480].any()
+    (tmp_path / "folder").mkdir()
+    convert_faces(tmp_path / "in.png", tmp_path / "folder", invert, 64, 0.4)
+    np.testing.assert_array_equal(read_image(tmp_path / "folder" / "in.png"), marked)
+
+
+def test_a_folder_of_photos(astronaut, tmp_path, capsys):
+    write_image(astronaut, tmp_path / "in" / "one.jpg")
+    write_image(np.zeros((80, 80, 3), np.uint8), tmp_path / "in" / "none.png")
+    convert_faces(tmp_path / "in", tmp_path / "out", invert, 32, 0.4)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["one.png"]
+    said = capsys.readouterr().err
+    assert "none.png: no face was found" in said and "left out 1 of 2 photos" in said
+    (tmp_path / "in" / "one.jpg").unlink()
+    with pytest.raises(InputError, match="no face was found in 1 photos"):
+        convert_faces(tmp_path / "in", tmp_path / "out", invert, 32, 0.4)
+
+
+def test_what_cannot_be_converted(astronaut, tmp_path):
+    write_image(astronaut, tmp_path / "in" / "one.png")
+    source = tmp_path / "in" / "one.png"
+    write_image(np.zeros((80, 80, 3), np.uint8), tmp_path / "black.png")
+    for place, target, message in (
+        (source, tmp_path / "out.gif", "no room for the marks"),
+        (source, source, "the photo that is read"),
+        (source, tmp_path / "in", "the photo that is read"),
+        (tmp_path / "in", tmp_path / "in", "another folder"),
+        (tmp_path / "in", source, "another folder"),
+        (tmp_path / "black.png", tmp_path / "out.png", "black.png: no face was found"),
+        (tmp_path / "absent.png", tmp_path / "out.png", "absent.png"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert_faces(place, target, invert, 32, 0.4)
+    write_image(astronaut, tmp_path / "in" / "one.jpg")
+    with pytest.raises(InputError, match="would both become one.png"):
+        convert_faces(tmp_path / "in", tmp_path / "out", invert, 32, 0.4)
+    np.testing.assert_array_equal(read_image(source), astronaut)
+    assert not (tmp_path / "out.png").exists()

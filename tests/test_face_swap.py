@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from common.batches import batches, side_by_side
+from common.errors import InputError
+from common.face_finding import ColourShift
+from common.faces import drawn_faces
+from common.images import from_uint8, read_image, to_uint8, write_image
+from recipes import face_swap
+from recipes.face_swap import Config, build, decode, experiment, l1_loss, sample_people, swap, swap_file, train, warp
+
+TINY = Config(size=32, base_filters=4, latent_dim=8, batch_size=4, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return build(TINY)
+
+
+@pytest.mark.slow
+def test_parameters_at_the_usual_size_counted_by_hand():
+    """5 x 5 convolutions to 1024 maps of 4 x 4, 1024 units, then 2 x 2 transposed convolutions to 64 x 64."""
+    networks = build()
+    widths = [3, 128, 256, 512, 1024]
+    convolutions = sum(25 * a * b + b for a, b in zip(widths, widths[1:], strict=False))
+    dense = (16 * 1024 + 1) * 1024 + (1024 + 1) * 16 * 1024
+    assert networks.encoder.count_params() == convolutions + dense
+    widths = [1024, 512, 256, 128, 64]
+    up = sum(4 * a * b + b for a, b in zip(widths, widths[1:], strict=False))
+    assert networks.decoder_a.count_params() == networks.decoder_b.count_params() == up + 9 * 64 * 3 + 3
+
+
+@pytest.mark.parametrize("size", [16, 40, 272, 0])
+def test_a_size_it_cannot_take(size):
+    with pytest.raises(ValueError, match=f"multiple of 16 from 32 to 256, got {size}"):
+        build(Config(size=size))
+    assert build(Config(size=48, base_filters=1, latent_dim=1)).decoder_b.output_shape == (None, 48, 48, 3)
+
+
+def test_the_loss_is_the_mean_absolute_difference():
+    assert float(l1_loss(tf.constant([1.0, -1.0]), tf.constant([0.0, 0.5]))) == pytest.approx(1.25)
+
+
+# %% Warping
+
+
+@pytest.mark.parametrize("size", [32, 64, 33])
+def test_no_displacement_changes_nothing(size):
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+    np.testing.assert_array_equal(warp(tf.constant(images), tf.zeros((2, 5, 5, 2))), images)
+
+
+@pytest.mark.parametrize("largest", [1.0, 5.0, 40.0])
+def test_the_warp_is_that_of_another_library(largest):
+    from scipy.ndimage import map_coordinates, zoom
+
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(3, 48, 48, 3))
+    moves = rng.uniform(-largest, largest, (3, 5, 5, 2))
+    found = warp(tf.constant(images, tf.float32), tf.constant(moves, tf.float32)).numpy()
+    still = np.mgrid[:48, :48].astype(float)
+    for image, move, result in zip(images, moves, found, strict=True):
+        places = still + [zoom(move[..., axis], 48 / 5, order=1, grid_mode=False) for axis in (0, 1)]
+        for channel in range(3):
+            expected = map_coordinates(image[..., channel], places, order=1, mode="nearest")
+            np.testing.assert_allclose(result[..., channel], expected, atol=2e-4)
+
+
+def test_an_even_displacement_moves_the_picture_that_far_and_the_edge_goes_on():
+    image = np.arange(32 * 32 * 3, dtype=np.float32).reshape(1, 32, 32, 3)
+    moves = tf.tile(tf.constant([3.0, -2.0]), [25])
+    moved = warp(tf.constant(image), tf.reshape(moves, (1, 5, 5, 2))).numpy()
+    expected = np.pad(image, ((0, 0), (0, 3), (2, 0), (0, 0)), mode="edge")[:, 3:, :32]
+    np.testing.assert_allclose(moved, expected, atol=1e-3)
+
+
+# %% Training
+
+
+def faces(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+
+
+def captured(monkeypatch, config, networks):
+    """Return the step that `train` would take, and the state it would save."""
+    given = {}
+
+    def spy(step, data, **options):
+        given.update(step=step, **options)
+        return []
+
+    monkeypatch.setattr(face_swap, "fit", spy)
+    train(networks, side_by_side(batches(faces(4, 0), 4, 0), batches(faces(6, 1), 4, 0)), config)
+    return given
+
+
+@pytest.mark.slow
+def test_each_decoder_learns_from_its_own_person_alone(monkeypatch):
+    """What the other person's photos are makes no difference to a decoder's gradient, hence to its first step."""
+    after = []
+    for other in (1, 2):
+        networks = build(TINY)
+        given = captured(monkeypatch, TINY, networks)
+        given["step"](tf.constant(faces(4, 0)), tf.constant(faces(4, other)))
+        after.append([variable.numpy() for variable in networks.decoder_a.trainable_variables])
+        after.append([variable.numpy() for variable in networks.decoder_b.trainable_variables])
+    assert all(np.array_equal(a, b) for a, b in zip(after[0], after[2], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(after[1], after[3], strict=True))
+
+
+@pytest.mark.slow
+def test_a_step_takes_the_plain_face_as_target_and_the_warped_one_as_input(monkeypatch):
+    """The first step's losses, worked out from its parts."""
+    config = Config(size=32, base_filters=4, latent_dim=8, batch_size=4, mirror=False, warp=0.1, seed=3)
+    networks = build(config)
+    given = captured(monkeypatch, config, networks)
+    a, b = faces(4, 0), faces(4, 1)
+    state = given["state"]["seeds"].state.numpy()
+    seeds = face_swap.keras.random.SeedGenerator(0)
+    seeds.state.assign(state)
+    moves = face_swap.keras.random.normal((8, 5, 5, 2), stddev=3.2, seed=seeds)
+    warped = warp(from_uint8(np.concatenate([a, b])), moves)
+    codes = networks.encoder(warped, training=False)
+    expected = [
+        np.abs(networks.decoder_a(codes[:4]).numpy() - from_uint8(a).numpy()).mean(),
+        np.abs(networks.decoder_b(codes[4:]).numpy() - from_uint8(b).numpy()).mean(),
+    ]
+    losses = given["step"](tf.constant(a), tf.constant(b))
+    np.testing.assert_allclose([losses["l1_a"], losses["l1_b"]], expected, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_mirrored_faces_are_targets_too(monkeypatch):
+    config = Config(size=32, base_filters=4, latent_dim=8, batch_size=4, warp=0.0)
+    networks = build(config)
+    given = captured(monkeypatch, config, networks)
+    monkeypatch.setattr(face_swap, "warp", lambda images, moves: seen.append(images) or images)
+    seen = []
+    half = np.zeros((4, 32, 32, 3), np.uint8)
+    half[:, :, 16:] = 255
+    for _ in range(8):
+        given["step"].python_function(tf.constant(half), tf.constant(half))
+    right = np.concatenate([images.numpy()[:, 0, -1, 0] for images in seen]) > 0
+    assert 12 < right.sum() < 52  # of 64; both bounds are five standard deviations away
+    assert all(np.array_equal(np.unique(images.numpy()), [-1, 1]) for images in seen)
+
+
+# %% Use
+
+
+def test_a_swap_reads_the_codes_of_one_with_the_decoder_of_the_other(networks):
+    images = faces(3, 5)
+    shift = ColourShift(np.array([0.9, 1.1, 1.0]), np.array([10.0, -20.0, 0.0]))
+    moved = np.clip(np.round(images * shift.factor + shift.offset), 0, 255).astype(np.uint8)
+    expected = to_uint8(networks.decoder_b(networks.encoder(from_uint8(moved))))
+    np.testing.assert_array_equal(swap(networks, images, "a2b", shift), expected)
+    drawn = to_uint8(networks.decoder_a(networks.encoder(from_uint8(images)))).astype(np.float64)
+    expected = np.clip(np.round((drawn - shift.offset) / shift.factor), 0, 255)
+    np.testing.assert_array_equal(swap(networks, images, "b2a", shift), expected)
+
+
+def test_many_faces_are_decoded_as_one_by_one(networks):
+    images = faces(103, 6)
+    many = decode(networks.encoder, networks.decoder_a, images)
+    assert many.shape == images.shape and many.dtype == np.uint8
+    one = decode(networks.encoder, networks.decoder_a, images[101:102])
+    assert np.abs(many[101:102].astype(int) - one).max() <= 1
+
+
+@pytest.mark.slow
+def test_the_drawn_people_show_the_same_moments_where_held_out_and_others_to_learn_from():
+    people = sample_people(Config(size=32))
+    assert people.paired and len(people.held_out_a) == len(people.held_out_b) == 200
+    assert len(people.a) != len(people.b)
+    background = np.abs(people.held_out_a[:, :3].astype(int) - people.held_out_b[:, :3])[:, :, [0, 1, -2, -1]]
+    assert np.median(background) <= 8
+    assert np.abs(people.held_out_a.astype(int) - people.held_out_b).mean() > 15  # two people
+    training = {face.tobytes() for face in (*people.a, *people.b)}
+    assert not any(face.tobytes() in training for face in (*people.held_out_a, *people.held_out_b))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of two people in an .npz, which are few and ready."""
+    np.savez(tmp_path / "faces.npz", a=drawn_faces(12, 1, 32, 11)[0], b=drawn_faces(9, 2, 32, 8)[0])
+    experiment(str(tmp_path / "faces.npz"), TINY, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.slow
+def test_a_run_on_own_faces_and_a_photo(run, tmp_path):
+    settings = json.loads((run / "config.json").read_text())
+    assert settings["classes"] == ["A", "B"] and json.loads((run / "results.json").read_text()) == {}
+    people = np.load(tmp_path / "faces.npz")
+    shift, a, b = ColourShift.read(run / "colour_shift.json"), people["a"], people["b"]
+    a, b = a[np.arange(12) != 9].reshape(-1, 3), b[:8].reshape(-1, 3)  # the tenth, or the last, is held out
+    np.testing.assert_allclose(a.mean(0) * shift.factor + shift.offset, b.mean(0), atol=1e-6)
+    np.testing.assert_allclose(shift.factor, b.std(0) / a.std(0), rtol=1e-6)
+    write_image(drawn_faces(1, 3, 128, character=11)[0][0], tmp_path / "photo.png")
+    for direction in ("a2b", "b2a"):
+        target = swap_file(tmp_path / "photo.png", tmp_path / f"{direction}.jpg", direction, run=run)
+        with Image.open(target) as picture:
+            assert picture.size == (128, 128) and "Synthetic face" in picture.getexif()[270]
+    both = [read_image(tmp_path / f"{direction}.jpg") for direction in ("a2b", "b2a")]
+    assert not np.array_equal(*both)
+
+
+@pytest.mark.slow
+def test_a_photo_without_a_face_and_a_format_without_room_for_the_marks(run, tmp_path):
+    write_image(np.zeros((80, 80, 3), np.uint8), tmp_path / "black.png")
+    with pytest.raises(InputError, match="black.png: no face was found"):
+        swap_file(tmp_path / "black.png", tmp_path / "out.png", run=run)
+    with pytest.raises(InputError, match="no room for the marks"):
+        swap_file(tmp_path / "black.png", tmp_path / "out.bmp", run=run)
+
+
+@pytest.mark.slow
+def test_two_colours_of_squares_are_learnt_and_swapped():
+    """Each person is a colour, each moment the place of a square: the place must stay, the colour must change."""
+    rng = np.random.default_rng(0)
+
+    def people(colour: tuple[int, int, int], corners: np.ndarray) -> np.ndarray:
+        images = np.full((len(corners), 32, 32, 3), 60, np.uint8)
+        for image, (y, x) in zip(images, corners, strict=True):
+            image[y : y + 12, x : x + 12] = colour
+        return images
+
+    config = Config(size=32, base_filters=8, latent_dim=32, up_kernel=4, mirror=False, learning_rate=2e-3, epochs=20)
+    a, b = (people(colour, rng.integers(2, 18, (160, 2))) for colour in ((250, 160, 160), (160, 160, 250)))
+    networks = build(config)
+    train(networks, side_by_side(batches(a, 16, 0), batches(b, 16, 1)), config)
+    corners = rng.integers(2, 18, (32, 2))
+    asked, truth = people((250, 160, 160), corners), people((160, 160, 250), corners)
+    swapped = swap(networks, asked, "a2b", ColourShift(np.ones(3), np.zeros(3)))
+    error = np.abs(swapped.astype(int) - truth).mean()
+    assert error < 0.5 * np.abs(asked.astype(int) - truth).mean()

@@ -1,0 +1,103 @@
+"""Train the classifier of face attributes that scores edited and generated faces: data/face_classifier.keras.
+
+    python -m tools.face_classifier                                 drawn faces: trains, saves, prints accuracy
+    python -m tools.face_classifier --data DIR --output mine.keras  faces of your own, or others, with real labels
+
+Half of what it sees is softened, since autoencoders give it soft pictures to judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from common.attributes import Attributed, attributed_images
+from common.errors import InputError
+from common.faces import FACE_ATTRIBUTES, drawn_faces
+from common.files import replacing
+from common.lazy import keras, tf
+
+OUTPUT = Path(__file__).resolve().parent.parent / "data" / "face_classifier.keras"
+SEED = 1
+DRAWN = 8000
+EPOCHS = 10
+LARGEST_BLUR = 1.5  # deviation in pixels of the softest picture
+
+
+def build(size: int, channels: int, attributes: int) -> keras.Model:
+    """Return the untrained classifier: float32 [n, size, size, channels] in [-1, 1] -> features [n, 64], logits."""
+    layers = keras.layers
+    images = x = keras.Input((size, size, channels), name="images")
+    for filters in (16, 24, 32, 48):
+        x = layers.Conv2D(filters, 3, 2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Dropout(0.3)(layers.Flatten()(x))
+    features = layers.Dense(64, activation="relu", name="features")(x)
+    logits = layers.Dense(attributes, name="logits")(layers.Dropout(0.3)(features))
+    return keras.Model(images, [features, logits], name="face_classifier")
+
+
+def softened(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Blur every image, uint8 [n, h, w, c], by a Gaussian of random width."""
+    import cv2
+
+    widths = generator.uniform(0.3, LARGEST_BLUR, len(images))
+    blurred = [cv2.GaussianBlur(image, (0, 0), width) for image, width in zip(images, widths, strict=True)]
+    return np.stack(blurred).reshape(images.shape)
+
+
+def train(images: np.ndarray, labels: np.ndarray, epochs: int = EPOCHS) -> keras.Model:
+    """Return a classifier of images uint8 [n, h, w, c] and labels uint8 [n, attributes] (255: not known)."""
+    keras.utils.set_random_seed(SEED)
+    generator = np.random.default_rng(SEED)
+    classifier = build(images.shape[1], images.shape[3], labels.shape[1])
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, epochs * -(-2 * len(images) // 64))
+    trained = keras.Model(classifier.input, classifier.output[1])
+
+    def known_cross_entropy(truth: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        known = tf.cast(truth != 255, tf.float32)
+        truth = tf.cast(truth == 1, tf.float32)
+        return tf.reduce_sum(known * tf.nn.sigmoid_cross_entropy_with_logits(truth, logits)) / tf.reduce_sum(known)
+
+    trained.compile(keras.optimizers.AdamW(rate, weight_decay=1e-2), known_cross_entropy)
+    for _ in range(epochs):
+        pictures = np.concatenate([images, softened(images, generator)])
+        trained.fit(pictures.astype(np.float32) / 127.5 - 1, np.tile(labels, (2, 1)), batch_size=64, verbose=2)
+    return classifier
+
+
+def accuracies(classifier: keras.Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return for each attribute the share of images uint8 [n, h, w, c] that it tells right, where that is known."""
+    logits = classifier.predict(images.astype(np.float32) / 127.5 - 1, batch_size=500, verbose=0)[1]
+    right = np.ma.masked_where(labels == 255, (logits > 0) == (labels == 1))
+    return np.asarray(right.mean(axis=0))
+
+
+def main() -> None:
+    """Train, measure and save the classifier."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", default="sample", help="as `--data` of recipes.vae_faces")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--channels", type=int, default=3)
+    options = parser.parse_args()
+    sample = functools.partial(drawn_faces, DRAWN, seed=10, size=options.size)
+    data: Attributed = attributed_images(options.data, options.size, options.channels, sample, names=FACE_ATTRIBUTES)
+    if not data.names:
+        raise InputError(f"{options.data}: pictures without attributes; see data/README.md for how to give them")
+    classifier = train(*data.train.loaded(50_000))
+    test, labels = data.test.loaded(10_000)
+    for name, share in zip(data.names, accuracies(classifier, test, labels), strict=True):
+        print(f"{name:>20}  {share:.4f} of {len(test)} held out")
+    with replacing(options.output) as draft:
+        classifier.save(draft)
+    print(f"{options.output.name}: {classifier.count_params():,} parameters, {options.output.stat().st_size:,} bytes")
+    print(f"sha256 {hashlib.sha256(options.output.read_bytes()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()
