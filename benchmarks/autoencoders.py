@@ -73,7 +73,7 @@ def measure_faces(faces: Path, config: Any, output_dir: Path) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     if not judge.exists():
         with timed("judge", seconds):
-            classifier = face_classifier.train(*data.train.loaded(50_000))
+            classifier = face_classifier.train(*data.train.loaded(50_000), mirror=True)
         with replacing(judge) as draft:
             classifier.save(draft)
         found = face_classifier.accuracies(classifier, *data.test.loaded(10_000))
@@ -133,16 +133,57 @@ def measure(
         write_between(results, "autoencoders", f"{text}\n\n{where}")
 
 
+COLUMNS = {  # what the table of a recipe shows of its runs' numbers; the last two are of all
+    "vae": {
+        "test_elbo_nats": "ELBO, nats",
+        "test_importance_weighted_bound_nats": "importance-weighted bound",
+        "active_latents": "latents in use",
+    },
+    "conv_autoencoder": {
+        "test_error": "error",
+        "purity_latents": "purity of latents",
+        "purity_pixels": "of pixels",
+        "purity_chance": "by chance",
+    },
+    "adversarial_autoencoder": {
+        "purity_of_codes": "purity of codes",
+        "purity_of_pixels": "of pixels",
+        "test_error": "test error",
+        "test_error_from_labels_alone": "from the labels alone",
+    },
+}
+TIMES = {"run_cpu_seconds": "CPU seconds", "run_wall_seconds": "seconds"}
+
+
 def tables(numbers: dict[str, dict[str, Any]]) -> str:
-    """Return what was measured as Markdown: for each recipe its lines, with every number that its runs report."""
+    """Return what was measured as Markdown: a table a recipe, a line a run, or what a run compares."""
     parts = []
-    for recipe in ("autoencoder", "conv_autoencoder", "vae", "vae_faces", "adversarial_autoencoder", "face_swap"):
+    for recipe, columns in COLUMNS.items():
         rows = {name: scores for name, scores in numbers.items() if name.split(",")[0] == recipe}
-        if not rows:
-            continue
-        keys = list(dict.fromkeys(key for scores in rows.values() for key in scores))
-        table = {key: {name: scores[key] for name, scores in rows.items() if key in scores} for key in keys}
-        parts.append(markdown_table(table, {name: name for name in rows}, recipe))
+        if rows:
+            parts.append(markdown_table(rows, columns | TIMES, ""))
+    for name, scores in numbers.items():
+        if name.startswith("autoencoder"):
+            ways = [key.removeprefix("test_error ") for key in scores if key.startswith("test_error ")]
+            errors = {way: {"error": f"{scores[f'test_error {way}']:.4f}"} for way in ways}
+            parts.append(markdown_table(errors, {"error": "squared error"}, name))
+        if name.startswith("vae_faces"):
+            kinds = {"flips": "flips", "others_moved": "the others moved", "identity_moved": "identity moved"}
+            found = [key.removesuffix("_identity_moved") for key in scores if key.endswith("_identity_moved")]
+            edits = {each: {k: scores[f"{each}_{k}"] for k in kinds if f"{each}_{k}" in scores} for each in found}
+            parts.append(markdown_table(edits, kinds, name))
+        if name.startswith("face_swap"):
+            kinds = {"": "swapped", "_copied": "copied", "_recoloured": "recoloured"}
+            swaps = {
+                f"{way}, {score}": {kind: scores[f"{way}{kind}_{score}"] for kind in kinds}
+                for way in ("a2b", "b2a")
+                for score in ("l1", "ssim")
+            }
+            parts.append(markdown_table(swaps, kinds, name))
+        if not any(name.split(",")[0] == recipe for recipe in COLUMNS):
+            rest = {"test_absolute_error": "error of copies"} if name.startswith("vae_faces") else {}
+            rest |= {key: "accuracy of the judge" for key in scores if key.startswith("judge_accuracy")}
+            parts.append(markdown_table({name: scores}, rest | TIMES, ""))
     return "\n\n".join(parts)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import zipfile
 import zlib
@@ -15,7 +14,8 @@ import numpy as np
 
 from common.datasets import images_or_none, sized_images
 from common.errors import InputError
-from common.files import write_json
+from common.faces import drawn_faces
+from common.files import replacing
 from common.images import checked_images, find_images, read_image, resize_image, save_table
 from common.marks import check_marked_path, with_caption, write_marked
 from common.scores import pair_scores
@@ -144,19 +144,27 @@ class ColourShift(NamedTuple):
         """Undo `there`, but for what it clipped."""
         return np.clip(np.round((images - self.offset) / np.maximum(self.factor, 0.05)), 0, 255).astype(np.uint8)
 
+
+class PersonShift(NamedTuple):
+    """What is added to go from person A to person B: to the colours of faces, and to the codes of an encoder."""
+
+    colours: ColourShift
+    codes: np.ndarray  # float32, of the shape of one code
+
     def write(self, path: Path) -> None:
-        """Write it as JSON, for `read`."""
-        write_json(path, {name: value.tolist() for name, value in self._asdict().items()})
+        """Write it as an .npz, for `read`."""
+        with replacing(path) as draft:
+            np.savez(draft, codes=self.codes, **self.colours._asdict())
 
     @classmethod
-    def read(cls, path: Path) -> ColourShift:
+    def read(cls, path: Path) -> PersonShift:
         """Return what `write` has written; InputError where there is no such file, or a damaged one."""
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            return cls(*(np.array(stored[name], np.float64).reshape(3) for name in cls._fields))
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cls(ColourShift(arrays["factor"], arrays["offset"]), arrays["codes"])
         except FileNotFoundError:
-            raise InputError(f"{path}: there is no such file; has this run begun training?") from None
-        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: there is no such file; has this run finished training?") from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: damaged ({error}); restore it, or train again") from None
 
 
@@ -372,6 +380,20 @@ def report_faceless(without: list[Path], count: int) -> None:
         print(f"{path}: no face was found", file=sys.stderr)
     if without:
         print(f"left out {len(without)} of {count} photos, in which no face was found", file=sys.stderr)
+
+
+def drawn_people(size: int, margin: float, seed: int) -> TwoPeople:
+    """Draw two people, at moments of their own to learn from, and at the same 200 moments to be judged by.
+
+    They are framed as `cut_face` would frame the box of their faces with that margin, on average.
+    """
+    a, b, moments = 11, 8, 3 * seed
+    side = round(size / 0.58 / (1 + 2 * margin))  # the box of a face takes 0.58 of the side of a drawing
+    box = FaceBox(round(0.52 * side - size / 2), (side - size) // 2, size)
+    draws = ((480, moments, a), (360, moments + 1, b), (200, moments + 2, a), (200, moments + 2, b))
+    drawn = [drawn_faces(count, seed, side, character)[0] for count, seed, character in draws]
+    faces = [np.stack([cut_face(face, box, size) for face in each]) for each in drawn]
+    return TwoPeople(faces[0], faces[1], faces[2], faces[3], paired=True)
 
 
 def judge_swaps(

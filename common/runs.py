@@ -77,7 +77,6 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "shift": (0, math.inf),
     "tolerance": (0, 1),
     "units": (1, math.inf),
-    "warm_up": (0, 1),
 }
 
 

@@ -51,7 +51,7 @@ from common.training import History, fit, share
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """784-128-64-10 and back, for 28 px digits; `DENOISE` learns to take noise away."""
+    """784-128-64-10 and back, for 28 px digits; `WIDE` makes use of 50 latents; `DENOISE` takes noise away."""
 
     size: int = 28  # pixels
     channels: int = 1  # 1 for grey, 3 for colour
@@ -66,7 +66,8 @@ class Config:
     seed: int = 0
 
 
-DENOISE = Config(latent_dim=50, noise=0.5)
+WIDE = Config(units=512)
+DENOISE = Config(units=512, latent_dim=50, noise=0.5)
 DEMO = Config(units=512, batch_size=64, epochs=100)
 DEMO_RUN = Path("runs/autoencoder-demo")
 
@@ -271,5 +272,5 @@ def reconstruct_file(
 
 
 if __name__ == "__main__":
-    presets = {"paper": Config(), "denoise": DENOISE, "demo": DEMO}
+    presets = {"paper": Config(), "wide": WIDE, "denoise": DENOISE, "demo": DEMO}
     run_command(demo, presets=presets, train=experiment, reconstruct=reconstruct_file)

@@ -9,7 +9,8 @@ Codes    float32 [n, size/16, size/16, 8 base_filters]: what the faces of both h
 Idea     The encoder serves both people, and each decoder learns to undo random warps of one person's faces. Nothing
          tells the encoder who it sees, so a decoder can read the codes of the other person too, as its own.
 Differs  1. One optimizer for the sum of both losses, and one pass of the encoder, in place of two of each.
-         2. The colours of A are moved to those of B by mean and, `deviation`, by deviation.
+         2. The colours of A are moved to those of B by mean and, `deviation`, by deviation; and at the end the codes
+            of one, by the difference of the means, to where the other's decoder has learnt to read.
 Run      python -m recipes.face_swap                                        the demo: two drawn people, offline
          python -m recipes.face_swap train --data DIR --output-dir runs/us  two folders of photos, one a person
          python -m recipes.face_swap swap photo.jpg out.png --run runs/us   B on A.s photo; --direction b2a: A on B.s
@@ -27,8 +28,7 @@ import numpy as np
 from common.batches import Batches, batches, side_by_side
 from common.cli import run_command
 from common.errors import InputError
-from common.face_finding import ColourShift, FaceBox, TwoPeople, convert_faces, cut_face, judge_swaps, two_people
-from common.faces import drawn_faces
+from common.face_finding import ColourShift, PersonShift, convert_faces, drawn_people, judge_swaps, two_people
 from common.images import from_uint8, save_table, to_uint8
 from common.lazy import keras, tf
 from common.runs import check_run, finish_run, load_network, read_run, start_run
@@ -48,7 +48,7 @@ class Config:
     warp: float = 0.03  # deviation of the displacement of the points of a 5 x 5 grid, as a share of the size
     mirror: bool = True  # turn half of the faces left to right; wrong where a parting or a scar must keep its side
     deviation: bool = True  # move the deviations of A's colours to B's too, and not the means alone
-    margin: float = 0.15  # taken around the box from brows to chin, share of its side
+    margin: float = 0.1  # taken around the box from brows to chin, share of its side
     batch_size: int = 32  # of each person
     learning_rate: float = 5e-5  # falls to 0 along a cosine
     beta_1: float = 0.5  # Adam
@@ -56,7 +56,7 @@ class Config:
     seed: int = 0
 
 
-DEMO = Config(base_filters=24, latent_dim=256, up_kernel=4, mirror=False, learning_rate=1e-3, epochs=30)
+DEMO = Config(base_filters=24, latent_dim=32, up_kernel=4, mirror=False, batch_size=16, learning_rate=2e-3, epochs=45)
 DEMO_RUN = Path("runs/face_swap-demo")
 Direction = Literal["a2b", "b2a"]
 
@@ -165,8 +165,9 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             rows: dict[str, np.ndarray] = {}
             count = min(8, *map(len, data.held_out))
             for name, faces in zip("AB", data.held_out, strict=True):
-                as_a, as_b = (decode(encoder, decoder, faces[:count]) for decoder in (decoder_a, decoder_b))
-                rows |= {name: faces[:count], f"{name} as A": as_a, f"{name} as B": as_b}
+                codes = encode(encoder, faces[:count])
+                rows |= {name: faces[:count], f"{name} as A": decode(decoder_a, codes)}
+                rows[f"{name} as B"] = decode(decoder_b, codes)
             save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", max(1, 128 // config.size))
 
     return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
@@ -175,34 +176,25 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 # %% Use
 
 
-def decode(encoder: keras.Model, decoder: keras.Model, faces: np.ndarray) -> np.ndarray:
-    """Return uint8 faces [n, size, size, 3] as a decoder draws them; the networks know A in the colours of B."""
-    parts = [from_uint8(faces[start : start + 100]) for start in range(0, len(faces), 100)]
-    return np.concatenate([to_uint8(decoder(encoder(part, training=False), training=False)) for part in parts])
+def encode(encoder: keras.Model, faces: np.ndarray) -> np.ndarray:
+    """Return the codes of uint8 faces [n, size, size, 3]; those of A are to have the colours of B."""
+    return np.concatenate([encoder(from_uint8(faces[i : i + 100]), training=False) for i in range(0, len(faces), 100)])
 
 
-def swap(networks: Networks, faces: np.ndarray, direction: Direction, shift: ColourShift) -> np.ndarray:
-    """Give uint8 faces of A [n, size, size, 3] the face of B or, with b2a, faces of B that of A.
+def decode(decoder: keras.Model, codes: np.ndarray) -> np.ndarray:
+    """Return what a decoder draws, uint8 [n, size, size, 3]; A comes in the colours of B."""
+    return np.concatenate([to_uint8(decoder(codes[i : i + 100], training=False)) for i in range(0, len(codes), 100)])
 
-    `shift` is from the colours of A to those of B, as in training.
-    """
+
+def swap(networks: Networks, faces: np.ndarray, direction: Direction, shift: PersonShift) -> np.ndarray:
+    """Give uint8 faces of A [n, size, size, 3] the face of B or, with b2a, faces of B that of A."""
+    encoder, decoder_a, decoder_b = networks
     if direction == "a2b":
-        return decode(networks.encoder, networks.decoder_b, shift.there(faces))
-    return shift.back(decode(networks.encoder, networks.decoder_a, faces))
+        return decode(decoder_b, encode(encoder, shift.colours.there(faces)) + shift.codes)
+    return shift.colours.back(decode(decoder_a, encode(encoder, faces) - shift.codes))
 
 
 # %% A whole run
-
-
-def sample_people(config: Config = DEMO) -> TwoPeople:
-    """Return the embedded data: two drawn people, to train on at moments of their own, held out at the same 200."""
-    a, b, seed, size = 11, 8, 3 * config.seed, config.size
-    side = round(size / 0.58 / (1 + 2 * config.margin))  # a face takes 0.58 of the side of a drawing
-    box = FaceBox(round(0.52 * side - size / 2), (side - size) // 2, size)
-    draws = ((480, seed, a), (360, seed + 1, b), (200, seed + 2, a), (200, seed + 2, b))
-    faces = [drawn_faces(count, moments, side, who)[0] for count, moments, who in draws]
-    cut = [np.stack([cut_face(face, box, size) for face in each]) for each in faces]
-    return TwoPeople(cut[0], cut[1], cut[2], cut[3], paired=True)
 
 
 def experiment(
@@ -211,16 +203,20 @@ def experiment(
     """Read `data`, train or go on, score what was held out; leave a run in `output_dir`, return its picture."""
     check_run(output_dir, "face_swap", config, data)
     networks = build(config)
-    people = two_people(data, config.size, config.margin, functools.partial(sample_people, config), skip_bad)
-    shift = ColourShift.between(people.a, people.b, config.deviation)
-    sides = ((shift.there(people.a), shift.there(people.held_out_a)), (people.b, people.held_out_b))
+    sample = functools.partial(drawn_people, config.size, config.margin, config.seed)
+    people = two_people(data, config.size, config.margin, sample, skip_bad)
+    colours = ColourShift.between(people.a, people.b, config.deviation)
+    moved, held_out = colours.there(people.a), (colours.there(people.held_out_a), people.held_out_b)
     size = min(config.batch_size, len(people.a), len(people.b))
-    streams = [batches(faces, size, config.seed + i, held_out=(rest,)) for i, (faces, rest) in enumerate(sides)]
+    streams = [batches(faces, size, config.seed + i, held_out=held_out[i : i + 1])
+               for i, faces in enumerate((moved, people.b))]  # fmt: skip
     start_run(output_dir, "face_swap", config, data, people.names)
-    shift.write(output_dir / "colour_shift.json")
     train(networks, side_by_side(*streams), config, output_dir)
+    mean_a, mean_b = (encode(networks.encoder, faces).mean(0) for faces in (moved, people.b))
+    shift = PersonShift(colours, mean_b - mean_a)
+    shift.write(output_dir / "shift.npz")
     picture = output_dir / "swaps.png"
-    scores = judge_swaps(people, functools.partial(swap, networks, shift=shift), shift, picture)
+    scores = judge_swaps(people, functools.partial(swap, networks, shift=shift), colours, picture)
     finish_run(output_dir, networks, lambda: scores)
     return picture
 
@@ -241,7 +237,7 @@ def swap_file(
     """Swap the largest face of a photo, or of every photo of a folder: a2b puts B's on photos of A, b2a the reverse."""
     config = read_run(run, "face_swap", Config)
     networks = Networks(*(load_network(run, name) for name in Networks._fields))
-    shift = ColourShift.read(run / "colour_shift.json")
+    shift = PersonShift.read(run / "shift.npz")
     convert = functools.partial(swap, networks, direction=direction, shift=shift)
     return convert_faces(source, destination, convert, config.size, config.margin, visible_mark, skip_bad)
 

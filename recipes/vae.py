@@ -7,7 +7,7 @@ Images   uint8 [n, size, size, channels] at the borders; inside binary, -1 and 1
 Latents  float32 [n, latent_dim], standard normal before an image is seen.
 Logits   float32 [n, size, size, channels]; their sigmoid is the probability that a pixel is white.
 Differs  1. Two hidden layers of 500 and 50 latents, the usual shape of later papers, in place of one layer of 500.
-         2. ReLU and Adam in place of tanh and Adagrad; the learning rate falls to 0 along a cosine.
+         2. SiLU and Adam in place of tanh and Adagrad; the learning rate falls to 0 along a cosine.
 Run      python -m recipes.vae  # the demo: handwritten digits, offline
          python -m recipes.vae train --preset paper --data mnist --fetch        # MNIST, fetched once
          python -m recipes.vae train --data DIR --output-dir runs/mine          # a folder of your own drawings
@@ -47,7 +47,6 @@ class Config:
     latent_dim: int = 50
     units: int = 500  # of each of the two hidden layers, in both networks
     kl_weight: float = 1.0  # 1 makes the loss a bound; less gives sharper copies and worse samples, more the reverse
-    warm_up: float = 0.25  # share of the steps in which that weight rises from 0; without it fewer latents are used
     batch_size: int = 100
     learning_rate: float = 1e-3  # Adam; falls to 0 along a cosine
     epochs: int = 100
@@ -78,8 +77,8 @@ def build(config: Config = Config()) -> Networks:
     shape = (config.size, config.size, config.channels)
 
     images = keras.Input(shape, name="images")
-    x = layers.Dense(config.units, activation="relu", **init)(layers.Flatten()(images))
-    x = layers.Dense(config.units, activation="relu", **init)(x)
+    x = layers.Dense(config.units, activation="silu", **init)(layers.Flatten()(images))
+    x = layers.Dense(config.units, activation="silu", **init)(x)
     posterior = [layers.Dense(config.latent_dim, name=name, **init)(x) for name in ("mean", "log_variance")]
     encoder = keras.Model(images, posterior, name="encoder")
 
@@ -89,8 +88,8 @@ def build(config: Config = Config()) -> Networks:
     sampler = keras.Model([mean, log_variance], drawn, name="sampler")
 
     latents = keras.Input((config.latent_dim,), name="latents")
-    x = layers.Dense(config.units, activation="relu", **init)(latents)
-    x = layers.Dense(config.units, activation="relu", **init)(x)
+    x = layers.Dense(config.units, activation="silu", **init)(latents)
+    x = layers.Dense(config.units, activation="silu", **init)(x)
     logits = layers.Reshape(shape)(layers.Dense(int(np.prod(shape)), **init)(x))
     decoder = keras.Model(latents, logits, name="decoder")
     return Networks(encoder, sampler, decoder)
@@ -125,15 +124,13 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     """Train in place on batches of uint8 images; return each epoch's means, in nats an image."""
     encoder, sampler, decoder = networks
     variables = encoder.trainable_variables + decoder.trainable_variables
-    steps = config.epochs * data.steps_per_epoch
-    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
     optimizer = keras.optimizers.Adam(rate)
     optimizer.build(variables)
     noise = keras.random.SeedGenerator(config.seed + 1)
 
     @tf.function
     def step(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        risen = tf.minimum(1.0, tf.cast(optimizer.iterations, tf.float32) / max(1.0, config.warm_up * steps))
         grey = (from_uint8(images) + 1.0) / 2.0
         binary = tf.cast(keras.random.uniform(tf.shape(grey), seed=noise) < grey, tf.float32)
         with tf.GradientTape() as tape:
@@ -141,7 +138,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             logits = decoder(sampler([mean, log_variance], training=True), training=True)
             reconstruction = share(-tf.reduce_mean(log_likelihood(binary, logits)))
             kl = share(tf.reduce_mean(kl_divergence(mean, log_variance)))
-            loss = reconstruction + config.kl_weight * risen * kl
+            loss = reconstruction + config.kl_weight * kl
         optimizer.apply(tape.gradient(loss, variables), variables)
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 

@@ -386,16 +386,26 @@ def test_clothes_are_measured_once_and_then_read(tmp_path, capsys):
         clothes.measure(data, output_dir=tmp_path / "runs", only=("svm",))
 
 
-def test_tables_of_autoencoders_hold_every_number_of_every_run():
+def test_tables_of_autoencoders_show_each_run_under_its_recipe():
+    swaps = {f"{way}{kind}_{score}": 0.25 for way in ("a2b", "b2a") for kind in ("", "_copied", "_recoloured")
+             for score in ("l1", "ssim")}  # fmt: skip
     numbers = {
         "vae": {"test_elbo_nats": -90.0, "run_cpu_seconds": 10.0},
         "vae, KL weight 0": {"test_elbo_nats": -1000.0},
-        "vae_faces, drawn": {"smile_flips": 0.95},
+        "autoencoder": {"test_error": 0.01, "test_error z = 2": 0.04, "test_error PCA 2": 0.05},
+        "vae_faces, drawn": {"smile_identity_moved": 0.1, "smile_flips": 0.95, "smile_others_moved": 0.05},
+        "face_swap, drawn": swaps,
     }
-    vae, faces = autoencoders.tables(numbers).split("\n\n")
-    assert vae.splitlines()[0] == "| vae | vae | vae, KL weight 0 |"
-    assert "| test_elbo_nats | -90.000 | -1000.000 |" in vae and "| run_cpu_seconds | 10.000 |  |" in vae
-    assert faces.splitlines()[-1] == "| smile_flips | 0.950 |"
+    text = autoencoders.tables(numbers)
+    for line in (
+        "| vae | -90.000 |  |  | 10.000 |  |",
+        "| vae, KL weight 0 | -1000.000 |  |  |  |  |",
+        "| z = 2 | 0.0400 |",
+        "| PCA 2 | 0.0500 |",
+        "| smile | 0.950 | 0.050 | 0.100 |",
+        "| b2a, ssim | 0.250 | 0.250 | 0.250 |",
+    ):
+        assert line in text.splitlines()
 
 
 def test_a_line_that_is_none_is_refused_with_those_there_are(tmp_path):

@@ -54,7 +54,7 @@ TINY = {  # settings that make a recipe small enough for a test
     "vae_faces": {"size": 16, "latent_dim": 2, "base_filters": 2, "batch_size": 2, "epochs": 2},
     "vae": {"size": 8, "channels": 3, "units": 4, "latent_dim": 2, "batch_size": 2, "epochs": 2},
 }
-SHAPES = {  # shapes of each network's output (a list where it has several) at the settings above, for two examples, and its range
+SHAPES = {  # of each network's output, or outputs, at the settings above, for two examples, and its range
     "adversarial_autoencoder": {
         "encoder": ((2, 2), -np.inf, np.inf),
         "decoder": ((2, 8, 8, 1), -1, 1),
@@ -87,7 +87,7 @@ PICTURES = {  # what a run leaves to look at
     "conv_autoencoder": {"samples", "latents.png", "reconstructions.png", "samples.png"},
     "dcgan": {"samples", "samples.png"},
     "dog_svm": JUDGED,
-    "face_swap": {"samples", "swaps.png", "colour_shift.json"},
+    "face_swap": {"samples", "swaps.png", "shift.npz"},
     "lenet": JUDGED,
     "mlp": JUDGED,
     "mobilenet": JUDGED,
@@ -124,7 +124,8 @@ def tiny_data(name: str, config) -> Batches:
     if hasattr(config, "outputs"):
         labelled = images, np.array([0, 1, 0, 1], np.int32)
         return batches(labelled, 2, config.seed, held_out=labelled)
-    return batches((images, 255 - images) if name in ("pix2pix", "face_swap") else images, config.batch_size, config.seed)
+    of_two_kinds = name in ("pix2pix", "face_swap")
+    return batches((images, 255 - images) if of_two_kinds else images, config.batch_size, config.seed)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -319,7 +320,8 @@ def test_saved_networks_load_in_a_new_process_with_equal_outputs(name, tmp_path)
     code += "for path in glob.glob('*.keras'):\n"
     code += (
         "    data = dict(np.load(path[:-6] + '.npz'))\n"
-        "    outputs = [data.pop(key) for key in list(data) if key.startswith('output_')]; inputs = list(data.values())\n"
+        "    outputs = [data.pop(key) for key in list(data) if key.startswith('output_')]\n"
+        "    inputs = list(data.values())\n"
     )
     code += "    model = keras.models.load_model(path)\n"
     code += "    found = keras.tree.flatten(model(inputs if len(inputs) > 1 else inputs[0], training=False))\n"

@@ -285,7 +285,7 @@ def test_files_that_are_no_classifier(tmp_path: Path) -> None:
         sample_scores(tmp_path / "one.keras", images, images)
 
 
-def brightness_classifier(path: Path) -> Path:
+def judge_of_halves(path: Path) -> Path:
     """Two attributes: the first is how bright a picture's left half is, the second how bright its right half is."""
     images = keras.Input((4, 4, 1))
     halves = keras.ops.mean(keras.ops.reshape(images, (-1, 4, 2, 2)), axis=(1, 3))
@@ -294,7 +294,7 @@ def brightness_classifier(path: Path) -> Path:
 
 
 def test_edits_that_do_as_they_should_and_edits_that_do_not(tmp_path):
-    path = brightness_classifier(tmp_path / "judge.keras")
+    path = judge_of_halves(tmp_path / "judge.keras")
     images = np.zeros((4, 4, 4, 1), np.uint8)
     images[:2] = 255  # two faces have both attributes, two neither
 
@@ -320,6 +320,6 @@ def test_edits_that_do_as_they_should_and_edits_that_do_not(tmp_path):
 def test_a_judge_of_other_attributes_is_refused(tmp_path):
     images = np.zeros((2, 4, 4, 1), np.uint8)
     with pytest.raises(InputError, match="expected features and 3 attributes"):
-        edit_scores(brightness_classifier(tmp_path / "judge.keras"), ("a", "b", "c"), images, lambda n, s: images)
+        edit_scores(judge_of_halves(tmp_path / "judge.keras"), ("a", "b", "c"), images, lambda n, s: images)
     with pytest.raises(InputError, match="no such file"):
         edit_scores(tmp_path / "none.keras", ("a", "b"), images, lambda n, s: images)

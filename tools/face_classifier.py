@@ -50,8 +50,11 @@ def softened(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.stack(blurred).reshape(images.shape)
 
 
-def train(images: np.ndarray, labels: np.ndarray, epochs: int = EPOCHS) -> keras.Model:
-    """Return a classifier of images uint8 [n, h, w, c] and labels uint8 [n, attributes] (255: not known)."""
+def train(images: np.ndarray, labels: np.ndarray, epochs: int = EPOCHS, mirror: bool = False) -> keras.Model:
+    """Return a classifier of images uint8 [n, h, w, c] and labels uint8 [n, attributes] (255: not known).
+
+    `mirror` turns half of the pictures: better where no attribute says left or right.
+    """
     keras.utils.set_random_seed(SEED)
     generator = np.random.default_rng(SEED)
     classifier = build(images.shape[1], images.shape[3], labels.shape[1])
@@ -66,6 +69,8 @@ def train(images: np.ndarray, labels: np.ndarray, epochs: int = EPOCHS) -> keras
     trained.compile(keras.optimizers.AdamW(rate, weight_decay=1e-2), known_cross_entropy)
     for _ in range(epochs):
         pictures = np.concatenate([images, softened(images, generator)])
+        turned = generator.random(len(pictures)) < 0.5 if mirror else np.zeros(len(pictures), bool)
+        pictures[turned] = pictures[turned, :, ::-1]
         trained.fit(pictures.astype(np.float32) / 127.5 - 1, np.tile(labels, (2, 1)), batch_size=64, verbose=2)
     return classifier
 
@@ -84,12 +89,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--mirror", action="store_true", help="turn half of the pictures left to right")
     options = parser.parse_args()
     sample = functools.partial(drawn_faces, DRAWN, seed=10, size=options.size)
     data: Attributed = attributed_images(options.data, options.size, options.channels, sample, names=FACE_ATTRIBUTES)
     if not data.names:
         raise InputError(f"{options.data}: pictures without attributes; see data/README.md for how to give them")
-    classifier = train(*data.train.loaded(50_000))
+    classifier = train(*data.train.loaded(50_000), mirror=options.mirror)
     test, labels = data.test.loaded(10_000)
     for name, share in zip(data.names, accuracies(classifier, test, labels), strict=True):
         print(f"{name:>20}  {share:.4f} of {len(test)} held out")

@@ -9,6 +9,8 @@ from common.errors import InputError
 from common.images import read_image, write_image
 
 PICTURES = {"pix2pix": "translations.png", "dcgan": "samples.png"}
+PICTURES |= {"autoencoder": "reconstructions.png", "conv_autoencoder": "latents.png", "vae": "manifold.png"}
+PICTURES |= {"vae_faces": "attributes.png", "adversarial_autoencoder": "styles.png", "face_swap": "swaps.png"}
 PICTURES |= dict.fromkeys(("dog_svm", "mlp", "lenet", "mobilenet"), "classified.png")
 ROOT = Path(__file__).parents[1]
 
