@@ -60,9 +60,11 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
 
 
 SETTING_RANGES: dict[str, tuple[float, float]] = {
+    "adversarial_rate": (0, math.inf),
     "base_filters": (1, math.inf),
     "batch_size": (1, math.inf),
     "beta_1": (0, 0.999999),
+    "discriminator_units": (1, math.inf),
     "dropout": (0, 0.99),
     "epochs": (1, math.inf),
     "head_epochs": (1, math.inf),
@@ -70,13 +72,19 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "importance_samples": (1, math.inf),
     "jitter": (1, 4),
     "kl_weight": (0, math.inf),
+    "labelled": (1, math.inf),
     "latent_dim": (1, math.inf),
     "learning_rate": (0, math.inf),
+    "margin": (0, 2),
+    "noise": (0, math.inf),
+    "patience": (0, math.inf),
     "penalty": (1e-12, math.inf),
     "seed": (0, 2**31 - 1),
     "shift": (0, math.inf),
     "tolerance": (0, 1),
     "units": (1, math.inf),
+    "warp": (0, 1),
+    "weight_decay": (0, math.inf),
 }
 
 

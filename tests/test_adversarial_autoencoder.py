@@ -233,7 +233,7 @@ def test_styles_find_the_directions_of_thickness_and_slant():
 
 def test_few_labels_suffice_where_classes_are_plain_and_the_history_has_every_loss():
     images, labels = pictures(128)
-    config = Config(**SMALL | {"epochs": 6}, labels="few", outputs=2, latent_dim=2, deviation=1.0)
+    config = Config(**SMALL | {"epochs": 12}, labels="few", outputs=2, latent_dim=2, deviation=1.0)
     networks = build(config)
     history = train(networks, side_by_side(batches(images, 8, 0), batches((images[:4], labels[:4]), 4, 0)), config)
     found = networks.encoder.predict(images / np.float32(127.5) - 1, verbose=0)[:, 2:].argmax(1)
