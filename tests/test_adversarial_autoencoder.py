@@ -231,6 +231,7 @@ def test_styles_find_the_directions_of_thickness_and_slant():
             assert (np.diff(tops) >= 0).all() and np.ptp(tops) > 2 and np.ptp(ink) < 0.2 * ink.mean()
 
 
+@pytest.mark.slow
 def test_few_labels_suffice_where_classes_are_plain_and_the_history_has_every_loss():
     images, labels = pictures(128)
     config = Config(**SMALL | {"epochs": 12}, labels="few", outputs=2, latent_dim=2, deviation=1.0)

@@ -97,6 +97,11 @@ PICTURES = {  # what a run leaves to look at
 }
 
 
+def in_groups(names: list[str]) -> list:
+    """Let all tests of a recipe run in one of pytest-xdist's processes, since they share its tiny runs."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+
+
 def test_every_recipe_is_under_test():
     assert len(RECIPES) == 12
     assert sorted(TINY) == RECIPES == sorted(SHAPES) == sorted(PICTURES)
@@ -128,7 +133,7 @@ def tiny_data(name: str, config) -> Batches:
     return batches((images, 255 - images) if of_two_kinds else images, config.batch_size, config.seed)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_signatures(name):
     module = load(name)
     assert dataclasses.is_dataclass(module.Config) and module.Config.__dataclass_params__.frozen
@@ -144,7 +149,7 @@ def test_signatures(name):
     assert build.parameters["config"].default == train.parameters["config"].default == module.Config()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_docstring_and_imports(name):
     source = (ROOT / "recipes" / f"{name}.py").read_text()
     tree = ast.parse(source)
@@ -163,7 +168,7 @@ def test_docstring_and_imports(name):
     assert len(source.splitlines()) <= 280
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_every_setting_changes_something(name):
     """A flag that exists is read: each field of Config stands somewhere in the recipe as `config.FIELD`."""
     source = (ROOT / "recipes" / f"{name}.py").read_text()
@@ -172,7 +177,7 @@ def test_every_setting_changes_something(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 @pytest.mark.parametrize("verb", ["", "train"])
 def test_help_imports_nothing_that_takes_time(name, verb):
     """What makes it answer in a fraction of a second; the seconds themselves stand in benchmarks/RESULTS.md."""
@@ -185,14 +190,14 @@ def test_help_imports_nothing_that_takes_time(name, verb):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_importing_does_nothing(name, tmp_path):
     code = f"import recipes.{name}, sys; assert not {HEAVY} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_networks_have_the_stated_shapes_and_ranges(name):
     module = load(name)
     networks = module.build(tiny(module, name))
@@ -209,7 +214,7 @@ def test_networks_have_the_stated_shapes_and_ranges(name):
             np.testing.assert_array_equal(repeated, outputs)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_a_size_it_cannot_take_is_refused_with_value_and_rule(name):
     module = load(name)
     with pytest.raises(ValueError, match="size must .* got 3"):
@@ -252,7 +257,7 @@ def trained(name: str, run: int) -> Trained:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_training_moves_every_weight_and_losses_are_finite(name):
     run = trained(name, 1)
     variables = [variable for network in run.networks for variable in network.variables]
@@ -263,7 +268,7 @@ def test_training_moves_every_weight_and_losses_are_finite(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STEPPED)
+@pytest.mark.parametrize("name", in_groups(STEPPED))
 def test_one_step_moves_every_trainable_weight_is_not_traced_again_and_its_state_is_saved(name):
     run = trained(name, 1)
     saved = {id(part) for part in run.state.values()}
@@ -288,13 +293,13 @@ def test_one_step_moves_every_trainable_weight_is_not_traced_again_and_its_state
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_two_seeded_runs_are_equal(name):
     one, other = (trained(name, run) for run in (1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one.after, other.after, strict=True))
 
 
-@pytest.mark.parametrize("name", STEPPED)
+@pytest.mark.parametrize("name", in_groups(STEPPED))
 def test_another_seed_gives_other_weights_and_no_two_layers_start_equal(name):
     module = load(name)
     one, same, other = (module.build(tiny(module, name, seed=seed)) for seed in (1, 1, 2))
@@ -306,7 +311,7 @@ def test_another_seed_gives_other_weights_and_no_two_layers_start_equal(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_saved_networks_load_in_a_new_process_with_equal_outputs(name, tmp_path):
     module = load(name)
     networks = module.build(tiny(module, name))
@@ -330,7 +335,7 @@ def test_saved_networks_load_in_a_new_process_with_equal_outputs(name, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", in_groups(RECIPES))
 def test_the_demo_leaves_a_whole_run(name, tmp_path):
     """All of it where it is the README's first command; in two epochs elsewhere, since all demos take half an hour."""
     command = [sys.executable, "-m", f"recipes.{name}", "--output-dir", str(tmp_path / "run")]
