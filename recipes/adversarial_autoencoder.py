@@ -10,11 +10,11 @@ Labels   none           codes alone (section 2)
          few            `labelled` images have a known class, the encoder finds the others' (section 5). Test error of
                         the paper on MNIST: 1.90 % with 100 labels, 1.60 % with 1,000; from labels alone 25.8, 8.73 %
 Differs  1. All gradients of a step are taken before its updates; Adam, whose rates fall to 0 along a cosine.
-         2. Cross entropy between pixels; batch normalisation; the discriminator sees codes divided by `deviation`.
+         2. Cross entropy between pixels; batch normalisation; networks take codes divided by `deviation`.
+         3. With `decoder` the discriminator sees classes too: codes must follow the prior in each, not only in all.
 Run      python -m recipes.adversarial_autoencoder                               the demo: digits, few labels, offline
          python -m recipes.adversarial_autoencoder train --preset few --data mnist --fetch     also petals, style
          python -m recipes.adversarial_autoencoder train --data DIR --output-dir runs/mine     your pictures, no classes
-         python -m recipes.adversarial_autoencoder generate grid.png --run runs/mine
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Config:
     seed: int = 0
 
 
-PETALS, STYLE = Config(labels="discriminator", prior="mixture", latent_dim=2, deviation=1.0), Config(labels="decoder")
+STYLE = Config(labels="decoder", deviation=1.0, dropout=0.0)
+PETALS = Config(labels="discriminator", prior="mixture", latent_dim=2, dropout=0.0, adversarial_rate=1e-3)
 FEW = Config(labels="few", deviation=1.0, units=400, discriminator_units=400, dropout=0.0, noise=0.6, batch_size=250)
-DEMO = replace(FEW, batch_size=100)
-DEMO_RUN = Path("runs/adversarial_autoencoder-demo")
+DEMO, DEMO_RUN = replace(FEW, batch_size=100), Path("runs/adversarial_autoencoder-demo")
 
 # %% Networks, prior and losses
 
@@ -76,7 +76,7 @@ class Networks(NamedTuple):
 
     encoder: keras.Model  # images in [-1, 1] -> codes; few: and logits of classes
     decoder: keras.Model  # codes; decoder, few: and classes -> images in [-1, 1]
-    discriminator: keras.Model  # codes; discriminator, few: and classes -> logits [n, 1]; few: [n, 2], one of each
+    discriminator: keras.Model  # codes; but for none: and classes -> logits [n, 1]; few: [n, 2], one of each
 
 
 def build(config: Config = Config()) -> Networks:
@@ -86,6 +86,7 @@ def build(config: Config = Config()) -> Networks:
     if config.latent_dim < 2 or (config.prior != "gaussian" and config.latent_dim != 2):
         raise InputError(f"latent_dim must be 2, or more with the gaussian prior, got {config.latent_dim}")
     layers, labels, width = keras.layers, config.labels, config.latent_dim
+    scale = [1 / config.deviation] * width + [1.0] * config.outputs  # what is joined to codes is one-hot
     init = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed))}
 
     def dense(x: keras.KerasTensor, units: int, outputs: int, normed: bool = True) -> keras.KerasTensor:
@@ -100,11 +101,11 @@ def build(config: Config = Config()) -> Networks:
     x = dense(layers.Flatten()(x), config.units, width + (labels == "few") * config.outputs)
     encoder = keras.Model(images, x, name="encoder")
     codes = keras.Input((width + (labels in ("decoder", "few")) * config.outputs,), name="codes")
-    x = dense(codes, config.units, config.size**2 * config.channels)
+    x = dense(layers.Rescaling(scale[: codes.shape[1]])(codes), config.units, config.size**2 * config.channels)
     x = layers.Reshape(images.shape[1:], name="pixel_logits")(x)
     decoder = keras.Model(codes, layers.Activation("tanh")(x / 2), name="decoder")  # 2 sigmoid(logits) - 1
-    codes = keras.Input((width + (labels in ("discriminator", "few")) * config.outputs,), name="codes")
-    x = codes / config.deviation
+    codes = keras.Input((width + (labels != "none") * config.outputs,), name="codes")
+    x = layers.Rescaling(scale[: codes.shape[1]])(codes)
     judged = [x[:, :width], x[:, width:]] if labels == "few" else [x]
     logits = layers.Concatenate()([dense(x, config.discriminator_units, 1, normed=False) for x in judged])
     return Networks(encoder, decoder, keras.Model(codes, logits, name="discriminator"))
@@ -113,8 +114,7 @@ def build(config: Config = Config()) -> Networks:
 def prior_samples(classes: tf.Tensor, config: Config, seed: int | keras.random.SeedGenerator) -> tf.Tensor:
     """Return codes of the prior and, joined to them, class numbers [n] one-hot: float32 [n, latent_dim + outputs].
 
-    Class k has the petal that points to 2 pi k / outputs, or the k-th of `outputs` equally probable stretches of the
-    roll; the gaussian is one for all. In every prior the mean square of a coordinate is deviation^2.
+    Class k has petal k, at 2 pi k / outputs, or stretch k, all as probable; a coordinate's mean square is deviation^2.
     """
     codes = keras.random.normal((tf.shape(classes)[0], config.latent_dim), seed=seed)
     if config.prior != "gaussian":
@@ -154,13 +154,13 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     @tf.function
     def step(images: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
         count = tf.shape(images)[0]
-        kinds = keras.random.randint((count,), 0, config.outputs, seed=noise)  # classes of the prior's samples
-        real = prior_samples(given[0] if config.labels == "discriminator" else kinds, config, noise)
+        kinds = keras.random.randint((count,), 0, config.outputs, seed=noise)
+        kinds = given[0] if given and not few else kinds  # classes of the prior's samples
+        real = prior_samples(kinds, config, noise)
         with tf.GradientTape(persistent=True) as tape:  # one pass of a network serves all losses
             found = encoder(from_uint8(tf.concat([images, given[0]], 0) if few else images), training=True)
             codes, logits = found[:count, : config.latent_dim], found[:, config.latent_dim :]
-            known = tf.nn.softmax(logits[:count]) if few else tf.one_hot(given[0] if given else kinds, config.outputs)
-            fake = tf.concat([codes, known], axis=1)
+            fake = tf.concat([codes, tf.nn.softmax(logits[:count]) if few else real[:, config.latent_dim :]], axis=1)
             drawn = pixel_logits(fake[:, : decoder.input_shape[1]], training=True)
             real_logits, fake_logits = (discriminator(each[:, :seen], training=True) for each in (real, fake))
             losses = {"reconstruction": share(cross_entropy(tf.cast(images, tf.float32) / 255, drawn))}
@@ -235,8 +235,8 @@ def judge_codes(networks: Networks, data: Labelled, config: Config, output_dir: 
         alone = build(config).encoder  # learns from the known labels and nothing else
         classifier = keras.Model(alone.inputs, alone.output[:, config.latent_dim :])
         classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        known, numbers = data.train.loaded(config.labelled)
-        classifier.fit(from_uint8(known), numbers, config.labelled, epochs=500, verbose=0, shuffle=False)
+        known = tf.data.Dataset.from_tensors(data.train.loaded(config.labelled)).map(lambda x, y: (from_uint8(x), y))
+        classifier.fit(known.repeat(500), verbose=0, shuffle=False)
         images, labels = data.test.loaded(10_000)
         for name, each in (("test_error", encoder), ("test_error_from_labels_alone", alone)):
             found = each.predict(from_uint8(images), 500, verbose=0)[:, config.latent_dim :]

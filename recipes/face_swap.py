@@ -5,15 +5,14 @@ Consent  Train it on faces of people who have agreed to that and to what becomes
          caption in a corner, unless you turn that off.
 Paper    Perov et al., "DeepFaceLab", arXiv:2005.05535, section 3.2 (its DF structure, without masks and landmarks).
 Images   uint8 [n, size, size, 3] at the borders; float32 in [-1, 1] in the networks.
-Codes    float32 [n, size/16, size/16, 8 base_filters]: what the faces of both have in common, such as expressions.
+Latents  float32 [n, latent_dim]; codes: float32 [n, size/8, size/8, 4 base_filters].
 Idea     The encoder serves both people, and each decoder learns to undo random warps of one person's faces. Nothing
-         tells the encoder who it sees, so a decoder can read the codes of the other person too, as its own.
-Differs  1. One optimizer for the sum of both losses, and one pass of the encoder, in place of two of each.
-         2. The colours of A are moved to those of B by mean and, `deviation`, by deviation; and at the end the codes
-            of one, by the difference of the means, to where the other's decoder has learnt to read.
+         tells the encoder who it sees, so a decoder can read the latents of the other person too, as its own.
+Differs  1. One optimizer for the sum of both losses, whose rate falls to 0; one pass of the encoder for both people.
+         2. A's colours are moved to B's, and before a swap the latents too: what differs on average is no expression.
 Run      python -m recipes.face_swap                                        the demo: two drawn people, offline
          python -m recipes.face_swap train --data DIR --output-dir runs/us  two folders of photos, one a person
-         python -m recipes.face_swap swap photo.jpg out.png --run runs/us   B on A.s photo; --direction b2a: A on B.s
+         python -m recipes.face_swap swap photo.jpg out.png --run runs/us   B's face on A's photo, or a folder's
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import numpy as np
 from common.batches import Batches, batches, side_by_side
 from common.cli import run_command
 from common.errors import InputError
-from common.face_finding import ColourShift, PersonShift, convert_faces, drawn_people, judge_swaps, two_people
+from common.face_finding import LatentMap, PersonShift, convert_faces, drawn_people, judge_swaps, two_people
 from common.images import from_uint8, save_table, to_uint8
 from common.lazy import keras, tf
 from common.runs import check_run, finish_run, load_network, read_run, start_run
@@ -56,7 +55,7 @@ class Config:
     seed: int = 0
 
 
-DEMO = Config(base_filters=24, latent_dim=32, up_kernel=4, mirror=False, batch_size=16, learning_rate=2e-3, epochs=45)
+DEMO = Config(base_filters=16, latent_dim=24, up_kernel=4, mirror=False, batch_size=16, learning_rate=2e-3, epochs=90)
 DEMO_RUN = Path("runs/face_swap-demo")
 Direction = Literal["a2b", "b2a"]
 
@@ -64,38 +63,44 @@ Direction = Literal["a2b", "b2a"]
 
 
 class Networks(NamedTuple):
-    """The encoder that both people share, and a decoder for each."""
+    """The encoder and the layers after its bottleneck, which both people share, and a decoder for each."""
 
-    encoder: keras.Model  # faces [n, size, size, 3] in [-1, 1] -> codes
+    encoder: keras.Model  # faces [n, size, size, 3] in [-1, 1] -> latents
+    inter: keras.Model  # latents -> codes
     decoder_a: keras.Model  # codes -> faces of A, in [-1, 1]
     decoder_b: keras.Model  # codes -> faces of B
 
 
 def build(config: Config = Config()) -> Networks:
-    """Return the three networks, untrained; ValueError for a size that does not halve four times."""
+    """Return the four networks, untrained; ValueError for a size that does not halve four times."""
     layers, smallest = keras.layers, config.size // 16
     if config.size % 16 or not 32 <= config.size <= 256:
         raise InputError(f"size must be a multiple of 16 from 32 to 256, got {config.size}")
     seeds = keras.random.SeedGenerator(config.seed)
-    init = {"kernel_initializer": keras.initializers.GlorotUniform(seeds)}
+    init = {"kernel_initializer": keras.initializers.HeUniform(seeds)}
     widths = [config.base_filters * 2**level for level in range(4)]  # next to the image first
+
+    def enlarge(x, width):
+        x = layers.Conv2DTranspose(width, config.up_kernel, 2, "same", **init)(x)
+        return layers.LeakyReLU(negative_slope=0.1)(x)
 
     x = faces = keras.Input((config.size, config.size, 3), name="faces")
     for width in widths:
         x = layers.LeakyReLU(negative_slope=0.1)(layers.Conv2D(width, 5, 2, "same", **init)(x))
-    x = layers.Dense(config.latent_dim, **init)(layers.Flatten()(x))
-    x = layers.Dense(smallest * smallest * widths[-1], **init)(x)
-    encoder = keras.Model(faces, layers.Reshape((smallest, smallest, widths[-1]))(x), name="encoder")
+    encoder = keras.Model(faces, layers.Dense(config.latent_dim, **init)(layers.Flatten()(x)), name="encoder")
+
+    latents = keras.Input((config.latent_dim,), name="latents")
+    x = layers.Reshape((smallest, smallest, widths[3]))(layers.Dense(smallest**2 * widths[3], **init)(latents))
+    inter = keras.Model(latents, enlarge(x, widths[2]), name="inter")
 
     decoders = []
     for person in ("a", "b"):
-        x = codes = keras.Input((smallest, smallest, widths[-1]), name="codes")
-        for width in (*widths[2::-1], widths[0] // 2 or 1):
-            x = layers.Conv2DTranspose(width, config.up_kernel, 2, "same", **init)(x)
-            x = layers.LeakyReLU(negative_slope=0.1)(x)
+        x = codes = keras.Input(inter.output_shape[1:], name="codes")
+        for width in (widths[1], widths[0], max(1, widths[0] // 2)):
+            x = enlarge(x, width)
         x = layers.Conv2D(3, 3, 1, "same", activation="tanh", **init)(x)
         decoders.append(keras.Model(codes, x, name=f"decoder_{person}"))
-    return Networks(encoder, *decoders)
+    return Networks(encoder, inter, *decoders)
 
 
 # %% Losses
@@ -134,7 +139,7 @@ def warp(images: tf.Tensor, moves: tf.Tensor) -> tf.Tensor:
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
     """Train in place on batches of uint8 (faces of A, faces of B), not pairs; return each epoch's mean losses."""
-    encoder, decoder_a, decoder_b = networks
+    encoder, inter, decoder_a, decoder_b = networks
     variables = [variable for network in networks for variable in network.trainable_variables]
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
     optimizer = keras.optimizers.Adam(rate, beta_1=config.beta_1)
@@ -151,7 +156,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         moves = keras.random.normal((count, 5, 5, 2), stddev=config.warp * config.size, seed=seeds)
         plain_a, plain_b = tf.split(faces, 2)
         with tf.GradientTape() as tape:
-            codes_a, codes_b = tf.split(encoder(warp(faces, moves), training=True), 2)
+            codes_a, codes_b = tf.split(inter(encoder(warp(faces, moves), training=True), training=True), 2)
             loss_a = share(l1_loss(plain_a, decoder_a(codes_a, training=True)))
             loss_b = share(l1_loss(plain_b, decoder_b(codes_b, training=True)))
             loss = loss_a + loss_b
@@ -162,12 +167,11 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     def sample(epoch: int) -> None:
         if output_dir is not None and data.held_out:
-            rows: dict[str, np.ndarray] = {}
-            count = min(8, *map(len, data.held_out))
+            count, rows = min(8, *map(len, data.held_out)), dict[str, np.ndarray]()
             for name, faces in zip("AB", data.held_out, strict=True):
-                codes = encode(encoder, faces[:count])
-                rows |= {name: faces[:count], f"{name} as A": decode(decoder_a, codes)}
-                rows[f"{name} as B"] = decode(decoder_b, codes)
+                latents = encode(encoder, faces[:count])
+                as_a, as_b = (decode(inter, decoder, latents) for decoder in (decoder_a, decoder_b))
+                rows |= {name: faces[:count], f"{name} as A": as_a, f"{name} as B": as_b}
             save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", max(1, 128 // config.size))
 
     return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
@@ -177,21 +181,22 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 def encode(encoder: keras.Model, faces: np.ndarray) -> np.ndarray:
-    """Return the codes of uint8 faces [n, size, size, 3]; those of A are to have the colours of B."""
+    """Return the latents of uint8 faces [n, size, size, 3]; those of A are to have the colours of B."""
     return np.concatenate([encoder(from_uint8(faces[i : i + 100]), training=False) for i in range(0, len(faces), 100)])
 
 
-def decode(decoder: keras.Model, codes: np.ndarray) -> np.ndarray:
-    """Return what a decoder draws, uint8 [n, size, size, 3]; A comes in the colours of B."""
-    return np.concatenate([to_uint8(decoder(codes[i : i + 100], training=False)) for i in range(0, len(codes), 100)])
+def decode(inter: keras.Model, decoder: keras.Model, latents: np.ndarray) -> np.ndarray:
+    """Return the faces that a decoder draws, uint8 [n, size, size, 3]; A comes in the colours of B."""
+    parts = [inter(latents[start : start + 100], training=False) for start in range(0, len(latents), 100)]
+    return np.concatenate([to_uint8(decoder(part, training=False)) for part in parts])
 
 
 def swap(networks: Networks, faces: np.ndarray, direction: Direction, shift: PersonShift) -> np.ndarray:
     """Give uint8 faces of A [n, size, size, 3] the face of B or, with b2a, faces of B that of A."""
-    encoder, decoder_a, decoder_b = networks
+    encoder, inter, decoder_a, decoder_b = networks
     if direction == "a2b":
-        return decode(decoder_b, encode(encoder, shift.colours.there(faces)) + shift.codes)
-    return shift.colours.back(decode(decoder_a, encode(encoder, faces) - shift.codes))
+        return decode(inter, decoder_b, shift.latents.there(encode(encoder, shift.colours.there(faces))))
+    return shift.colours.back(decode(inter, decoder_a, shift.latents.back(encode(encoder, faces))))
 
 
 # %% A whole run
@@ -205,15 +210,14 @@ def experiment(
     networks = build(config)
     sample = functools.partial(drawn_people, config.size, config.margin, config.seed)
     people = two_people(data, config.size, config.margin, sample, skip_bad)
-    colours = ColourShift.between(people.a, people.b, config.deviation)
-    moved, held_out = colours.there(people.a), (colours.there(people.held_out_a), people.held_out_b)
+    colours = people.colours(config.deviation)
+    moved = colours.there(people.a)
+    sides = ((moved, colours.there(people.held_out_a)), (people.b, people.held_out_b))
     size = min(config.batch_size, len(people.a), len(people.b))
-    streams = [batches(faces, size, config.seed + i, held_out=held_out[i : i + 1])
-               for i, faces in enumerate((moved, people.b))]  # fmt: skip
+    streams = [batches(faces, size, config.seed, held_out=(held_out,)) for faces, held_out in sides]
     start_run(output_dir, "face_swap", config, data, people.names)
     train(networks, side_by_side(*streams), config, output_dir)
-    mean_a, mean_b = (encode(networks.encoder, faces).mean(0) for faces in (moved, people.b))
-    shift = PersonShift(colours, mean_b - mean_a)
+    shift = PersonShift(colours, LatentMap.between(*(encode(networks.encoder, faces) for faces in (moved, people.b))))
     shift.write(output_dir / "shift.npz")
     picture = output_dir / "swaps.png"
     scores = judge_swaps(people, functools.partial(swap, networks, shift=shift), colours, picture)

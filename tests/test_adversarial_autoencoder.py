@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -80,20 +81,21 @@ def test_losses_against_their_formulas_and_at_chance():
     assert float(cross_entropy(tf.constant(greys), tf.constant(logits))) == pytest.approx(expected)
 
 
-def test_the_decoder_takes_the_class_as_a_row_of_weights_beside_those_of_the_code():
-    config = Config(**SMALL, labels="decoder", latent_dim=3, outputs=4)
-    decoder = build(config).decoder
-    first = next(layer for layer in decoder.layers if layer.weights)
-    hidden = adversarial_autoencoder.keras.Model(decoder.inputs, first.output)
+@pytest.mark.parametrize("name", ["decoder", "discriminator"])
+def test_a_class_adds_a_row_of_weights_to_those_of_the_scaled_code(name):
+    config = Config(**SMALL, labels="decoder", latent_dim=3, outputs=4, deviation=2.5)
+    network = getattr(build(config), name)
+    first = next(layer for layer in network.layers if layer.weights)
+    hidden = keras.Model(network.inputs, first.output)
     samples = prior_samples(np.array([1, 3]), config, 0).numpy()
     kernel = first.get_weights()[0]
-    expected = samples[:, :3] @ kernel[:3] + kernel[[3 + 1, 3 + 3]]
+    expected = samples[:, :3] / 2.5 @ kernel[:3] + kernel[[3 + 1, 3 + 3]]
     np.testing.assert_allclose(hidden.predict(samples, verbose=0), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("labels", "encoder", "decoder", "discriminator"),
-    [("none", 4, 4, (4, 1)), ("discriminator", 4, 4, (7, 1)), ("decoder", 4, 7, (4, 1)), ("few", 7, 7, (7, 2))],
+    [("none", 4, 4, (4, 1)), ("discriminator", 4, 4, (7, 1)), ("decoder", 4, 7, (7, 1)), ("few", 7, 7, (7, 2))],
 )
 def test_classes_go_where_labels_says(labels, encoder, decoder, discriminator):
     networks = build(Config(**SMALL, labels=labels, latent_dim=4, outputs=3))
@@ -232,6 +234,7 @@ def test_styles_find_the_directions_of_thickness_and_slant():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_few_labels_suffice_where_classes_are_plain_and_the_history_has_every_loss():
     images, labels = pictures(128)
     config = Config(**SMALL | {"epochs": 12}, labels="few", outputs=2, latent_dim=2, deviation=1.0)
@@ -247,7 +250,7 @@ def test_images_are_twice_the_sigmoid_of_the_pixel_logits_less_one():
     config = Config(**SMALL, latent_dim=3)
     decoder = build(config).decoder
     codes = prior_samples(np.zeros(4, int), config, 0)
-    logits = adversarial_autoencoder.keras.Model(decoder.inputs, decoder.get_layer("pixel_logits").output)
+    logits = keras.Model(decoder.inputs, decoder.get_layer("pixel_logits").output)
     expected = 255 / (1 + np.exp(-logits.predict(codes[:, :3], verbose=0)))
     np.testing.assert_allclose(generate(decoder, codes), expected, atol=0.51)
 

@@ -65,7 +65,8 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
     "dcgan": {"generator": ((2, 16, 16, 1), -1, 1), "discriminator": ((2, 1), -np.inf, np.inf)},
     "dog_svm": {"features": ((2, 457), -np.inf, np.inf), "classifier": ((2, 2), 0, 0)},
     "face_swap": {
-        "encoder": ((2, 2, 2, 32), -np.inf, np.inf),
+        "encoder": ((2, 8), -np.inf, np.inf),
+        "inter": ((2, 4, 4, 16), -np.inf, np.inf),
         "decoder_a": ((2, 32, 32, 3), -1, 1),
         "decoder_b": ((2, 32, 32, 3), -1, 1),
     },
@@ -82,7 +83,7 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
 }
 JUDGED = {"classified.png", "confusion_matrix.png", "surest_mistakes.png"}
 PICTURES = {  # what a run leaves to look at
-    "adversarial_autoencoder": {"samples", "samples.png", "latents.png", "prior.png", "styles.png"},
+    "adversarial_autoencoder": {"samples", "latents.png", "prior.png", "styles.png"},
     "autoencoder": {"samples", "reconstructions.png", "latents.png", "sweep.png"},
     "conv_autoencoder": {"samples", "latents.png", "reconstructions.png", "samples.png"},
     "dcgan": {"samples", "samples.png"},
