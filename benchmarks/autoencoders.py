@@ -130,7 +130,7 @@ def measure(
         elif name == "vae_faces, photos":
             found.once(name, lambda: measure_faces(faces, grey, folder))  # type: ignore[arg-type]  # noqa: B023
         else:
-            recipe, config = ("vae_faces", small) if name.startswith("vae") else ("face_swap", face_swap.Config())
+            recipe, config = ("vae_faces", small) if name.startswith("vae") else ("face_swap", face_swap.DEMO)
             found.once(name, lambda: measure_run(recipe, config, Path("sample"), folder))  # noqa: B023
     if mnist is not None and all(f"vae, KL weight {weight:g}" in found.numbers for weight in KL_WEIGHTS):
         print(save_kl_weights(mnist, output_dir))
