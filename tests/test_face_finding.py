@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_the_box_of_a_drawn_face_is_where_the_recipe_expects_it():
     faces = [face for character in (11, 8) for face in drawn_faces(12, 3, 96, character=character)[0]]
     found = [boxes[0] for boxes in map(find_faces, faces) if boxes]
     assert len(found) > 0.8 * len(faces)
-    assert abs(np.median([box.side for box in found]) / 96 - 0.58) < 0.05
+    assert abs(np.median([box.side for box in found]) / 96 - 0.61) < 0.05
     assert abs(np.median([box.top + box.side / 2 for box in found]) / 96 - 0.52) < 0.03
     assert abs(np.median([box.left + box.side / 2 for box in found]) / 96 - 0.5) < 0.05
 
@@ -114,15 +115,11 @@ def test_what_is_cut_out_beyond_the_edge_repeats_the_edge():
     np.testing.assert_array_equal(cut_face(image, FaceBox(1, 0, 3), 3), image[1:4, :3])
 
 
-def test_colours_are_mean_and_deviation_alike_or_weighted():
+def test_colours_are_mean_and_deviation():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3)).astype(np.uint8)
-    mean, deviation = colours_of(pixels)
-    np.testing.assert_allclose(mean, pixels.reshape(-1, 3).mean(0))
-    np.testing.assert_allclose(deviation, pixels.reshape(-1, 3).std(0))
-    times = np.random.default_rng(1).integers(0, 4, (5, 6, 1))
-    repeated = pixels.reshape(-1, 3).repeat(times.ravel(), 0)
-    for found, right in zip(colours_of(pixels, times), (repeated.mean(0), repeated.std(0)), strict=True):
-        np.testing.assert_allclose(found, right)
+    channels = [[int(value) for value in pixels[..., channel].ravel()] for channel in range(3)]
+    np.testing.assert_allclose(colours_of(pixels)[0], [statistics.mean(values) for values in channels])
+    np.testing.assert_allclose(colours_of(pixels)[1], [statistics.pstdev(values) for values in channels])
 
 
 def test_a_shift_of_colours_gives_the_other_s_mean_and_deviation_and_can_be_undone(tmp_path):
@@ -168,7 +165,7 @@ def test_the_map_of_latents_is_the_one_that_moves_them_least():
 
 def test_of_few_latents_only_the_mean_and_the_overall_spread_are_trusted():
     rng = np.random.default_rng(0)
-    one, other = rng.normal(size=(10, 500)), 3 * rng.normal(size=(10, 500)) + 1
+    one, other = rng.normal(size=(4, 100)), 3 * rng.normal(size=(4, 100)) + 1
     matrix = LatentMap.between(one, other).matrix
     values = np.linalg.eigvalsh(matrix)
     assert values.min() > 1 and values.max() < 9
@@ -226,12 +223,16 @@ def test_a_face_put_back_where_it_was_cut_out_leaves_the_photo_as_it_was(astrona
     assert np.abs(blend_face(astronaut, face, box, 0.4).astype(int) - astronaut).max() <= 1
 
 
-def test_a_blended_face_takes_on_the_colours_of_the_one_it_replaces(astronaut):
+def test_a_blended_face_takes_on_the_skin_of_the_one_it_replaces_whatever_its_glasses(astronaut):
     box = find_faces(astronaut)[0]
-    face = cut_face(astronaut, box.enlarged(0.4), 64)
-    tinted = (face * np.array([0.5, 0.9, 0.6]) + (0, 20, 60)).astype(np.uint8)
-    plain, again = blend_face(astronaut, face, box, 0.4), blend_face(astronaut, tinted, box, 0.4)
-    assert np.abs(again.astype(int) - plain).max() <= 4
+    face = cut_face(astronaut, box.enlarged(0.4), 64).clip(60, 160)
+    plain, tinted = (blend_face(astronaut, each, box, 0.4).astype(int) for each in (face, face + np.uint8([20, 0, 55])))
+    assert np.abs(tinted - plain).max() <= 1
+    glasses = face.copy()
+    glasses[24:30, 20:44] = (200, 0, 0)
+    blended = blend_face(astronaut, glasses, box, 0.4).astype(int)
+    skin = slice(box.top + int(0.6 * box.side), box.top + box.side), slice(box.left + 30, box.left + box.side - 30)
+    assert np.abs(blended[skin] - plain[skin]).mean() < 8
 
 
 # %% Two people
@@ -334,7 +335,7 @@ def test_drawn_people_show_the_same_moments_where_held_out_and_others_to_learn_f
     people = drawn_people(32, 0.1, 0)
     assert people.paired and len(people.held_out_a) == len(people.held_out_b) == 200
     assert len(people.a) != len(people.b)
-    corner = np.abs(people.held_out_a[:, :3, :3].astype(int) - people.held_out_b[:, :3, :3])
+    corner = np.abs(people.held_out_a[:, -3:, :3].astype(int) - people.held_out_b[:, -3:, :3])
     assert np.median(corner) <= 12  # the same wall
     assert np.abs(people.held_out_a.astype(int) - people.held_out_b).mean() > 15  # two people
     training = {face.tobytes() for face in (*people.a, *people.b)}
