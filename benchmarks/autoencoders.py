@@ -127,8 +127,8 @@ def measure(
         if mnist is not None and name in lines:
             recipe, config, options = lines[name]
             found.once(name, lambda: measure_run(recipe, config, mnist, folder, **options))  # noqa: B023
-        elif name == "vae_faces, photos":
-            found.once(name, lambda: measure_faces(faces, grey, folder))  # type: ignore[arg-type]  # noqa: B023
+        elif faces is not None and name == "vae_faces, photos":
+            found.once(name, lambda: measure_faces(faces, grey, folder))  # noqa: B023
         else:
             recipe, config = ("vae_faces", small) if name.startswith("vae") else ("face_swap", face_swap.DEMO)
             found.once(name, lambda: measure_run(recipe, config, Path("sample"), folder))  # noqa: B023

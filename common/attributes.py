@@ -9,15 +9,13 @@ import io
 import os
 import sys
 import unicodedata
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.datasets import _npz_arrays, _tfds_builder, images_or_none, sized_images
+from common.datasets import images_or_none, npz_arrays, npz_entries, sized_images, tfds_builder
 from common.errors import InputError
 from common.files import write_text
 from common.images import IMAGE_SUFFIXES, checked_images, crop_square, read_image, resize_image
@@ -171,7 +169,7 @@ def _check_names_of_attributes(where: str, names: tuple[str, ...]) -> None:
 
 
 def _npz_faces(path: Path, size: int, channels: int) -> tuple[list[Part], tuple[str, ...]]:
-    arrays = _npz_arrays(path, labels=False)
+    arrays = npz_arrays(path, labels=False)
     counts = [len(images) if images.ndim else 0 for images in arrays.images]
     names, stored = _npz_answers(path)
     labels = []
@@ -194,20 +192,16 @@ def _npz_faces(path: Path, size: int, channels: int) -> tuple[list[Part], tuple[
 
 def _npz_answers(path: Path) -> tuple[tuple[str, ...], list[np.ndarray | None]]:
     """Return the names in `attributes`, and y_train and y_test, without reading the images."""
-    keys = ("y_train", "y_test")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            there = [key for key in keys if key in arrays]
-            stored = [arrays[key] if key in there else None for key in keys]
-            names = arrays["attributes"] if "attributes" in arrays and there else np.array([], str)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a readable .npz ({error})") from None
+    found = npz_entries(path, (), ("y_train", "y_test", "attributes"))
+    there = [key for key in ("y_train", "y_test") if key in found]
     if len(there) == 1:
         raise InputError(f"{path}: has {there[0]} alone; give both y_train and y_test, or neither")
+    names = found["attributes"] if "attributes" in found and there else np.array([], str)
     if names.dtype.kind not in "US" or names.ndim != 1:
-        found = f"{names.dtype} {list(names.shape)}"
-        raise InputError(f"{path}: `attributes` is {found}; expected the attributes' names, text [attributes]")
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()), stored
+        shape = f"{names.dtype} {list(names.shape)}"
+        raise InputError(f"{path}: `attributes` is {shape}; expected the attributes' names, text [attributes]")
+    named = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+    return named, [found.get(key) for key in ("y_train", "y_test")]
 
 
 def _checked_answers(path: Path, key: str, stored: np.ndarray | None, count: int) -> np.ndarray:
@@ -323,7 +317,7 @@ def _celeba_rows(lines: list[str], first: int) -> list[tuple[int, list[str]]]:
 def _tfds_faces(name: str, fetch: bool) -> Path:
     """Write a set once as a folder of CelebA's layout, the pictures byte by byte, and return that folder."""
     try:
-        builder: Any = _tfds_builder(name, fetch)
+        builder: Any = tfds_builder(name, fetch)
     except InputError as error:
         by_hand = "; or download list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba by hand, and name"
         raise InputError(f"{error}{by_hand} their folder" if name.startswith("celeb_a") else str(error)) from None

@@ -9,7 +9,7 @@ import socket
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -236,7 +236,7 @@ def read_arrays(data: str, labels: bool, fetch: bool) -> Arrays | None:
     if data.startswith("tfds:"):
         return _tfds_arrays(data.removeprefix("tfds:"), labels, fetch)
     if path.suffix == ".npz":
-        return _npz_arrays(path, labels)
+        return npz_arrays(path, labels)
     if not path.is_dir():
         raise InputError(f"{data}: no such folder or .npz, and not one of sample, mnist, fashion_mnist, tfds:NAME")
     return _idx_arrays(path, labels) if any(path.glob("*-idx3-ubyte*")) else None
@@ -260,18 +260,28 @@ def sized_images(images: np.ndarray, size: int, channels: int, name: str) -> np.
     return np.repeat(images, channels // images.shape[-1], axis=-1)
 
 
-def _npz_arrays(path: Path, labels: bool) -> Arrays:
+def npz_arrays(path: Path, labels: bool) -> Arrays:
+    """Return the arrays of an .npz with x_train and x_test, with `labels` y_train and y_test; see `read_arrays`."""
     keys = ["x_train", "x_test"] + ["y_train", "y_test"] * labels
+    found = npz_entries(path, keys, ["classes"] * labels)
+    images = found["x_train"], found["x_test"]
+    if not labels:
+        return Arrays(images)
+    return Arrays(images, (found["y_train"], found["y_test"]), tuple(map(str, found.get("classes", ()))))
+
+
+def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Return entries of an .npz that a user gave; those of `optional` as far as they are there.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or a required entry is missing.
+    """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            missing = [key for key in keys if key not in arrays]
+            missing = [key for key in required if key not in arrays]
             if missing:
-                raise InputError(f"{path}: has {', '.join(arrays.files)}, but not {' and '.join(missing)}")
-            images = arrays["x_train"], arrays["x_test"]
-            if not labels:
-                return Arrays(images)
-            names = tuple(map(str, arrays["classes"])) if "classes" in arrays else ()
-            return Arrays(images, (arrays["y_train"], arrays["y_test"]), names)
+                raise InputError(f"{path}: has {', '.join(arrays.files) or 'nothing'}, but not {' and '.join(missing)}")
+            return {key: arrays[key] for key in (*required, *optional) if key in arrays}
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except InputError:
@@ -324,7 +334,7 @@ def _keras_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
         if not fetch:
             raise InputError(f"{name} is not on this machine ({path}): add --fetch, or put {url} there by hand")
         download(url, path, checksum)
-    return _npz_arrays(place, labels) if name == "mnist" else _idx_arrays(place, labels, CLOTHES_CLASSES)
+    return npz_arrays(place, labels) if name == "mnist" else _idx_arrays(place, labels, CLOTHES_CLASSES)
 
 
 KERAS_FILES = {
@@ -370,7 +380,7 @@ def images_or_none(folder: Path) -> list[Path]:
 # %% TensorFlow Datasets
 
 
-def _tfds_builder(name: str, fetch: bool):
+def tfds_builder(name: str, fetch: bool):
     """Return the builder of a set that lies on this machine, downloaded if allowed."""
     import tensorflow_datasets as tfds
 
@@ -394,7 +404,7 @@ def _tfds_builder(name: str, fetch: bool):
 
 
 def _tfds_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
-    builder = _tfds_builder(name, fetch)
+    builder = tfds_builder(name, fetch)
     features = builder.info.features
     splits = sorted(builder.info.splits, key=lambda split: ("train" not in split, "test" not in split, split))
     wanted = ["image"] + ["label"] * labels
@@ -424,7 +434,7 @@ def _tfds_pairs_folder(name: str, fetch: bool) -> Path:
 
     Class numbers are written as coloured maps, so that `classes` stays 0.
     """
-    builder = _tfds_builder(name, fetch)
+    builder = tfds_builder(name, fetch)
     features = dict(builder.info.features)
     keys = next(
         (pair for pair in TFDS_PAIRS if all(len(getattr(features.get(key), "shape", ())) == 3 for key in pair)),

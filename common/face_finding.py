@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.datasets import images_or_none, sized_images
+from common.datasets import images_or_none, npz_entries, sized_images
 from common.errors import InputError
 from common.faces import drawn_faces
 from common.files import replacing
@@ -380,7 +380,9 @@ def two_people(
     path = Path(data)
     names = ("A", "B")
     if path.suffix == ".npz":
-        faces = [sized_images(images, size, 3, f"{data}: {key}") for key, images in _ready_faces(path).items()]
+        faces = [
+            sized_images(images, size, 3, f"{data}: {key}") for key, images in npz_entries(path, ("a", "b")).items()
+        ]
     else:
         folders = _people_folders(path)
         names = (folders[0].name, folders[1].name)
@@ -398,20 +400,6 @@ def two_people(
         [images[held == wanted] for images, held in zip(faces, held_out, strict=True)] for wanted in (False, True)
     )
     return TwoPeople(train[0], train[1], rest[0], rest[1], names=names)
-
-
-def _ready_faces(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if not {"a", "b"} <= set(arrays.files):
-                raise InputError(f"{path}: has {', '.join(arrays.files) or 'nothing'}, but not a and b")
-            return {key: arrays[key] for key in ("a", "b")}
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a readable .npz ({error})") from None
 
 
 def _people_folders(folder: Path) -> list[Path]:

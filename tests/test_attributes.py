@@ -376,7 +376,7 @@ def test_tfds_is_written_once_as_a_folder_of_celebas_byte_by_byte(suffix, tmp_pa
     splits = {name: examples(tmp_path, 4, suffix, seed) for seed, name in enumerate(("test", "train", "validation"))}
     features = {"attributes": {"Male": 0, "Smiling": 0}, "image": 0, "identity": 0}
     builder = builder_of(tmp_path / "set", features, splits)
-    monkeypatch.setattr(common.attributes, "_tfds_builder", lambda name, fetch: builder)
+    monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch: builder)
     for _ in range(2):
         data = read("tfds:celeb_a", 148)
         assert data.names == ("Male", "Smiling") and counts(data) == [4, 4, 4]
@@ -390,7 +390,7 @@ def test_tfds_is_written_once_as_a_folder_of_celebas_byte_by_byte(suffix, tmp_pa
 def test_a_set_of_tfds_that_has_no_validation_part(tmp_path, monkeypatch):
     splits = {"train": examples(tmp_path, 10, "jpg", 0), "test": examples(tmp_path, 3, "jpg", 1)}
     builder = builder_of(tmp_path / "set", {"attributes": {"Male": 0, "Smiling": 0}, "image": 0}, splits)
-    monkeypatch.setattr(common.attributes, "_tfds_builder", lambda name, fetch: builder)
+    monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch: builder)
     data = read("tfds:faces")
     assert counts(data) == [9, 1, 3]
     assert [Path(item).read_bytes() for item in data.test.items] == [face["image"] for face in splits["test"]]
@@ -402,7 +402,7 @@ def test_tfds_that_was_stopped_in_the_midst_is_written_anew(tmp_path, monkeypatc
     features = {"attributes": {"Male": 0, "Smiling": 0}, "image": 0}
     for made in (stopped, train):
         builder = builder_of(tmp_path / "set", features, {"train": made})
-        monkeypatch.setattr(common.attributes, "_tfds_builder", lambda name, fetch, builder=builder: builder)
+        monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch, builder=builder: builder)
         if made is stopped:
             with pytest.raises(KeyError):
                 read("tfds:celeb_a")
@@ -417,7 +417,7 @@ def test_tfds_that_was_stopped_in_the_midst_is_written_anew(tmp_path, monkeypatc
 )  # fmt: skip
 def test_another_set_of_tfds(features, splits, tmp_path, monkeypatch):
     builder = builder_of(tmp_path, features, splits)
-    monkeypatch.setattr(common.attributes, "_tfds_builder", lambda name, fetch: builder)
+    monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch: builder)
     with pytest.raises(InputError, match="tfds:flowers: expected an image, attributes and a train split, found"):
         read("tfds:flowers")
 
@@ -426,7 +426,7 @@ def test_celeba_of_tfds_that_is_not_here_may_be_had_by_hand(monkeypatch):
     def fail(name, fetch):
         raise InputError(f"tfds:{name} could not be fetched")
 
-    monkeypatch.setattr(common.attributes, "_tfds_builder", fail)
+    monkeypatch.setattr(common.attributes, "tfds_builder", fail)
     with pytest.raises(InputError, match="tfds:celeb_a could not be fetched; or download list_attr_celeba.txt"):
         read("tfds:celeb_a")
 
@@ -439,7 +439,7 @@ def test_the_features_of_celeb_a_itself(tmp_path, monkeypatch):
         real = tfds.builder("celeb_a")
         info = SimpleNamespace(features=real.info.features, splits=["train", "validation", "test"])
         builder = SimpleNamespace(info=info, data_dir=str(tmp_path), as_dataset=real.as_dataset)
-        monkeypatch.setattr(common.attributes, "_tfds_builder", lambda name, fetch: builder)
+        monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch: builder)
         data = read("tfds:celeb_a", 64)
     assert len(data.names) == 40 and {"Smiling", "Male", "Eyeglasses"} <= set(data.names)
     assert counts(data) == [4, 4, 4] and data.train.images(np.arange(4)).shape == (4, 64, 64, 3)
@@ -631,7 +631,7 @@ def test_too_few_pictures(tmp_path):
 
 def test_batches_from_files_keep_answers_and_pictures_together(tmp_path):
     data = read(own(tmp_path, TEN, PLAIN), 10)
-    stream = labelled_batches(data, 7, seed=0)  # type: ignore[arg-type]
+    stream = labelled_batches(data, 7, seed=0)
     assert stream.at(0).element_spec[0] == tf.TensorSpec((7, 10, 10, 3), tf.uint8)
     ((images, labels),) = stream.at(0).take(1).as_numpy_iterator()
     pairs = zip([image.tobytes() for image in images], map(tuple, labels.tolist()), strict=True)
