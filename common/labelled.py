@@ -206,6 +206,25 @@ def _class_folders(
     return [(np.array([n for n, _ in part]), np.array([c for _, c in part])) for part in kept], classes
 
 
+def as_many_of_each(part: Split, count: int, seed: int) -> Split:
+    """Return `count` of the images, as many of each class, chosen by the seed: the labels that few-label learning has.
+
+    Raises:
+        InputError: `count` is no multiple of the number of classes, or a class has fewer images than its share.
+    """
+    order, classes = np.arange(len(part.labels)), np.unique(part.labels)
+    np.random.default_rng(seed).shuffle(order)
+    share, rest = divmod(count, len(classes))
+    if count < 1 or rest:
+        raise InputError(f"labelled must be a multiple of the {len(classes)} classes, got {count}")
+    places = [order[part.labels[order] == number][:share] for number in classes]
+    least = min(len(chosen) for chosen in places)
+    if least < share:
+        raise InputError(f"labelled asks for {share} training images of each class, and one has {least}; lower it")
+    chosen = np.concatenate(places)
+    return part._replace(items=part.items[chosen], labels=part.labels[chosen])
+
+
 class InParts(Protocol):
     """Images in three parts, whatever their labels are."""
 

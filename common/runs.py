@@ -83,6 +83,7 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "shift": (0, math.inf),
     "tolerance": (0, 1),
     "units": (1, math.inf),
+    "up_kernel": (2, 8),
     "warp": (0, 1),
     "weight_decay": (0, math.inf),
 }

@@ -9,7 +9,6 @@ import tensorflow as tf
 from PIL import Image
 
 from common.batches import batches, side_by_side
-from common.labelled import Split
 from recipes import adversarial_autoencoder
 from recipes.adversarial_autoencoder import (
     FEW,
@@ -18,7 +17,6 @@ from recipes.adversarial_autoencoder import (
     build,
     cross_entropy,
     experiment,
-    few_labels,
     generate,
     generate_file,
     prior_samples,
@@ -193,20 +191,6 @@ def test_few_trains_classes_from_labelled_images_and_needs_as_many_losses(monkey
     assert float(losses["classes"]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_known_labels_are_even_by_class_and_follow_the_seed():
-    labels = np.random.default_rng(0).choice(3, 300, p=(0.6, 0.3, 0.1)).astype(np.int32)
-    part = Split(np.arange(300), labels)
-    chosen = few_labels(part, Config(labelled=30, outputs=3))
-    np.testing.assert_array_equal(np.bincount(chosen.labels), [10, 10, 10])
-    np.testing.assert_array_equal(labels[chosen.items], chosen.labels)
-    assert len(set(chosen.items)) == 30
-    np.testing.assert_array_equal(chosen.items, few_labels(part, Config(labelled=30, outputs=3)).items)
-    assert set(chosen.items) != set(few_labels(part, Config(labelled=30, outputs=3, seed=1)).items)
-    for wrong in (0, 2, 31, 3 * 300, -3):
-        with pytest.raises(ValueError, match=f"labelled must be a multiple of 3 classes .* got {wrong}"):
-            few_labels(part, Config(labelled=wrong, outputs=3))
-
-
 class Bars:
     """Stands in for a decoder: bars whose width is the first code, and whose slant is the second."""
 
@@ -233,7 +217,6 @@ def test_styles_find_the_directions_of_thickness_and_slant():
             assert (np.diff(tops) >= 0).all() and np.ptp(tops) > 2 and np.ptp(ink) < 0.2 * ink.mean()
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_few_labels_suffice_where_classes_are_plain_and_the_history_has_every_loss():
     images, labels = pictures(128)
@@ -287,7 +270,7 @@ def test_pictures_without_classes_and_samples_of_a_run(tmp_path):
     generate_file(tmp_path / "grid.png", 5, run=tmp_path / "run")
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 5 * 8
-    with pytest.raises(ValueError, match="labelled must be a multiple of 2 classes"):
+    with pytest.raises(ValueError, match="labelled must be a multiple of the 2 classes"):
         for name in ("a", "b"):
             (tmp_path / "two" / name).mkdir(parents=True)
             for number in range(5):

@@ -15,7 +15,14 @@ from PIL import Image
 from common.clothes import CLOTHES_CLASSES
 from common.errors import InputError
 from common.images import write_image
-from common.labelled import Labelled, Split, image_batches, labelled_batches, labelled_images
+from common.labelled import (
+    Labelled,
+    Split,
+    as_many_of_each,
+    image_batches,
+    labelled_batches,
+    labelled_images,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -585,3 +592,29 @@ def test_batches_of_images_alone_are_read_from_memory_and_from_files(tmp_path):
     stream = image_batches(labelled_images(str(tmp_path / "a.npz"), 8, 1, no_sample, require_classes=False), 100, 1)
     ((images,),) = stream.at(0).take(1)
     assert images.shape == (36, 8, 8, 1)
+
+
+def test_as_many_of_each_class_follow_the_seed():
+    labels = np.random.default_rng(0).choice(3, 300, p=(0.6, 0.3, 0.1)).astype(np.int32)
+    part = Split(np.arange(300), labels)
+    chosen = as_many_of_each(part, 30, 0)
+    np.testing.assert_array_equal(np.bincount(chosen.labels), [10, 10, 10])
+    np.testing.assert_array_equal(labels[chosen.items], chosen.labels)
+    assert len(set(chosen.items)) == 30
+    np.testing.assert_array_equal(chosen.items, as_many_of_each(part, 30, 0).items)
+    assert set(chosen.items) != set(as_many_of_each(part, 30, 1).items)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (0, "labelled must be a multiple of the 3 classes, got 0"),
+        (-3, "labelled must be a multiple of the 3 classes, got -3"),
+        (4, "labelled must be a multiple of the 3 classes, got 4"),
+        (12, "labelled asks for 4 training images of each class, and one has 2; lower it"),
+    ],
+)
+def test_labels_that_cannot_be_as_many_of_each_class(count, message):
+    labels = np.array([0] * 9 + [1] * 2 + [2] * 5, np.int32)
+    with pytest.raises(ValueError, match=message):
+        as_many_of_each(Split(np.arange(16), labels), count, 0)
