@@ -23,8 +23,8 @@ REPORT_ANIMATION_BYTES = 4_000_000  # an animation that takes more is embedded a
 def write_report(output_dir: Path) -> Path:
     """Write `report.html` into a run folder from what lies in it, and return its path.
 
-    Read are config.json, history.csv, results.json, samples/epoch-*.png and the PNG and GIF pictures in the
-    folder itself; what is not there yet is left out. The page loads nothing from elsewhere, so it can be sent
+    Read are config.json, history.csv, results.json, warnings.json, samples/epoch-*.png and the PNG and GIF
+    pictures in the folder itself; what is not there yet is left out. The page loads nothing from elsewhere, so it can be sent
     as it is. Pictures are embedded no larger than the page shows them, so it stays at a few megabytes.
 
     Raises:
@@ -46,6 +46,7 @@ def write_report(output_dir: Path) -> Path:
     page = jinja2.Template(REPORT_PAGE, autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
         recipe=run.get("recipe", output_dir.resolve().name),
         facts=[str(output_dir), f"{datetime.now():%Y-%m-%d %H:%M}", *report_pace(history)],
+        warnings=report_json(output_dir / "warnings.json").get("warnings", []),
         pictures=[picture for picture in pictures if picture],
         samples=[picture for picture in samples if picture],
         charts=[chart for name in history if name != "epoch" for chart in report_chart(name, history)],
@@ -220,6 +221,9 @@ figcaption { padding-top: 6px }
 figcaption b { float: right; color: var(--text); font-variant-numeric: tabular-nums }
 img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: var(--card) }
 img.small { image-rendering: pixelated }
+.warnings { margin-top: 28px; padding: 4px 20px 12px; border-left: 4px solid #d97706; background: var(--card) }
+.warnings h2 { margin: 12px 0 4px }
+.warnings ul { margin: 0; padding-left: 18px }
 .pictures { display: flex; flex-wrap: wrap; gap: 24px }
 .pictures figure { max-width: min(100%, 720px) }
 .numbers { display: grid; gap: 12px; margin: 0 }
@@ -280,6 +284,16 @@ td { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywh
 {% endfor %}
 </ul>
 </header>
+{% if warnings %}
+<section class="warnings" role="note">
+<h2>Warnings</h2>
+<ul>
+{% for warning in warnings %}
+<li>{{ warning }}</li>
+{% endfor %}
+</ul>
+</section>
+{% endif %}
 {{ figures("Results", pictures, "pictures") }}
 {% if numbers %}
 <section>

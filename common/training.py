@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from common.batches import Batches
 from common.errors import InputError
 from common.files import replacing, write_json
+from common.health import Healthy, epoch_warnings, run_warnings
 from common.lazy import keras, tf
 from common.report import write_report
 
@@ -39,6 +40,7 @@ def fit(
     save_seconds: float = 120.0,
     best: str = "",
     patience: int = 0,
+    healthy: Mapping[str, Healthy] | None = None,
 ) -> History:
     """Run `step` over `epochs` passes of `data`; return one row of mean losses per epoch.
 
@@ -51,6 +53,9 @@ def fit(
 
     `best` names a column of the history: at the end the networks of `state` have the weights of the epoch in which it
     was smallest, and training ends early once it has not fallen for `patience` epochs (0: it never does).
+
+    `healthy` says where columns of the history should lie. Outside of that the epoch's line says so, and the run's
+    `warnings.json` and report do; training goes on.
 
     Raises:
         FloatingPointError: a loss or a weight is not finite; the saves before it are kept.
@@ -67,7 +72,8 @@ def fit(
         sums = [strategy.reduce("SUM", loss, axis=None) for loss in losses.values()]
         return tf.stack([tf.cast(loss, tf.float32) for loss in sums])
 
-    saves = _Saves(output_dir, state)
+    healthy = healthy or {}
+    saves = _Saves(output_dir, state, healthy)
     steps = data.steps_per_epoch
     done, totals, seconds, history = saves.newest(steps)
 
@@ -125,7 +131,7 @@ def fit(
                     saves.keep_best()
                 totals, seconds = {}, 0.0
                 saves.write(done, steps, totals, seconds, history)
-                _say(bar, history[-1], epochs)
+                _say(bar, history[-1], epochs, healthy)
             if stopped:
                 raise KeyboardInterrupt(f"stopped after step {done} of {epochs * steps}")
         if worn_out() and done < epochs * steps:
@@ -174,10 +180,12 @@ def _stop_signals(catch: bool) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _say(bar: tqdm, row: Mapping[str, float], epochs: int) -> None:
+def _say(bar: tqdm, row: Mapping[str, float], epochs: int, healthy: Mapping[str, Healthy]) -> None:
     losses = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in UNSUMMED)
     left = tqdm.format_interval((epochs - row["epoch"]) * row["seconds"])
     bar.write(f"epoch {row['epoch']}/{epochs}  {losses}  {row['steps_per_second']:.1f} steps/s, {left} left")
+    for warning in epoch_warnings(row, healthy):
+        bar.write(f"  warning: {warning}")
 
 
 UNSUMMED = ("epoch", "seconds", "steps_per_second")  # columns of a history that are no losses
@@ -195,8 +203,8 @@ def _advice(name: str, value: float, step: int, saves: _Saves) -> str:
 class _Saves:
     """The newest three saves of a run, each a folder that is whole or absent: `checkpoints/step-NUMBER`."""
 
-    def __init__(self, output_dir: Path | None, state: Mapping[str, object]):
-        self.output_dir = output_dir
+    def __init__(self, output_dir: Path | None, state: Mapping[str, object], healthy: Mapping[str, Healthy]):
+        self.output_dir, self.healthy = output_dir, healthy
         self.folder = (output_dir or Path()) / "checkpoints"
         self.reported = -math.inf
         self.networks = {name: part for name, part in state.items() if isinstance(part, keras.Model)}
@@ -296,6 +304,8 @@ class _Saves:
         if self.output_dir is None or not history:
             return
         write_history(self.output_dir, history)
+        if self.healthy:
+            write_json(self.output_dir / "warnings.json", {"warnings": run_warnings(history, self.healthy)})
         if time.monotonic() - self.reported > every_seconds:
             write_report(self.output_dir)
             self.reported = time.monotonic()

@@ -44,6 +44,7 @@ TINY = {  # settings that make a recipe small enough for a test
     },
     "autoencoder": {"size": 8, "units": 32, "latent_dim": 2, "noise": 0.1, "batch_size": 2, "epochs": 2},
     "conv_autoencoder": {"size": 16, "base_filters": 8, "batch_size": 2, "epochs": 2},
+    "cyclegan": {"size": 32, "base_filters": 4, "residual_blocks": 1, "pool": 3, "batch_size": 2, "epochs": 2},
     "dcgan": {"size": 16, "channels": 1, "base_filters": 4, "batch_size": 2, "epochs": 2},
     "dog_svm": {"size": 16, "outputs": 2, "epochs": 20},
     "face_swap": {"size": 32, "base_filters": 4, "latent_dim": 8, "batch_size": 2, "epochs": 2},
@@ -62,6 +63,8 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
     },
     "autoencoder": {"encoder": ((2, 2), -np.inf, np.inf), "decoder": ((2, 8, 8, 1), -1, 1)},
     "conv_autoencoder": {"encoder": ((2, 1, 1, 16), 0, np.inf), "decoder": ((2, 16, 16, 1), -1, 1)},
+    "cyclegan": {f"generator_{way}": ((2, 32, 32, 3), -1, 1) for way in ("a2b", "b2a")}
+    | {f"discriminator_{kind}": ((2, 2, 2, 1), -np.inf, np.inf) for kind in "ab"},
     "dcgan": {"generator": ((2, 16, 16, 1), -1, 1), "discriminator": ((2, 1), -np.inf, np.inf)},
     "dog_svm": {"features": ((2, 457), -np.inf, np.inf), "classifier": ((2, 2), 0, 0)},
     "face_swap": {
@@ -86,6 +89,7 @@ PICTURES = {  # what a run leaves to look at
     "adversarial_autoencoder": {"samples", "latents.png", "prior.png", "styles.png"},
     "autoencoder": {"samples", "reconstructions.png", "latents.png", "sweep.png"},
     "conv_autoencoder": {"samples", "latents.png", "reconstructions.png", "samples.png"},
+    "cyclegan": {"samples", "translations.png"},
     "dcgan": {"samples", "samples.png"},
     "dog_svm": JUDGED,
     "face_swap": {"samples", "swaps.png", "shift.npz"},
@@ -104,7 +108,7 @@ def in_groups(names: list[str]) -> list:
 
 
 def test_every_recipe_is_under_test():
-    assert len(RECIPES) == 12
+    assert len(RECIPES) == 15
     assert sorted(TINY) == RECIPES == sorted(SHAPES) == sorted(PICTURES)
     fitted = [name for name in RECIPES if "tf.function" not in (ROOT / "recipes" / f"{name}.py").read_text()]
     assert sorted([*STEPPED, *fitted]) == RECIPES
@@ -130,7 +134,7 @@ def tiny_data(name: str, config) -> Batches:
     if hasattr(config, "outputs"):
         labelled = images, np.array([0, 1, 0, 1], np.int32)
         return batches(labelled, 2, config.seed, held_out=labelled)
-    of_two_kinds = name in ("pix2pix", "face_swap")
+    of_two_kinds = name in ("pix2pix", "face_swap", "cyclegan")
     return batches((images, 255 - images) if of_two_kinds else images, config.batch_size, config.seed)
 
 

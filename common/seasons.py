@@ -1,0 +1,681 @@
+"""Landscapes drawn by rule, each in summer and in winter, in any number, without a download.
+
+How a scene is made. A terrain (rolling meadow, a hollow that may hold water, hills, a mountain range) is a height over
+the ground plane; the camera sees it slice by slice, near to far, and each pixel finds the first slice that hides the
+others. Slope, height and place then say what grows there: rock, wood, grass, a path or water. Both seasons light this
+one geometry by their own sun and colours: what lies flat under the sky turns white, what is steep keeps its colour.
+Trees are sprites that are grown once, branch by branch, with leaves for summer and snow for winter; they and a house
+are painted far to near, and the water mirrors what stands behind it.
+
+Colours are linear RGB until a film curve at the end. The canvas is finer than the picture, which is its area average.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SEASONS: tuple[str, ...] = ("summer", "winter")
+TILE = 512  # side of the noise tiles
+HOUSE = 4  # after four kinds of tree
+
+
+def _dyes(colours: str) -> np.ndarray:
+    """Turn colours written as RRGGBB into linear RGB, float32 [n, 3]."""
+    return np.array([[(b / 255) ** 2.2 for b in bytes.fromhex(colour)] for colour in colours.split()], np.float32)
+
+
+class Daytime(NamedTuple):
+    """One kind of light: the sun's elevation in degrees, then colours in linear RGB, each for summer and winter."""
+
+    share: float
+    elevation: tuple[float, float]
+    sun: np.ndarray
+    ambient: np.ndarray
+    zenith: np.ndarray
+    horizon: np.ndarray
+
+
+DAYTIMES = (  # high noon, a warm afternoon, a red evening
+    Daytime(0.50, (35, 55), np.array([(1.9, 1.75, 1.45), (1.7, 1.62, 1.5)]),
+            np.array([(0.36, 0.45, 0.60), (0.46, 0.56, 0.72)]), _dyes("2F6FC4 5E90C8"), _dyes("B4D4EE C2D6E6")),
+    Daytime(0.35, (22, 35), np.array([(2.3, 1.85, 1.25), (2.1, 1.85, 1.5)]),
+            np.array([(0.34, 0.42, 0.56), (0.46, 0.54, 0.71)]), _dyes("4A82C4 6C98C4"), _dyes("E2DCCB D8D8D8")),
+    Daytime(0.15, (14, 22), np.array([(2.8, 1.75, 1.0), (2.5, 1.8, 1.3)]),
+            np.array([(0.36, 0.38, 0.50), (0.48, 0.52, 0.68)]), _dyes("5A80B8 7892BC"), _dyes("F4CEA8 EACEBA")),
+)  # fmt: skip
+GRASS = _dyes("5E8838 50803A 6E8C3E 64844A")
+DRY_GRASS = _dyes("8E964E 828E48 969056 7A9448")
+FLOWERS = _dyes("F2D83A F4F2EA D8505A A07AC8 F0A040")
+ROCK = _dyes("86888C 8C847C 7A8088 948E88")
+FOREST = _dyes("2F4A2A 34502A 2A4432")
+SNOW = _dyes("E6EBF2")[0]
+EARTH = _dyes("A58C68 B09A78 8E7A60")
+TRODDEN = _dyes("A8A29C")[0]
+WALLS = _dyes("E8DFCC 8A5A3A A8443A D8C49A 6E4A32 C8CCCC")
+ROOFS = _dyes("A04A34 7A4436 5A4A44 8A5A3E")
+
+
+@functools.cache
+def _tiles() -> np.ndarray:
+    """Make noise that repeats every TILE cells: mountains 0..1, soft waves and fine grain of deviation 1."""
+    rng = np.random.default_rng(20)
+    frequency = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)) * TILE
+
+    def band(middle: float) -> np.ndarray:
+        slope = np.exp(-2.5 * np.log(np.maximum(frequency, 0.1) / middle) ** 2)
+        wave = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((TILE, TILE))) * slope)
+        return np.asarray(wave / wave.std())
+
+    ridges, weight = np.zeros((TILE, TILE)), np.ones((TILE, TILE))
+    for octave in range(5):
+        ridge = (1 - np.minimum(np.abs(band(3.2 * 2.05**octave)) / 2, 1)) ** 2
+        ridges += ridge * weight * 0.42**octave
+        weight = np.clip(weight * ridge * 1.5, 0.1, 1)
+    ridges = (ridges - ridges.min()) / np.ptp(ridges)
+    waves = sum(band(5 * 2.0**octave) * 0.5**octave for octave in range(5))
+    grain = sum(band(40 * 2.0**octave) * 0.7**octave for octave in range(3))
+    return np.stack([ridges, waves / np.std(waves), grain / np.std(grain)]).astype(np.float32)
+
+
+def _sample(tile: int, x: Any, y: Any) -> np.ndarray:
+    """Look noise up at places [h, w] measured in its cells."""
+    import cv2
+
+    x, y = (np.ascontiguousarray(a, np.float32) for a in np.broadcast_arrays(x, y))
+    return np.asarray(cv2.remap(_tiles()[tile], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
+
+
+def _smooth(low: float, high: float, value: Any) -> Any:
+    """Go from 0 to 1 while a value goes from low to high."""
+    t = np.minimum(np.maximum((value - low) * (1 / (high - low)), 0), 1)
+    return t * t * (3 - 2 * t)
+
+
+# Sprites: float32 [h, w, 12], both seasons' RGB times how much it hides, then how much is left of what is behind.
+
+
+def _sprite(summer: tuple, winter: tuple) -> np.ndarray:
+    """Stack colours [h, w, 3] and coverage [h, w] of both seasons into a sprite half as fine."""
+    alphas = [np.repeat(alpha[..., None], 3, 2) for _, alpha in (summer, winter)]
+    colours = [colour * alpha for (colour, _), alpha in zip((summer, winter), alphas, strict=True)]
+    whole = np.concatenate([*colours, *(1 - alpha for alpha in alphas)], 2).astype(np.float32)
+    return _halved(whole)
+
+
+def _halved(picture: np.ndarray) -> np.ndarray:
+    """Average blocks of two by two pixels."""
+    picture = picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
+    return (picture[::2, ::2] + picture[1::2, ::2] + picture[::2, 1::2] + picture[1::2, 1::2]) / 4
+
+
+def _conifer(rng: np.random.Generator) -> np.ndarray:
+    """Grow a spruce or fir: tiers of hanging boughs, painted from the ground up, lit from the left."""
+    import cv2
+
+    high, wide = 384, 224
+    alpha, shade, snow = (np.zeros((high, wide), np.float32) for _ in range(3))
+    trunk = np.array([(108, 300), (116, 300), (118, 380), (106, 380)])
+    cv2.fillPoly(alpha, [trunk], 1.0)
+    cv2.fillPoly(shade, [trunk], 0.3)
+    tiers, spread, droop = rng.integers(11, 16), rng.uniform(74, 106), rng.uniform(0.15, 0.45)
+    base = rng.uniform(345, 365)
+    for tier in range(tiers):
+        height = 1 - tier / tiers
+        y = 30 + (base - 92) * height**0.95
+        for place in rng.permutation(np.linspace(-1, 1, 7 + 2 * int(6 * height))):
+            reach = spread * height**0.85 * rng.uniform(0.75, 1.1) + 5
+            tip = np.array([112 + place * reach, y + reach * (0.25 + droop * (1 - place**2) + 0.3 * droop)])
+            root, thick = np.array([112 + place * 8, y - 14 - 12 * height]), 5 + 12 * height
+            side = np.array([thick, 0]) * (1.1 - 0.6 * abs(place))
+            middle = (root + tip) / 2
+            bough = np.array([root - side * 0.4, middle - side, tip - side * 0.3 + (0, 2), tip + (0, 6),
+                              tip + side * 0.3 + (0, 2), middle + side + (0, 4), root + side * 0.4])  # fmt: skip
+            light = 0.5 - 0.28 * place + 0.16 * rng.standard_normal() + 0.15 * (1 - height)
+            points = np.rint(bough * 16).astype(np.int32)
+            for canvas, value in ((alpha, 1.0), (shade, float(np.clip(light, 0.08, 1.1))), (snow, 0.0)):
+                cv2.fillPoly(canvas, [points], value, shift=4)
+            lower = (bough - middle) * (0.8, 0.4) + middle + (side * 0.2 + (0, 7))
+            cv2.fillPoly(shade, [np.rint(lower * 16).astype(np.int32)], float(np.clip(0.5 * light, 0.05, 1)), shift=4)
+            if rng.random() < 0.7:
+                cap = (bough - middle) * (0.85, 0.6) + middle - (0, 1 + 3 * height) - side * 0.15
+                cv2.fillPoly(snow, [np.rint(cap * 16).astype(np.int32)], float(rng.uniform(0.6, 0.95)), shift=4)
+    snow *= alpha
+    green, dark = _dyes("47703A")[0], _dyes("3C5C42")[0]
+    light = (0.12 + 0.95 * shade)[..., None]
+    powder = SNOW * (0.36 + 0.62 * shade[..., None])
+    return _sprite((green * light, alpha), (dark * light * (1 - snow[..., None]) + powder * snow[..., None], alpha))
+
+
+def _broadleaf(rng: np.random.Generator, kind: int) -> np.ndarray:
+    """Grow an oak, a birch or a bush: branches that fork, leaves around their ends, lit from the upper left."""
+    import cv2
+
+    high, wide = 384, 480
+    open_angle, bare, shrink = ((0.72, 0.13, 0.80), (0.42, 0.19, 0.82), (0.62, 0.05, 0.84))[kind]
+    stems, ends = [], []
+    grow = [(np.array([wide / 2, high - 4.0]), rng.normal(0, 0.04), high * bare * rng.uniform(0.9, 1.2), 0)]
+    if kind == 2:
+        grow = [(np.array([wide / 2, high - 4.0]), angle, high * 0.15, 1) for angle in (-0.8, -0.3, 0.2, 0.7)]
+    while grow:
+        start, angle, length, depth = grow.pop()
+        stop = start + length * np.array([np.sin(angle), -np.cos(angle)])
+        stems.append((start, stop, (15, 8.5, 6, 4.2, 3, 2.2, 1.6, 1.2)[depth] * (0.7 if kind == 1 else 1)))
+        if depth >= (2 if kind < 2 else 3):
+            ends.append(stop)
+        if depth < 6 + (kind == 2):
+            first = high * (0.19 if kind == 1 else 0.17) if depth == 0 else length * shrink
+            forks = 3 if depth in (0, 1, 2) and kind < 2 else 2
+            for fork in np.linspace(-1, 1, forks):
+                turn = angle * (0.9 if kind == 1 else 0.98) + open_angle * fork * rng.uniform(0.7, 1.4)
+                grow.append((stop, turn + rng.normal(0, 0.1), first * rng.uniform(0.7, 1.0), depth + 1))
+    tips = np.array(ends)
+    tips = tips[rng.permutation(len(tips))[:380]]
+    pairs = rng.integers(len(tips), size=(2, 260 if kind < 2 else 120))
+    tips = np.concatenate([tips, (tips[pairs[0]] + tips[pairs[1]]) / 2 + (0, 32 if kind == 1 else 14)])
+    bark = _dyes("6A5846 C9C4B8 5E5040")[kind]
+    twigs = _dyes("6A5648 70594E 6C5646")[kind]
+
+    leaves, alpha = np.zeros((high, wide), np.float32), np.zeros((high, wide), np.uint8)
+    branches, rime, wood = (np.zeros((high, wide), np.uint8) for _ in range(3))
+    for start, stop, width in sorted(stems, key=lambda stem: -stem[2]):
+        a, b = (tuple(np.rint(16 * p).astype(int).tolist()) for p in (start, stop))
+        if width > 1.3 or rng.random() < 0.6:
+            value = 255 if width > 1.9 else 190
+            cv2.line(branches, a, b, value, max(1, round(width)), cv2.LINE_AA, 4)
+        if width > 4:
+            cv2.line(wood, a, b, 255, round(width), cv2.LINE_AA, 4)
+        if abs(stop[0] - start[0]) > 0.35 * abs(stop[1] - start[1]) and 1.5 < width < 9:
+            a, b = ((p[0], p[1] - int(16 * (0.35 * width + 0.4))) for p in (a, b))
+            cv2.line(rime, a, b, 210, max(1, round(0.45 * width)), cv2.LINE_AA, 4)
+    centre, radius = tips.mean(0), tips.std(0) * 1.8 + 1
+    offset = (tips - centre) / radius
+    lights = 0.52 - 0.26 * offset[:, 0] - 0.34 * offset[:, 1]
+    for number in np.argsort(lights + 0.25 * rng.standard_normal(len(tips)) - 0.2):
+        for _ in range(2):
+            x, y = np.rint(16 * (tips[number] + rng.normal(0, 6, 2))).astype(int).tolist()
+            size = rng.uniform(5, 11) * (0.8 if kind == 1 else 1)
+            axes = int(16 * size), int(16 * size * 0.75)
+            cv2.ellipse(alpha, (x, y), axes, rng.uniform(0, 180), 0, 360, 255, -1, cv2.LINE_AA, 4)
+            light = float(np.clip(lights[number] + 0.13 * rng.standard_normal(), 0.06, 1.2))
+            cv2.ellipse(leaves, (x, y), axes, rng.uniform(0, 180), 0, 360, light, -1, shift=4)
+    crown, branch, white, trunk = (a.astype(np.float32) / 255 for a in (alpha, branches, rime, wood))
+    green = _dyes("6C9440 80A048 5F8A3C")[kind]
+    side = (0.75 - 0.35 * np.linspace(-1, 1, wide) * 4).clip(0.3, 0.9)[None, :, None].astype(np.float32)
+    summer = green * (0.14 + 0.95 * leaves)[..., None] * crown[..., None] + bark * side * (1 - crown[..., None])
+    haze = 0.34 * cv2.GaussianBlur(crown, (0, 0), 3)
+    bare_alpha = np.maximum(np.maximum(branch, white), haze)
+    thin = (branch > 0.1)[..., None] * (1 - trunk[..., None])
+    winter = np.where(trunk[..., None] > 0.3, bark * side, twigs * (0.55 + 0.35 * (1 - thin)))
+    winter = winter + (SNOW * 0.9 - winter) * white[..., None]
+    return _sprite((summer, np.maximum(crown, trunk)), (winter, bare_alpha))
+
+
+@functools.cache
+def _forest() -> list[list[list[np.ndarray]]]:
+    """Grow all trees once: by kind (conifers, oaks, birches, bushes) each tree at full, half, ... a sixteenth size."""
+    rng = np.random.default_rng(7)
+    kinds = [[_conifer(rng) for _ in range(8)]] + [
+        [_broadleaf(rng, kind) for _ in range(5 - kind)] for kind in range(3)
+    ]
+    return [[_levels(tree) for tree in trees] for trees in kinds]
+
+
+def _levels(tree: np.ndarray) -> list[np.ndarray]:
+    """Crop a sprite to what hides something, and shrink it step by step."""
+    shown = tree[..., 6:].min(2) < 0.95
+    (top, *_, bottom), (left, *_, right) = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    levels = [np.ascontiguousarray(tree[top : bottom + 1, left : right + 1])]
+    for _ in range(4):
+        levels.append(_halved(levels[-1]))
+    return levels
+
+
+def _house(rng: np.random.Generator, high: int) -> np.ndarray:
+    """Build a house: a gabled front, a long side under a slope of the roof, windows, a door, a chimney; a sprite."""
+    import cv2
+
+    side = max(16, 4 * high)
+    depth, eaves, tall = rng.uniform(0.5, 0.85), rng.uniform(0.34, 0.46), rng.uniform(0.82, 0.94)
+    front = rng.uniform(0.42, 0.55)
+    lift = 0.04
+    plan = np.zeros((side, side * 3 // 2), np.uint8)
+
+    def fill(value: int, *corners: tuple[float, float]) -> None:
+        points = np.array([(16 * side * (x + 0.08), 16 * side * (1 - y)) for x, y in corners])
+        cv2.fillPoly(plan, [np.rint(points).astype(np.int32)], value, shift=4)
+
+    back, mid = front + depth, front / 2
+    chimney = front + depth * rng.uniform(0.25, 0.6)
+    fill(7, (chimney - 0.04, 0.6), (chimney + 0.04, 0.6), (chimney + 0.04, tall + 0.06), (chimney - 0.04, tall + 0.06))
+    fill(8, (chimney - 0.05, tall + 0.05), (chimney + 0.05, tall + 0.05), (chimney + 0.05, tall + 0.09),
+         (chimney - 0.05, tall + 0.09))  # fmt: skip
+    fill(2, (front, 0), (back, lift), (back, eaves + lift), (front, eaves))
+    fill(1, (0, 0), (front, 0), (front, eaves), (mid, tall - 0.04), (0, eaves))
+    fill(3, (mid - 0.02, tall), (back - front * 0.42, tall), (back + 0.06, eaves - 0.03), (front + 0.05, eaves - 0.07))
+    fill(4, (mid - 0.02, tall), (mid + 0.02, tall), (front + 0.06, eaves - 0.07), (front + 0.01, eaves - 0.07),
+         (mid, tall - 0.1), (-0.01, eaves - 0.07), (-0.06, eaves - 0.07))  # fmt: skip
+
+    def window(x: float, y: float, wide: float, tall: float) -> None:
+        for value, grow in ((6, 0.014), (5, 0.0)):
+            fill(value, (x - grow, y - grow), (x + wide + grow, y - grow), (x + wide + grow, y + tall + grow),
+                 (x - grow, y + tall + grow))  # fmt: skip
+
+    window(front * 0.14, 0.16, front * 0.2, 0.13)
+    window(front * 0.66, 0.16, front * 0.2, 0.13)
+    window(front * 0.41, eaves + 0.04, front * 0.18, 0.11)
+    fill(9, (front * 0.42, 0), (front * 0.58, 0), (front * 0.58, 0.26), (front * 0.42, 0.26))
+    for share in (0.18, 0.45, 0.72):
+        window(front + depth * share, 0.16, depth * 0.12, 0.12)
+    wall, roof, chalk = rng.choice(WALLS), rng.choice(ROOFS), _dyes("E4E0D6")[0]
+    glass, door, brick = _dyes("2C3640 5A3A26 8A5A48")
+    dark = rng.choice([0.55, 0.7])
+    summer = np.array([wall * 0, wall * 1.15, wall * dark, roof, roof * 1.2, glass, chalk, brick, brick * 0.5, door])
+    white = SNOW * 1.0
+    winter = np.array([wall * 0, wall * 1.1, wall * dark, white * 0.82, white, glass, chalk, brick, white, door])
+    seen = (plan > 0).astype(np.float32)
+    rows = np.linspace(0, side, side, dtype=np.float32) % (side / 26) / (side / 26)
+    courses = 1 - 0.25 * ((rows < 0.4)[:, None] & (plan == 3)).astype(np.float32)[..., None]
+    return _sprite((summer[plan] * courses, seen), (winter[plan], seen))
+
+
+class Terrain(NamedTuple):
+    """What the camera sees of the ground: slices across the view, near to far, and what each pixel shows of them."""
+
+    ahead: np.ndarray  # [slices] how far each slice is; about 5 metres are 1
+    aside: np.ndarray  # [slices, side] places to the right of the camera
+    height: np.ndarray  # [slices, side]
+    slopes: tuple[np.ndarray, np.ndarray]  # to the right and ahead
+    rows: np.ndarray  # [slices, side] where each place falls on the canvas
+    hidden: np.ndarray  # [slices, side] how far, in pixels, nearer ground reaches above it
+    slice: np.ndarray  # [side, side] which slice a pixel shows; the number of slices for the sky
+    water: np.ndarray  # [slices, side] bool
+    rise: np.ndarray  # [slices, side] how much of the height is mountain
+
+
+def _lay_terrain(rng: np.random.Generator, side: int, horizon: float, focal: float, eye: float) -> Terrain:
+    """Raise a meadow, a hollow for a lake or river, hills and mountains, and look at them."""
+    import cv2
+
+    foot = rng.uniform(34, 50)  # where the mountains begin
+    near = 0.55 * focal * eye / (1 - horizon)
+    close, distant = 1 / np.linspace(1 / near, 1 / 13, side // 2), np.geomspace(13.4, 150, side * 9 // 16)
+    ahead = np.concatenate([close, distant])[:, None].astype(np.float32)
+    columns = (np.arange(side, dtype=np.float32) + 0.5) / side - 0.5
+    whole, columns = columns, (columns[::2] + columns[1::2]) / 2  # every other column is enough for the shapes
+    aside = ahead * columns / focal
+    shift = rng.uniform(0, TILE, (4, 2)).astype(np.float32)
+    turn = rng.uniform(0, 2 * math.pi)
+    sine, cosine = math.sin(turn), math.cos(turn)
+    x, z = aside * cosine + ahead * sine, ahead * cosine - aside * sine
+
+    wave = _sample(1, 1.3 * x + shift[0, 0], 1.3 * z + shift[0, 1])
+    height = (0.45 + 0.012 * ahead) * wave * rng.uniform(0.5, 1.1) + 0.5
+    hills = rng.uniform(1.5, 5) * _smooth(14, 60, ahead + rng.uniform(-0.8, 0.8) * aside)
+    height += hills * (0.55 + 0.45 * _sample(1, 0.45 * x + shift[1, 0], 0.45 * z + shift[1, 1]))
+    height += 0.03 * _sample(1, 11 * x, 11 * z) * _smooth(30, 8, ahead)
+
+    hollow, middle = rng.choice(3, p=(0.42, 0.38, 0.2)), rng.uniform(-0.3, 0.3)  # dry, a lake, a river
+    if hollow == 1:
+        far, deep, wide = rng.uniform(9, 20), rng.uniform(0.3, 0.5), rng.uniform(0.25, 0.7)
+        away = ((ahead - far) / (deep * far)) ** 2 + ((aside - middle * far) / (wide * far)) ** 2
+        height += (-0.6 - height) * _smooth(2.2, 0.6, away + 0.5 * wave + 0.25 * _sample(1, 5 * x, 5 * z))
+    elif hollow == 2:
+        bend, swing, wide = rng.uniform(5, 11), rng.uniform(1.5, 4), rng.uniform(0.8, 1.6)
+        course = middle * 8 + swing * np.sin(ahead / bend + rng.uniform(0, 6)) + (0.1 * ahead if middle < 0 else 0)
+        height += (-0.4 - height) * _smooth(4.5, 0.8, np.abs(aside - course) / wide) * _smooth(46, 38, ahead)
+    else:
+        height -= height[0, side // 4]
+    height *= _smooth(0.2, 2.2, ahead / near)  # the camera stands on level ground
+
+    big = rng.uniform(0.75, 1.4)
+    peaks = _sample(0, big * x + shift[2, 0], big * z + shift[2, 1])
+    lean = rng.uniform(-0.9, 0.9)
+    envelope = _smooth(foot, foot + 45, ahead * (1 + lean * columns) + 4 * wave) * _smooth(150, 125, ahead)
+    envelope *= 0.65 + 0.35 * _sample(1, 0.35 * x + shift[3, 0], 0.35 * z + shift[3, 1]).clip(-1.5, 1.5)
+    rise = envelope * (0.1 + peaks) * ahead**0.3
+    top = horizon - rng.uniform(0.1, 0.28)
+    highest = np.sort((rise / ahead).max(0))[-side // 16]
+    rise *= (horizon - top) / (focal * highest)
+    height, rise = (cv2.resize(a, (side, len(ahead)), interpolation=cv2.INTER_LINEAR) for a in (height, rise))
+    columns, aside = whole, ahead * whole / focal
+    water = (height < 0) & (ahead < 42) & (hollow > 0)
+    height = np.where(water, 0, height) + rise
+
+    gap = np.gradient(ahead[:, 0])[:, None]
+    right = np.gradient(height, axis=1) * (side * focal) / ahead
+    forward = np.gradient(height, axis=0) / gap - right * columns / focal
+    rows = side * (horizon - focal * (height - eye) / ahead)
+    tops = np.minimum.accumulate(rows, 0)
+    seen = np.full((side + 1, side), len(ahead), np.int16)
+    order = np.arange(len(ahead) - 1, -1, -1)
+    seen[np.ceil(tops).clip(0, side).astype(np.int32)[order], np.arange(side)] = order[:, None]
+    seen = np.minimum.accumulate(seen[:side], 0)
+    return Terrain(ahead[:, 0], aside, height, (right, forward), rows, rows - tops, seen, water, rise)
+
+
+class Scene:
+    """One landscape while it is painted: the light of both seasons, the ground, and the canvas of both."""
+
+    def __init__(self, rng: np.random.Generator, size: int) -> None:
+        self.side, self.horizon, self.focal = 2 * size, rng.uniform(0.36, 0.58), rng.uniform(0.85, 1.15)
+        self.eye, self.haze = rng.uniform(1.6, 3.4), rng.uniform(0.003, 0.008)
+        day = DAYTIMES[rng.choice(len(DAYTIMES), p=[day.share for day in DAYTIMES])]
+        elevation, azimuth = math.radians(rng.uniform(*day.elevation)), rng.uniform(-0.5, 0.7)
+        self.hand = 1 if rng.random() < 0.5 else -1  # the sun is to the right or to the left
+        flat = math.cos(elevation)
+        self.sun = self.hand * flat * math.cos(azimuth), math.sin(elevation), -flat * math.sin(azimuth)
+        self.sunlight, self.ambient, self.zenith, self.edge = (
+            np.asarray(light, np.float32).reshape(6) for light in day[2:]
+        )
+        self.air = 0.75 * self.edge + 0.25 * self.zenith
+        self.light = 0.5 * self.sunlight + 0.75 * self.ambient  # that falls on something round
+        self.ground = _lay_terrain(rng, self.side, self.horizon, self.focal, self.eye)
+        self.canvas = np.empty((self.side, self.side, 6), np.float32)
+        self.shadow = np.full((self.side, self.side), 255, np.uint8)
+        self.shift = rng.uniform(0, TILE, (4, 2)).astype(np.float32)
+
+
+def _draw_sky(scene: Scene, rng: np.random.Generator) -> None:
+    """Paint the sky down to the lowest ridge: a gradient, and clouds that lie in a layer and are lit from the sun."""
+    side, cover = scene.side, rng.uniform(-0.2, 1.3)
+    low = 1 + int(np.flatnonzero((scene.ground.slice == len(scene.ground.ahead)).any(1)).max(initial=0))
+    up = ((scene.horizon - (np.arange(low, dtype=np.float32) + 0.5) / side) / scene.focal)[:, None]
+    across = ((np.arange(side, dtype=np.float32) + 0.5) / side - 0.5) / scene.focal
+    deep = np.float32(16) / (np.maximum(up, 0) + 0.16)
+    x, y = across * deep * 1.3 + scene.shift[0, 0], deep * 1.5 + scene.shift[0, 1]
+    puffs = _sample(1, x, y)
+    ragged = 0.3 * _sample(2, 1.3 * x, 1.3 * y)
+    density = 0.92 * _smooth(cover, cover + 1.1, puffs + ragged)
+    towards = _sample(1, x + 5 * scene.sun[0], y + 4)
+    bright = np.clip(0.92 + 0.16 * (puffs - towards) + 0.1 * ragged, 0.66, 1.1)
+    pale = np.exp(-3.4 * np.maximum(up, 0)) * (1 - density)
+    clouds = 0.30 * scene.sunlight + 0.62 * scene.ambient
+    shares = np.stack([1 - density - pale, pale, density * bright], 2)
+    scene.canvas[:low] = shares @ np.stack([scene.zenith, scene.edge, clouds])
+
+
+def _draw_ground(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Paint what grows on the ground in both seasons, but for the water; return where that is, bool [side, side]."""
+    ground, side = scene.ground, scene.side
+    top = int((ground.slice < len(ground.ahead)).any(1).argmax())
+    sky = ground.slice[top:] == len(ground.ahead)
+    slices = np.where(sky, 0, ground.slice[top:]).astype(np.int32)
+    places: Any = slices * side + np.arange(side, dtype=np.int32)
+    x, height, right, forward, rise = (
+        a.reshape(-1).take(places) for a in (ground.aside, ground.height, *ground.slopes, ground.rise)
+    )
+    z = ground.ahead.take(slices)
+    near = 1 / (1 + z / 9)
+    fine = _sample(2, 19 * x + scene.shift[1, 0], 19 * z + scene.shift[1, 1])
+    patch = _sample(1, 5 * x + scene.shift[2, 0], 5 * z + scene.shift[2, 1])
+    tiny = _sample(2, 31 * x + scene.shift[3, 0], 31 * z + scene.shift[3, 1])
+    stone = _sample(2, 2.6 * x + 2 * height + scene.shift[0, 0], 1.5 * z - 3 * height + scene.shift[1, 0])
+    right, forward = right + 0.25 * stone * (rise > 0.5), forward + (0.12 * fine * near)
+    upright = 1 / np.sqrt(1 + right**2 + forward**2)
+    facing = np.maximum(upright * (scene.sun[1] - right * scene.sun[0] - forward * scene.sun[2]), 0)
+    facing *= scene.shadow[top:] * np.float32(1 / 255)
+
+    highest = float(rise.max()) + 1e-3
+    line = rng.uniform(0.22, 0.5) * highest
+    steep = 1 - upright + 0.03 * stone
+    rocky = np.maximum(_smooth(0.14, 0.30, steep), _smooth(line, 1.5 * line, rise + 0.08 * highest * patch))
+    rocky *= _smooth(0.3, 1.5, rise)
+    woods = _smooth(0.0, 0.45, patch + 0.5 * stone + rng.uniform(-0.2, 0.7)) * _smooth(22, 36, z)
+    summit = _smooth(0.80, 0.95, rise / highest + 0.05 * stone) * _smooth(0.5, 0.35, steep)
+    shore = _smooth(0.09, 0.02, height) * (z < 45) * ground.water.any()
+    path = np.zeros_like(x)
+    if rng.random() < 0.6:
+        bend, swing, middle = rng.uniform(4, 9), rng.uniform(0.5, 2.2), rng.uniform(-0.25, 0.25)
+        course = swing * np.sin(z / bend + rng.uniform(0, 6)) + middle * z + rng.uniform(-1, 1)
+        path = _smooth(0.36, 0.24, np.abs(x - course) + 0.05 * fine) * _smooth(40, 24, z)
+
+    grass, dry, flower, rock, forest, earth = (
+        rng.choice(colours) for colours in (GRASS, DRY_GRASS, FLOWERS, ROCK, FOREST, EARTH)
+    )
+    blades, crystals = 1 + (0.2 * fine + 0.14 * tiny) * (0.2 + near), 1 + 0.03 * fine * near
+    crowns, strata = 1 + 0.45 * np.clip(stone + fine, -1.6, 1.6), 0.85 + 0.13 * np.clip(stone, -2, 2)
+    blossom = (tiny > 1.5) * (patch > rng.uniform(-0.6, 0.8)) * 0.8 * _smooth(18, 9, z)
+    layers = (  # the upper hide the lower: share, then brightness and colour in summer and in winter
+        (rocky * summit, 1, SNOW, 1, SNOW),
+        (rocky * _smooth(0.30, 0.14, steep), strata, rock, 0.9 + 0.1 * strata, SNOW),
+        (rocky, strata, rock, strata, rock),
+        (woods, crowns, forest, crowns, 0.88 * forest + 0.12 * SNOW),
+        (0.8 * shore, 1, 0.8 * earth, crystals, SNOW),
+        (path, 1 + 0.1 * fine, earth, 1, 0.6 * TRODDEN + 0.4 * earth),
+        (blossom, 1, flower, crystals, SNOW),
+        (0.4 * (tiny > 1.9) * (z < 12), blades, grass, 1, 0.6 * dry),  # stalks look out of the snow
+        (np.clip(0.35 + 0.4 * patch, 0, 1), blades, dry, crystals, SNOW),
+        (np.ones_like(x), blades, grass, crystals, SNOW),
+    )
+    shares, left = np.empty((2, len(layers), *x.shape), np.float32), np.ones_like(x)
+    for number, (share, summer, _, winter, _) in enumerate(layers):
+        cover = left * share
+        shares[0, number], shares[1, number] = cover * summer, cover * winter
+        left -= cover
+    colours = np.array([[layer[2] for layer in layers], [layer[4] for layer in layers]], np.float32)
+    clear = np.exp(-scene.haze * z)
+    light = np.stack([facing * clear, (0.6 + 0.4 * upright) * clear]).reshape(2, -1)
+    light = np.stack([scene.sunlight, scene.ambient], 1) @ light
+    colour = (colours.transpose(0, 2, 1) @ shares.reshape(2, len(layers), -1)).reshape(6, -1) * light
+    colour += scene.air[:, None] * (1 - clear).reshape(-1)
+    np.copyto(scene.canvas[top:], colour.T.reshape(*x.shape, 6), where=~sky[..., None])
+    water = np.zeros((side, side), bool)
+    water[top:] = ground.water.reshape(-1).take(places) & ~sky
+    return water
+
+
+def _mirror(scene: Scene, water: np.ndarray) -> None:
+    """Let the water mirror what is painted behind it: blue and rippled in summer, dull ice in winter."""
+    import cv2
+
+    side, wet = scene.side, np.asarray(water.any(1))
+    top, bottom = int(wet.argmax()), side - int(wet[::-1].argmax())
+    columns, rows = np.arange(side), np.arange(top, bottom)[:, None]
+    first = np.where(water.any(0), water.argmax(0), top).astype(np.float32)
+    shore = top + 0.3 * (cv2.blur(first[None], (side // 8 * 2 + 1, 1))[0] - top)  # level ground mirrors what is far
+    depth = rows - shore
+    ripple = _sample(2, columns * (60.0 / side), 3000.0 / (128 * np.maximum(depth, 0) / side + 4))
+    source = np.clip(shore - 1 - depth * (1 + 0.12 * ripple), 0, first - 1).astype(np.int32)
+    grazing = (0.86 - 0.35 * np.maximum(depth, 0) / side)[..., None]
+    body = _dyes("2A6C92 7E98AC").reshape(6) * 0.9
+    share = np.repeat(np.array([0.8, 0.40], np.float32), 3) * grazing
+    surface = scene.canvas[source, columns] * share * np.float32(0.92)
+    surface += body * scene.light * (1 + 0.05 * ripple[..., None]) * (1 - share)
+    np.copyto(scene.canvas[top:bottom], surface, where=water[top:bottom, :, None])
+
+
+class Thing(NamedTuple):
+    """Something that stands on the ground: numbers, or arrays [n] of many."""
+
+    column: Any  # of its foot on the canvas
+    row: Any
+    hidden: Any  # rows of it that nearer ground hides
+    high: Any  # rows
+    ahead: Any
+    kind: Any  # of tree, as in `_forest`; HOUSE
+    form: Any  # 0..1 which of its kind
+    wide: Any  # beside its usual width
+    tint: Any  # [6]
+
+
+def _plan_objects(scene: Scene, rng: np.random.Generator) -> Thing:
+    """Plant woods, rows at the foot of the hills and single trees; place a house; far to near."""
+    groups: list[tuple] = []  # aside / ahead, ahead, spread, count, kind shares
+    mixes = np.array([(0.9, 0.04, 0.03, 0.03), (0.5, 0.2, 0.15, 0.15), (0.1, 0.45, 0.3, 0.15), (0.3, 0.3, 0.1, 0.3)])
+    for _ in range(rng.integers(3, 7)):
+        groups.append((rng.uniform(-0.65, 0.65), 9 * 4.5 ** rng.random(), rng.uniform(1.2, 4), rng.integers(5, 14)))
+    groups.append((rng.uniform(-0.3, 0.3), rng.uniform(32, 42), 12.0, 16))
+    groups.append((0.0, 14.0, 9.0, rng.integers(2, 6)))
+    if rng.random() < 0.45:
+        groups.append((rng.choice((-1, 1)) * rng.uniform(0.3, 0.5), rng.uniform(4.5, 6.5), 0.4, rng.integers(1, 3)))
+    places, kinds = [], []
+    for turn, ahead, spread, count in groups:
+        spots = np.array([turn * ahead, ahead]) + rng.normal(0, spread, (count, 2)) * (1, 0.6)
+        places.append(spots[spots[:, 1] > 4])
+        kinds.append(rng.choice(4, len(places[-1]), p=mixes[rng.integers(4)]))
+    spots, kind = np.concatenate(places), np.concatenate(kinds)
+    low, high = np.array([(2.0, 3.7), (1.6, 2.6), (1.8, 2.7), (0.45, 0.8)])[kind].T
+    tall, form, wide = rng.uniform(low, high), rng.random(len(kind)), rng.uniform(0.85, 1.2, len(kind))
+    tints = np.concatenate([np.exp(rng.normal(0, (0.16, 0.1, 0.12), (len(kind), 3))), np.ones((len(kind), 3))], 1)
+    if rng.random() < 0.6:
+        ahead = 9 * 2.6 ** rng.random()
+        house = np.array([(rng.uniform(-0.36, 0.36) * ahead, ahead)])
+        free = (np.abs(spots[:, 0] - house[0, 0]) > 1.7) | (spots[:, 1] > ahead + 0.5) | (spots[:, 1] < ahead * 0.55)
+        spots, kind = np.concatenate([spots[free], house]), np.append(kind[free], HOUSE)
+        tall, form, wide = (np.append(a[free], a[0]) for a in (tall, form, wide))
+        tall[-1] = rng.uniform(1.35, 1.75)
+        tints = np.append(tints[free], np.ones((1, 6)), 0)
+    ground, side = scene.ground, scene.side
+    slices = np.searchsorted(ground.ahead, spots[:, 1])
+    columns = (side * (0.5 + scene.focal * spots[:, 0] / spots[:, 1])).astype(int)
+    high = tall * scene.focal * side / spots[:, 1]
+    foot = np.where(kind == HOUSE, 0.75 * high, 0.1 * high).astype(int)
+    inside, left, right = (c.clip(0, side - 1) for c in (columns, columns - foot, columns + foot))
+    seen = (np.abs(columns / side - 0.5) < 0.62) & (ground.hidden[slices, inside] < 0.8 * high)
+    if ground.water.any():
+        for place in (inside, left, right):
+            seen &= ground.height[slices, place] > 0.05
+    order = np.argsort(-spots[:, 1])
+    order = order[seen[order]]
+    things = columns, ground.rows[slices, inside], ground.hidden[slices, inside], high, spots[:, 1], kind, form, wide
+    return Thing(*(a[order] for a in (*things, tints.astype(np.float32))))
+
+
+def _draw_shadows(scene: Scene, things: Thing) -> None:
+    """Draw what the things leave of the sunlight on the ground around them."""
+    import cv2
+
+    angle = np.linspace(0, 2 * np.pi, 10, endpoint=False)
+    ring = np.stack([np.cos(angle), np.sin(angle)], 1)
+    flat = np.minimum(scene.eye / things.ahead, 0.6)
+    half = np.where(things.kind == 0, 0.25, 0.45) * things.high
+    away = np.stack([-scene.sun[0] + 0 * flat, scene.sun[2] * flat], 1) * things.high[:, None]
+    away *= 0.6 * min(1 / scene.sun[1], 2.6)
+    outline = ring * np.stack([0.9 * half, flat * half], 1)[:, None]
+    outline += away[:, None] * ((away @ ring.T) > 0)[..., None] + np.stack([things.column, things.row], 1)[:, None]
+    for polygon in np.rint(16 * outline).astype(np.int32):
+        cv2.fillPoly(scene.shadow, [polygon], 70, shift=4)
+    blur = scene.side // 100 * 2 + 1
+    cv2.blur(scene.shadow, (blur, blur), dst=scene.shadow)
+
+
+def _paint_thing(scene: Scene, thing: Thing, air: np.ndarray, rng: np.random.Generator) -> None:
+    """Blend a sprite into both canvases."""
+    import cv2
+
+    high = max(1, round(thing.high))
+    if thing.kind == HOUSE:
+        sprite = _house(rng, high)
+        high, wide = sprite.shape[:2]
+    else:
+        trees = _forest()[thing.kind]
+        levels = trees[int(thing.form * len(trees))]
+        sprite = next((level for level in levels[::-1] if len(level) >= high), levels[0])
+        wide = max(1, round(high * thing.wide * sprite.shape[1] / len(sprite)))
+    left, top = int(thing.column - wide / 2), int(thing.row - high + 1)
+    bottom = min(int(thing.row - thing.hidden) + 1, scene.side)
+    x0, x1, y0 = max(left, 0), min(left + wide, scene.side), max(top, 0)
+    if x1 <= x0 or bottom <= y0:
+        return
+    if sprite.shape[:2] != (high, wide):
+        sprite = cv2.resize(sprite, (wide, high), interpolation=cv2.INTER_LINEAR)
+    if scene.hand > 0:
+        sprite = sprite[:, ::-1]
+    sprite = sprite[y0 - top : bottom - top, x0 - left : x1 - left]
+    crop = scene.canvas[y0:bottom, x0:x1]
+    crop -= air
+    crop *= sprite[..., 6:]
+    crop += sprite[..., :6] * thing.tint
+    crop += air
+
+
+def _expose(canvas: np.ndarray) -> np.ndarray:
+    """Average the canvas to the picture's size and expose it: uint8 [size, size, 6]."""
+    picture = 0.62 * _halved(canvas)
+    picture = picture * (2.51 * picture + 0.03) / (picture * (2.43 * picture + 0.59) + 0.14)  # a film's curve
+    return (255 * np.clip(picture, 0, 1) ** np.float32(1 / 2.2) + 0.5).astype(np.uint8)
+
+
+def _draw_scene(key: tuple[int, ...], size: int) -> np.ndarray:
+    """Paint one scene in summer and in winter, uint8 [size, size, 6]."""
+    rng = [np.random.default_rng([*key, part]) for part in range(5)]
+    scene = Scene(rng[0], size)
+    things = _plan_objects(scene, rng[1])
+    _draw_shadows(scene, things)
+    _draw_sky(scene, rng[2])
+    water = _draw_ground(scene, rng[3])
+    beyond = float(scene.ground.ahead[scene.ground.slice[water]].max()) if water.any() else np.inf
+    clear = np.exp(-scene.haze * things.ahead)[:, None].astype(np.float32)
+    airs = scene.air * (1 - clear)
+    lit = things._replace(tint=things.tint * scene.light * clear)
+    mirrored = not water.any()
+    for thing, air in zip(map(Thing, *(a.tolist() for a in lit[:-1]), lit.tint), airs, strict=True):
+        if not mirrored and thing.ahead < beyond:
+            _mirror(scene, water)
+            mirrored = True
+        _paint_thing(scene, thing, air, rng[4])
+    if not mirrored:
+        _mirror(scene, water)
+    return _expose(scene.canvas)
+
+
+def _draw_seasons(keys: list[tuple[int, ...]], size: int) -> np.ndarray:
+    """Paint scenes, uint8 [n, size, size, 6]."""
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the parts are too small to be shared among threads
+    try:
+        return np.stack([_draw_scene(key, size) for key in keys])
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _check(count: int, seed: int, size: int) -> None:
+    for name, value, least in (("count", count, 1), ("seed", seed, 0), ("size", size, 16)):
+        if value < least:
+            raise ValueError(f"{name} is {value}: it must be {least} or more")
+
+
+def drawn_seasons(count: int, seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the same scenes in summer and in winter: what an unpaired translation should find, to measure it by.
+
+    A scene depends on the seed and its own number alone: fewer scenes are the first of more.
+
+    Args:
+        count: How many, 1 or more.
+        seed: Which scenes, 0 or more.
+        size: Height and width in pixels, 16 or more; a scene is the same at any size.
+
+    Returns:
+        Summer and winter, RGB uint8 [count, size, size, 3] each.
+
+    Raises:
+        ValueError: `count`, `seed` or `size` is too small.
+    """
+    _check(count, seed, size)
+    both = _draw_seasons([(seed, 0, number) for number in range(count)], size)
+    return both[..., :3].copy(), both[..., 3:].copy()
+
+
+def unpaired_seasons(count: int, seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Draw scenes in summer and others, of the same kinds, in winter; none is among those of `drawn_seasons`.
+
+    Args:
+        count: How many of each, 1 or more.
+        seed: Which scenes, 0 or more.
+        size: Height and width in pixels, 16 or more.
+
+    Returns:
+        Summer and winter, RGB uint8 [count, size, size, 3] each.
+
+    Raises:
+        ValueError: `count`, `seed` or `size` is too small.
+    """
+    _check(count, seed, size)
+    summer, winter = (_draw_seasons([(seed, kind, number) for number in range(count)], size) for kind in (1, 2))
+    return summer[..., :3].copy(), winter[..., 3:].copy()

@@ -1,0 +1,227 @@
+"""GAN: draw digits from noise with two small dense networks that play against each other.
+
+Paper    Goodfellow et al., "Generative Adversarial Nets", NIPS 2014, arXiv:1406.2661.
+Images   uint8 [n, size, size, channels] at the borders; float32 in [-1, 1] in the networks.
+Latents  float32 [n, latent_dim], standard normal.
+Logits   float32 [n, 1]; positive means real.
+Differs  1. ReLU with a leak, batch normalisation and Adam, of the DCGAN paper (arXiv:1511.06434), in place of maxout,
+            dropout and momentum; still dense, as the paper's networks for digits are.
+         2. Both networks learn in every step, from one pass of the generator (the paper: k steps of the
+            discriminator for each of the generator, and k = 1 in its experiments).
+         3. A step of the loop runs `steps_per_call` updates in one compiled call: these networks are so small that
+            calling them takes longer than computing them.
+Run      python -m recipes.gan                                                the demo: handwritten digits, offline
+         python -m recipes.gan train --data mnist --fetch                     MNIST, fetched once
+         python -m recipes.gan train --data DIR --output-dir runs/mine        your own drawings; again: goes on
+         python -m recipes.gan generate grid.png --count 64 --run runs/mine
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.batches import Batches, batches, mapped, undistorted
+from common.cli import run_command
+from common.datasets import images_of
+from common.digits import sklearn_digits
+from common.errors import InputError
+from common.files import data_file
+from common.health import COPIES, ONE_SIDED, sample_diversity
+from common.images import from_uint8, save_grid, to_uint8, write_image
+from common.lazy import keras, tf
+from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.scores import sample_scores
+from common.training import History, fit, share
+
+# %% Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """For MNIST; `DEMO` is for the 1,797 digits of scikit-learn."""
+
+    size: int = 28  # pixels
+    channels: int = 1  # 1 for grey, 3 for colour
+    latent_dim: int = 100
+    units: int = 256  # of the generator's first hidden layer; the next two have twice and four times as many
+    discriminator_units: int = 784  # of its first hidden layer; the second has half as many
+    batch_size: int = 32
+    steps_per_call: int = 50  # updates in one compiled call, which the progress bar counts as one step
+    learning_rate: float = 2e-4
+    beta_1: float = 0.5  # Adam
+    epochs: int = 20
+    seed: int = 0
+
+
+DEMO = Config(epochs=400, steps_per_call=25)
+DEMO_RUN = Path("runs/gan-demo")
+
+# %% Networks
+
+
+class Networks(NamedTuple):
+    """Both networks."""
+
+    generator: keras.Model  # latents [n, latent_dim] -> images [n, size, size, channels] in [-1, 1]
+    discriminator: keras.Model  # images -> logits [n, 1], positive means real
+
+
+def build(config: Config = Config()) -> Networks:
+    """Return both networks, untrained. Raises ValueError for a size below 4."""
+    if config.size < 4 or config.channels not in (1, 3):
+        raise InputError(f"size must be 4 or more and channels 1 or 3, got {config.size} and {config.channels}")
+    layers, shape = keras.layers, (config.size, config.size, config.channels)
+    init = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed))}
+
+    x = latents = keras.Input((config.latent_dim,), name="latents")
+    for units in (config.units, 2 * config.units, 4 * config.units):
+        x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
+        x = layers.BatchNormalization(momentum=0.8)(x)
+    x = layers.Dense(int(np.prod(shape)), activation="tanh", **init)(x)
+    generator = keras.Model(latents, layers.Reshape(shape)(x), name="generator")
+
+    images = keras.Input(shape, name="images")
+    x = layers.Flatten()(images)
+    for units in (config.discriminator_units, max(1, config.discriminator_units // 2)):
+        x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
+    return Networks(generator, keras.Model(images, layers.Dense(1, **init)(x), name="discriminator"))
+
+
+# %% Losses
+
+
+def cross_entropy(target: float, logits: tf.Tensor) -> tf.Tensor:
+    """Return the mean cross entropy between sigmoid(logits) and one target for all."""
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), target), logits))
+
+
+def discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    """Real is 1 and fake is 0; 2 log 2 = 1.39 when the two cannot be told apart, the aim (section 4.1)."""
+    return cross_entropy(1.0, real_logits) + cross_entropy(0.0, fake_logits)
+
+
+def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+    """The non-saturating loss (section 3): fakes should be called real; log 2 = 0.69 at the aim."""
+    return cross_entropy(1.0, fake_logits)
+
+
+# %% Training
+
+
+def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
+    """Train in place on uint8 images, `steps_per_call` batches at a time; return each epoch's mean losses."""
+    generator, discriminator = networks
+    g_optimizer = keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
+    d_optimizer = keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
+    g_optimizer.build(generator.trainable_variables)
+    d_optimizer.build(discriminator.trainable_variables)
+    noise = keras.random.SeedGenerator(config.seed + 1)
+
+    def update(real: tf.Tensor) -> tf.Tensor:
+        latents = keras.random.normal((tf.shape(real)[0], config.latent_dim), seed=noise)
+        with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
+            fake = generator(latents, training=True)
+            real_logits = discriminator(from_uint8(real), training=True)
+            fake_logits = discriminator(fake, training=True)  # one pass serves both losses
+            g_loss = share(generator_loss(fake_logits))
+            d_loss = share(discriminator_loss(real_logits, fake_logits))
+        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
+        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables)
+        g_optimizer.apply(g_gradients, generator.trainable_variables)
+        d_optimizer.apply(d_gradients, discriminator.trainable_variables)
+        return tf.stack([g_loss, d_loss])
+
+    @tf.function(jit_compile=True)
+    def step(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        parts, losses = tf.reshape(images, (config.steps_per_call, -1, *images.shape[1:])), tf.zeros(2)
+        for number in tf.range(config.steps_per_call):
+            losses += update(parts[number])
+        g_loss, d_loss = tf.unstack(losses / config.steps_per_call)
+        return {"generator": g_loss, "discriminator": d_loss}
+
+    def sample(epoch: int) -> dict[str, float]:
+        if output_dir is not None:
+            save_grid(generate(generator, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
+        return {"diversity": sample_diversity(generate(generator, len(real)), real)} if len(real) > 1 else {}
+
+    real = data.held_out[0] if data.held_out else ()
+    state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
+    healthy = {"discriminator": ONE_SIDED, "diversity": COPIES}
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=healthy)
+
+
+# %% Use
+
+
+def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
+    """Return `count` images, uint8 [count, size, size, channels]; the same seed always asks for the same latents."""
+    if count < 1:
+        raise InputError(f"count must be 1 or more, got {count}")
+    latents = keras.random.normal((count, generator.input_shape[-1]), seed=seed)
+    return to_uint8(mapped(generator, latents))
+
+
+# %% A whole run
+
+
+def sample_digits(config: Config = DEMO) -> np.ndarray:
+    """Return the embedded data: scikit-learn's handwritten digits, uint8 [1797, size, size, 1]."""
+    return sklearn_digits(config.size)[0]
+
+
+def experiment(
+    data: str = "sample",
+    config: Config = Config(),
+    output_dir: Path = Path("runs/gan"),
+    skip_bad: bool = False,
+    fetch: bool = False,
+) -> Path:
+    """Read `data`, train or go on, score the samples; leave a run in `output_dir`, return its picture's path."""
+    check_run(output_dir, "gan", config, data)
+    networks = build(config)
+    digits = functools.partial(sample_digits, config)
+    examples = images_of(data, config.size, config.channels, digits, skip_bad, fetch)
+    (real,) = examples.held_out(10_000 if config.channels == 1 else 500)
+    at_once = config.batch_size * config.steps_per_call
+    stream = batches(examples.train, at_once, config.seed, undistorted(examples), (real[:500],))
+    start_run(output_dir, "gan", config, data)
+    train(networks, stream, config, output_dir)
+    picture = save_grid(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)
+    finish_run(output_dir, networks, lambda: evaluate(networks.generator, real))
+    return picture
+
+
+def evaluate(generator: keras.Model, real: np.ndarray, classifier: Path | None = None) -> dict[str, float | int | str]:
+    """Score as many samples as there are held-out `real` images by a digit classifier; none for colour, or for one."""
+    if real.shape[-1] != 1 or len(real) < 2:
+        return {}
+    samples = generate(generator, len(real), seed=1)
+    return sample_scores(classifier or data_file("digit_classifier.keras"), real, samples)
+
+
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
+    """Learn to write the handwritten digits that come with scikit-learn; return the picture of 64 samples."""
+    return experiment("sample", config, output_dir)
+
+
+def generate_file(
+    destination: Path, count: int = 64, seed: int = 0, singles: bool = False, run: Path = DEMO_RUN
+) -> Path:
+    """Write samples of a run as one grid or, with `singles`, as one PNG each into the folder `destination`."""
+    read_run(run, "gan", Config)
+    images = generate(load_network(run, "generator"), count, seed)
+    if not singles:
+        return save_grid(images, destination)
+    for number, image in enumerate(images):
+        write_image(image, destination / f"{number:06d}.png")
+    return destination
+
+
+if __name__ == "__main__":
+    presets = {"mnist": Config(), "demo": DEMO}
+    run_command(demo, presets=presets, train=experiment, generate=generate_file)

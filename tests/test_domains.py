@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from common.batches import Examples, as_they_are
+from common.domains import (
+    DOMAIN_LAYOUTS,
+    Domains,
+    ImagePool,
+    epoch_translations,
+    judge_translations,
+    unpaired_batches,
+    unpaired_images,
+)
+from common.errors import InputError
+from common.images import read_image
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def no_sample() -> Domains:
+    raise AssertionError("asked for the sample")
+
+
+read = functools.partial(unpaired_images, sample=no_sample)
+
+
+def fill(folder: Path, count: int, seed: int = 0, suffix: str = ".png") -> np.ndarray:
+    """Write pictures of 16 px, and return them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = noise(count, 16, 16, 3, seed=seed)
+    for number, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(folder / f"{number:02d}{suffix}")
+    return pictures
+
+
+def decoded(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    return examples._replace(test=examples.train).held_out()[0], examples.held_out()[0]
+
+
+# %% Folders
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [(("trainA", "trainB"), "AB"), (("A", "B"), "AB"), (("train/A", "train/B"), "AB"), (("A/train", "B/train"), "AB"),
+     (("summer", "winter"), ("summer", "winter")), (("train/zebra", "train/horse"), ("horse", "zebra"))],
+)  # fmt: skip
+def test_two_folders_of_different_size_of_which_a_tenth_is_held_out(folders, names, tmp_path):
+    written = [fill(tmp_path / folder, count, seed=count) for folder, count in zip(folders, (11, 4), strict=True)]
+    if names[0] == "horse":
+        written.reverse()
+    domains = read(str(tmp_path), 16)
+    assert domains.names == tuple(names) and not domains.paired
+    for examples, pictures in zip((domains.a, domains.b), written, strict=True):
+        held_out = [9] if len(pictures) == 11 else [3]
+        train, test = decoded(examples)
+        np.testing.assert_array_equal(train, np.delete(pictures, held_out, axis=0))
+        np.testing.assert_array_equal(test, pictures[held_out])
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("trainA trainB", "testA testB"), ("trainA trainB", "valA valB"), ("train/A train/B", "test/A test/B"),
+     ("A B", "test/A test/B"), ("x y", "val/x val/y"), ("A/train B/train", "A/test B/test")],
+)  # fmt: skip
+def test_folders_of_test_pictures_are_held_out(train, test, tmp_path):
+    learnt = [fill(tmp_path / folder, count, seed=count) for folder, count in zip(train.split(), (3, 1), strict=True)]
+    kept = [fill(tmp_path / folder, count, seed=9 + count) for folder, count in zip(test.split(), (2, 1), strict=True)]
+    domains = read(str(tmp_path), 16)
+    for examples, *pictures in zip((domains.a, domains.b), learnt, kept, strict=True):
+        for found, expected in zip(decoded(examples), pictures, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_only_one_domain_has_test_pictures(tmp_path):
+    for folder, count in (("trainA", 3), ("trainB", 3), ("testB", 2)):
+        fill(tmp_path / folder, count)
+    domains = read(str(tmp_path), 16)
+    assert [len(part) for part in (*domains.a[:2], *domains.b[:2])] == [2, 1, 3, 2]
+
+
+def test_the_centre_square_in_the_size_asked_for_whatever_the_suffix(tmp_path):
+    pixels = np.zeros((16, 48, 3), np.uint8)
+    pixels[:, 16:32] = 200
+    for folder, suffix in (("A", ".bmp"), ("B", ".gif")):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}{suffix}")
+    domains = read(str(tmp_path), 8)
+    for examples in (domains.a, domains.b):
+        assert np.array_equal(examples.held_out()[0], np.full((1, 8, 8, 3), 200))
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({}, "found nothing; expected two folders of pictures"),
+        ({"A": 3}, "found A/ with 3 pictures; expected"),
+        ({"trainA": 3, "testA": 2}, "found testA/ with 2 pictures, trainA/ with 3 pictures; expected"),
+        ({"x": 3, "y": 2, "z": 1}, "found x/ with 3 pictures, y/ with 2 pictures, z/ with 1 pictures; expected"),
+        ({"A": 3, "B": 0}, r"B: no pictures here \(png.*expected two folders"),
+        ({"trainA": 0, "trainB": 2}, "trainA: no pictures here"),
+        ({"summer": 3, "winter": 0}, "found summer/ with 3 pictures, winter/ with 0 pictures"),
+        ({"A": 3, "B": 1}, "B: one picture only; a domain needs at least two, one of them to hold out"),
+        ({"A": 3, "B": 3, "test/A": 1, "test/B": 0}, "test/B: no pictures here"),
+        ({".": 4}, "found 4 pictures in no sub-folder; expected"),
+    ],
+)
+def test_a_folder_that_will_not_do(folders, message, tmp_path):
+    for folder, count in folders.items():
+        fill(tmp_path / folder, count)
+    with pytest.raises(InputError, match=message):
+        read(str(tmp_path), 16)
+
+
+def test_a_folder_that_is_not_there_and_one_that_is_both_domains(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder or .npz; expected two folders"):
+        read(str(tmp_path / "nowhere"), 16)
+    fill(tmp_path / "A", 3)
+    (tmp_path / "B").symlink_to(tmp_path / "A")
+    with pytest.raises(InputError, match="A and .*B are the same folder"):
+        read(str(tmp_path), 16)
+
+
+def test_a_picture_that_cannot_be_read(tmp_path):
+    for folder in "AB":
+        fill(tmp_path / folder, 3)
+    (tmp_path / "B" / "01.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"B/01\.png.*--skip-bad"):
+        read(str(tmp_path), 16)
+    assert [len(part) for part in read(str(tmp_path), 16, skip_bad=True).b[:2]] == [1, 1]
+    (tmp_path / "B" / "02.png").write_bytes(b"")
+    with pytest.raises(InputError, match="B: one picture only"):
+        read(str(tmp_path), 16, skip_bad=True)
+
+
+# %% Other sources
+
+
+def test_the_sample():
+    domains = Domains.of_arrays(
+        (noise(3, 8, 8, 3), noise(5, 8, 8, 3)), (noise(2, 8, 8, 3), noise(2, 8, 8, 3)), ("x", "y")
+    )
+    assert unpaired_images("sample", 8, lambda: domains) is domains and domains.paired
+    assert [len(images) for images in domains.some(3)] == [3, 3]
+    assert [len(part) for part in (*domains.a[:2], *domains.b[:2])] == [3, 2, 5, 2]
+
+
+def test_arrays(tmp_path):
+    a, b, test = noise(12, 16, 16, 3), noise(5, 20, 16), noise(2, 16, 16, 3, seed=3)
+    np.savez(tmp_path / "both.npz", a=a, b=b, test_b=test)
+    domains = read(str(tmp_path / "both.npz"), 16)
+    np.testing.assert_array_equal(domains.a.test, a[[9]])
+    np.testing.assert_array_equal(domains.b.train[..., 1], b[:, 2:18])
+    np.testing.assert_array_equal(domains.b.test, test)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [({"a": 3}, "has a, but not b"), ({"a": 3, "b": 0}, "b: no pictures"), ({"a": 1, "b": 3}, "a: one picture only"),
+     ({"a": 3, "b": 3, "test_a": 0}, "test_a is empty")],
+)  # fmt: skip
+def test_arrays_that_will_not_do(arrays, message, tmp_path):
+    np.savez(tmp_path / "both.npz", **{name: noise(count, 16, 16, 3) for name, count in arrays.items()})
+    with pytest.raises(InputError, match=message):
+        read(str(tmp_path / "both.npz"), 16)
+
+
+@pytest.mark.slow
+def test_a_set_that_tfds_prepared(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class TinySeasons(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["A", "B"])}
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):
+            return {
+                f"{split}{label}": self._generate_examples(label, split)
+                for split in ("train", "test")
+                for label in "AB"
+            }
+
+        def _generate_examples(self, label, split):
+            for number in range({"trainA": 4, "trainB": 3, "testA": 2, "testB": 1}[split + label]):
+                yield number, {"image": noise(18, 16 + number, 3, seed=number), "label": label}
+
+    class NoDomains(TinySeasons):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _split_generators(self, manager):
+            return {"trainA": self._generate_examples("A", "train")}
+
+    for builder in (TinySeasons, NoDomains):
+        builder(data_dir=tmp_path).download_and_prepare()
+    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=tmp_path))
+    for _ in range(2):  # the second time from the folders written the first time
+        domains = read("tfds:tiny_seasons", 16)
+        assert [len(part) for part in (*domains.a[:2], *domains.b[:2])] == [4, 2, 3, 1]
+        expected = {noise(18, 16 + number, 3, seed=number).tobytes() for number in range(4)}
+        assert {read_image(Path(name)).tobytes() for name in domains.a.train} == expected
+    with pytest.raises(
+        InputError, match="tfds:no_domains: expected pictures in the splits trainA and trainB.*in trainA"
+    ):
+        read("tfds:no_domains", 16)
+
+
+def test_tfds_is_not_fetched_unasked():
+    with pytest.raises(InputError, match="tfds:cycle_gan/horse2zebra is not on this machine.*--fetch"):
+        read("tfds:cycle_gan/horse2zebra", 16)
+
+
+# %% Batches
+
+
+def test_an_epoch_is_as_long_as_the_larger_domain_and_partners_change():
+    a, b = (
+        np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 16, 16, 3), np.uint8) for count in (6, 4)
+    )
+    domains = Domains(Examples(a, a, as_they_are), Examples(b, b, as_they_are))
+    stream = unpaired_batches(domains, 1, 3, 16, 1.0)
+    assert stream.steps_per_epoch == 6 and [len(images) for images in stream.held_out] == [6, 4]
+    seen = [(int(one[0, 0, 0, 0]), int(other[0, 0, 0, 0])) for one, other in stream.at(0).take(36).as_numpy_iterator()]
+    assert all(sorted(one for one, _ in seen[start : start + 6]) == list(range(6)) for start in range(0, 36, 6))
+    assert all(sorted(other for _, other in seen[start : start + 4]) == list(range(4)) for start in range(0, 36, 4))
+    assert len(set(seen)) > 12
+    small = unpaired_batches(domains, 5, 3, 16, 1.0)
+    (batch,) = small.at(0).take(1).as_numpy_iterator()
+    assert [len(images) for images in batch] == [4, 4] and small.steps_per_epoch == 1
+
+
+def test_domains_of_equal_size_are_in_different_orders():
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 16, 16, 3), np.uint8)
+    stream = unpaired_batches(Domains(*[Examples(images, images, as_they_are)] * 2), 1, 0, 16, 1.0)
+    pairs = [(one[0, 0, 0, 0], other[0, 0, 0, 0]) for one, other in stream.at(0).take(40).as_numpy_iterator()]
+    assert sum(one == other for one, other in pairs) < 8
+
+
+# %% The pool
+
+
+def numbered(*numbers: int) -> tf.Tensor:
+    return tf.reshape(tf.constant(numbers, tf.float32), (-1, 1, 1, 1)) + tf.zeros((1, 2, 2, 3))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_pool_gives_new_images_until_it_is_full_then_half_of_the_time_old_ones_which_leave(batch):
+    pool, seeds = ImagePool.empty(5, 2), keras.random.SeedGenerator(4)
+    exchange = tf.function(lambda images: pool.exchange(images, seeds))
+    given = [
+        number
+        for start in range(0, 600, batch)
+        for number in exchange(numbered(*range(start, start + batch))).numpy()[:, 0, 0, 0]
+    ]
+    assert given[:5] == [0, 1, 2, 3, 4] and int(pool.count) == 5
+    inside, kept, old = {0, 1, 2, 3, 4}, [], 0
+    for new, returned in zip(range(5, 600), given[5:], strict=True):
+        if returned != new:  # one that was there, once, and the new one is there from now on
+            inside.remove(returned)
+            inside.add(new)
+            kept.append(new - returned)
+            old += 1
+    assert 250 < old < 345  # 297.5 and four standard deviations
+    assert {float(image[0, 0, 0]) for image in pool.images} == inside
+    assert min(inside) > 500  # nothing stays for ever
+    assert 8 < np.mean(kept) < 12  # each goes with chance 1/10 a step: ten steps on average
+
+
+def test_a_pool_of_0_gives_back_what_it_gets():
+    images = numbered(1, 2)
+    assert ImagePool.empty(0, 2).exchange(images, keras.random.SeedGenerator(0)) is images
+
+
+# %% Pictures and scores
+
+
+def darker(images: np.ndarray) -> np.ndarray:
+    return images // 2
+
+
+def lighter(images: np.ndarray) -> np.ndarray:
+    return images * 2
+
+
+def test_scores_beside_those_of_simple_answers(tmp_path):
+    light = noise(4, 16, 16, 3) // 2 * 2
+    light[light < 4] = 4
+    domains = Domains.of_arrays((light, darker(light)), (light, darker(light)), ("day", "night"))
+    scores = judge_translations(domains, darker, lighter, tmp_path / "table.png")
+    assert scores["a2b_l1"] == scores["b2a_l1"] == scores["a_cycle_l1"] == scores["b_cycle_l1"] == 0
+    assert scores["a2b_ssim"] == pytest.approx(1)
+    unchanged = (light / 2).mean() / 255
+    assert scores["a2b_unchanged_l1"] == scores["b2a_unchanged_l1"] == pytest.approx(unchanged)
+    assert scores["a2b_colours_l1"] < 0.003 < unchanged  # half of the mean and of the deviation: the answer
+    assert read_image(tmp_path / "table.png").shape[0] == 4 * (16 * 8 + 4)
+
+
+def test_without_the_truth_there_is_the_cycle_alone(tmp_path):
+    a, b = noise(20, 16, 16, 3), noise(12, 16, 16, 3, seed=1)
+    domains = Domains(Examples(a[:10], a[10:], as_they_are), Examples(b[:9], b[9:], as_they_are))
+    scores = judge_translations(domains, darker, darker, tmp_path / "table.png")
+    assert scores == {
+        "a_cycle_l1": pytest.approx(np.abs(a[10:] / 255 - a[10:] // 4 / 255).mean()),
+        "b_cycle_l1": pytest.approx(np.abs(b[9:] / 255 - b[9:] // 4 / 255).mean()),
+    }
+    assert read_image(tmp_path / "table.png").shape[1] >= 3 * 130  # as many of each as there are of the fewer
+
+
+def test_an_epoch_s_picture_and_a_collapse_that_shows(tmp_path):
+    a, b = noise(20, 16, 16, 3), noise(12, 16, 16, 3, seed=1)
+
+    def collapsed(images: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(b[:1], images.shape)
+
+    found = epoch_translations((a, b), collapsed, np.flip, tmp_path, 3)
+    assert (tmp_path / "samples" / "epoch-0003.png").is_file()
+    assert found["diversity_a2b"] == 0 and 0.9 < found["diversity_b2a"] < 1.1
+    assert (
+        epoch_translations((a, b[:1]), darker, darker, None, 1) == epoch_translations((), darker, darker, None, 1) == {}
+    )
+
+
+def test_layouts_are_told_in_one_line():
+    assert "\n" not in DOMAIN_LAYOUTS
