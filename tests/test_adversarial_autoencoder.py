@@ -9,12 +9,16 @@ import tensorflow as tf
 from PIL import Image
 
 from common.batches import batches, side_by_side
+from common.classification import Shown
+from common.runs import start_run
 from recipes import adversarial_autoencoder
 from recipes.adversarial_autoencoder import (
     FEW,
+    PAPER,
     PETALS,
     Config,
     build,
+    classify_file,
     cross_entropy,
     experiment,
     generate,
@@ -255,6 +259,22 @@ def test_settings_it_cannot_take(changes, message):
 def test_presets():
     assert build(PETALS).discriminator.count_params() == 12 * 1500 + 1500 + 1500 * 1500 + 1500 + 1500 + 1
     assert (FEW.labels, FEW.labelled) == ("few", 100)
+    assert PAPER[1000] == {"": 0.016, "_from_labels_alone": 0.0873}  # table 2 of the paper, as shares
+
+
+def test_classes_of_files_are_those_of_the_encoder_and_only_of_runs_with_few_labels(tmp_path, monkeypatch, capsys):
+    config = Config(**SMALL, labels="few", outputs=3, latent_dim=2)
+    encoder = build(config).encoder
+    monkeypatch.setattr(adversarial_autoencoder, "load_network", lambda *_: encoder)
+    start_run(tmp_path / "run", "adversarial_autoencoder", config, "sample", ("cat", "dog", "owl"))
+    image = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "one.png")
+    classify_file(tmp_path / "one.png", tmp_path / "run", Shown(top=1))
+    logits = encoder(image[None, ..., None] / np.float32(127.5) - 1, training=False).numpy()[0, 2:]
+    assert ("cat", "dog", "owl")[logits.argmax()] in capsys.readouterr().out
+    start_run(tmp_path / "none", "adversarial_autoencoder", Config(**SMALL), "sample")
+    with pytest.raises(ValueError, match="trained with --labels none, so its encoder finds no classes; few does"):
+        classify_file(tmp_path / "one.png", tmp_path / "none")
 
 
 @pytest.mark.slow
