@@ -24,8 +24,9 @@ def write_report(output_dir: Path) -> Path:
     """Write `report.html` into a run folder from what lies in it, and return its path.
 
     Read are config.json, history.csv, results.json, warnings.json, samples/epoch-*.png and the PNG and GIF
-    pictures in the folder itself; what is not there yet is left out. The page loads nothing from elsewhere, so it can be sent
-    as it is. Pictures are embedded no larger than the page shows them, so it stays at a few megabytes.
+    pictures in the folder itself; what is not there yet is left out. The page loads nothing from elsewhere,
+    so it can be sent as it is. Pictures are embedded no larger than the page shows them, so it stays at a
+    few megabytes.
 
     Raises:
         InputError: `output_dir` is not a folder, or a JSON file in it does not hold a JSON object.

@@ -61,6 +61,7 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
 
 SETTING_RANGES: dict[str, tuple[float, float]] = {
     "adversarial_rate": (0, math.inf),
+    "averaging": (0, 1),
     "base_filters": (1, math.inf),
     "batch_size": (1, math.inf),
     "beta_1": (0, 0.999999),
@@ -69,6 +70,7 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "discriminator_units": (1, math.inf),
     "dropout": (0, 0.99),
     "epochs": (1, math.inf),
+    "generator_filters": (1, math.inf),
     "head_epochs": (1, math.inf),
     "head_learning_rate": (0, math.inf),
     "identity_weight": (0, math.inf),

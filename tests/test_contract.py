@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.batches import Batches, batches
+from common.batches import Batches, batches, side_by_side
 from common.training import UNSUMMED, fit
 
 ROOT = Path(__file__).parents[1]
@@ -48,10 +48,28 @@ TINY = {  # settings that make a recipe small enough for a test
     "dcgan": {"size": 16, "channels": 1, "base_filters": 4, "batch_size": 2, "epochs": 2},
     "dog_svm": {"size": 16, "outputs": 2, "epochs": 20},
     "face_swap": {"size": 32, "base_filters": 4, "latent_dim": 8, "batch_size": 2, "epochs": 2},
+    "gan": {
+        "size": 8,
+        "units": 4,
+        "discriminator_units": 8,
+        "batch_size": 2,
+        "steps_per_call": 1,
+        "epochs": 2,
+    },
     "lenet": {"size": 16, "outputs": 2, "batch_size": 2, "epochs": 2},
     "mlp": {"size": 8, "outputs": 2, "units": 4, "dropout": 0.2, "batch_size": 2, "epochs": 2},
     "mobilenet": {"size": 32, "alpha": 0.35, "weights": "random", "outputs": 2, "batch_size": 2, "epochs": 2},
     "pix2pix": {"size": 32, "base_filters": 4, "batch_size": 2, "epochs": 2},
+    "ssgan": {
+        "size": 16,
+        "outputs": 2,
+        "labelled": 2,
+        "base_filters": 4,
+        "generator_filters": 4,
+        "latent_dim": 6,
+        "batch_size": 2,
+        "epochs": 2,
+    },
     "vae_faces": {"size": 16, "latent_dim": 2, "base_filters": 2, "batch_size": 2, "epochs": 2},
     "vae": {"size": 8, "channels": 3, "units": 4, "latent_dim": 2, "batch_size": 2, "epochs": 2},
 }
@@ -73,10 +91,12 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
         "decoder_a": ((2, 32, 32, 3), -1, 1),
         "decoder_b": ((2, 32, 32, 3), -1, 1),
     },
+    "gan": {"generator": ((2, 8, 8, 1), -1, 1), "discriminator": ((2, 1), -np.inf, np.inf)},
     "lenet": {"classifier": ((2, 2), -np.inf, np.inf)},
     "mlp": {"classifier": ((2, 2), -np.inf, np.inf)},
     "mobilenet": {"features": ((2, 1280), 0, 6), "classifier": ((2, 2), -np.inf, np.inf)},
     "pix2pix": {"generator": ((2, 32, 32, 3), -1, 1), "discriminator": ((2, 2, 2, 1), -np.inf, np.inf)},
+    "ssgan": {"generator": ((2, 16, 16, 1), -1, 1), "classifier": ((2, 2), -np.inf, np.inf)},
     "vae_faces": {"encoder": [((2, 2), -np.inf, np.inf)] * 2, "decoder": ((2, 16, 16, 3), -1, 1)},
     "vae": {
         "encoder": [((2, 2), -np.inf, np.inf)] * 2,
@@ -93,10 +113,12 @@ PICTURES = {  # what a run leaves to look at
     "dcgan": {"samples", "samples.png"},
     "dog_svm": JUDGED,
     "face_swap": {"samples", "swaps.png", "shift.npz"},
+    "gan": {"samples", "samples.png"},
     "lenet": JUDGED,
     "mlp": JUDGED,
     "mobilenet": JUDGED,
     "pix2pix": {"samples", "translations.png"},
+    "ssgan": {"samples", "samples.png"} | JUDGED,
     "vae_faces": {"samples", "samples.png", "reconstructions.png", "attributes.png", "space.npz"},
     "vae": {"samples", "samples.png", "reconstructions.png", "manifold.png", "latents.png"},
 }
@@ -133,7 +155,8 @@ def tiny_data(name: str, config) -> Batches:
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     if hasattr(config, "outputs"):
         labelled = images, np.array([0, 1, 0, 1], np.int32)
-        return batches(labelled, 2, config.seed, held_out=labelled)
+        stream = batches(labelled, 2, config.seed, held_out=labelled)
+        return side_by_side(batches(images, 2, config.seed), stream) if name == "ssgan" else stream
     of_two_kinds = name in ("pix2pix", "face_swap", "cyclegan")
     return batches((images, 255 - images) if of_two_kinds else images, config.batch_size, config.seed)
 

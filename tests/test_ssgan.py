@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common.batches import batches, side_by_side
+from recipes import ssgan
+from recipes.ssgan import (
+    CLOTHES,
+    Config,
+    build,
+    class_loss,
+    classify,
+    discriminator_loss,
+    generate,
+    generator_loss,
+    matching_loss,
+    real_logits,
+    train,
+)
+
+SMALL = {"size": 8, "outputs": 2, "base_filters": 4, "generator_filters": 2, "latent_dim": 5, "batch_size": 8}
+
+
+def softmax_with_one_more(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax over the classes and one more class, whose logit is 0."""
+    extended = np.exp(np.concatenate([logits, np.zeros((len(logits), 1))], axis=1))
+    return extended / extended.sum(1, keepdims=True)
+
+
+def test_the_discriminator_is_the_softmax_over_one_more_class_whose_logit_is_zero():
+    real, fake = np.random.default_rng(0).normal(0, 3, (2, 7, 4))
+    for logits in (real, fake):
+        expected = 1 - softmax_with_one_more(logits)[:, -1]
+        np.testing.assert_allclose(tf.sigmoid(real_logits(tf.constant(logits))), expected, rtol=1e-9)
+    expected = (
+        -np.log(1 - softmax_with_one_more(real)[:, -1]).mean() - np.log(softmax_with_one_more(fake)[:, -1]).mean()
+    )
+    assert float(discriminator_loss(tf.constant(real), tf.constant(fake))) == pytest.approx(expected)
+    expected = -np.log(1 - softmax_with_one_more(fake)[:, -1]).mean()
+    assert float(generator_loss(tf.constant(fake))) == pytest.approx(expected)
+
+
+def test_class_and_matching_losses_against_their_formulas():
+    logits, labels = np.array([[1.0, -2.0, 0.5], [0.0, 0.0, 3.0]]), np.array([0, 1])
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[[0, 1], labels])
+    assert float(class_loss(tf.constant(labels), tf.constant(logits))) == pytest.approx(expected)
+    real, fake = np.random.default_rng(0).normal(size=(2, 6, 5))
+    expected = np.abs(real.mean(0) - fake.mean(0)).mean()
+    assert float(matching_loss(tf.constant(real), tf.constant(fake))) == pytest.approx(expected)
+    assert float(matching_loss(tf.constant(real), tf.constant(real[::-1].copy()))) == pytest.approx(0)
+
+
+def shades(count: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    labels = (np.arange(count) % 2).astype(np.int32)
+    images = generator.normal(60 + 120 * labels[:, None, None, None], 30, (count, 8, 8, 1))
+    return np.clip(images, 0, 255).astype(np.uint8), labels
+
+
+def stepped(monkeypatch, config, steps=1):
+    images, labels = shades(32)
+    found = {}
+    monkeypatch.setattr(ssgan, "fit", lambda step, _, **options: found.update(step=step, **options))
+    networks = build(config)
+    before = [[v.numpy() for v in network.trainable_variables] for network in networks]
+    finalize = []
+    with monkeypatch.context() as patch:  # the average takes the weights' place at the end of `train`: not yet
+        patch.setattr("keras.optimizers.Adam.finalize_variable_values", lambda *_: finalize.append(1))
+        train(
+            networks,
+            side_by_side(batches(images, 8, 0), batches((images, labels), 8, 0, held_out=(images, labels))),
+            config,
+        )
+    trail = []
+    for _ in range(steps):
+        losses = found["step"](images[:8], images[8:16], labels[8:16])
+        trail.append([v.numpy() for v in networks.classifier.trainable_variables])
+    return networks, before, trail, found, losses
+
+
+@pytest.mark.parametrize("matching", [True, False])
+def test_one_step_moves_every_weight_of_both_networks(monkeypatch, matching):
+    """The compile-and-freeze way of writing this runs without an error and moves none."""
+    networks, before, _, _, losses = stepped(monkeypatch, Config(**SMALL, matching=matching))
+    for network, old in zip(networks, before, strict=True):
+        for variable, weight in zip(network.trainable_variables, old, strict=True):
+            assert not np.array_equal(variable.numpy(), weight), variable.path
+    assert set(losses) == {"classes", "discriminator", "generator"}
+
+
+def test_the_average_is_that_of_the_closed_form(monkeypatch):
+    config = Config(**SMALL, averaging=0.7)
+    networks, _, trail, found, _ = stepped(monkeypatch, config, steps=4)
+    shares = np.array([0.7**3, 0.3 * 0.7**2, 0.3 * 0.7, 0.3])  # the first weights count as the average so far
+    found["state"]["c_optimizer"].finalize_variable_values(networks.classifier.trainable_variables)
+    for place, variable in enumerate(networks.classifier.trainable_variables):
+        expected = sum(part * weights[place] for part, weights in zip(shares, trail, strict=True))
+        np.testing.assert_allclose(variable.numpy(), expected, atol=1e-6)
+
+
+def test_measuring_an_epoch_leaves_the_weights_as_they_were(monkeypatch):
+    networks, _, trail, found, _ = stepped(monkeypatch, Config(**SMALL, matching=False), steps=2)
+    row = found["on_epoch"](1)
+    assert set(row) == {"validation_accuracy", "diversity"} and 0 <= row["validation_accuracy"] <= 1
+    for variable, weight in zip(networks.classifier.trainable_variables, trail[-1], strict=True):
+        np.testing.assert_array_equal(variable.numpy(), weight)
+
+
+@pytest.mark.slow
+def test_few_labels_suffice_where_classes_are_plain():
+    images, labels = shades(128)
+    config = Config(**SMALL, epochs=6, learning_rate=2e-3, averaging=0.9)
+    known = batches((images[:8], labels[:8]), 8, 0, held_out=(images, labels))
+    networks = build(config)
+    history = train(networks, side_by_side(batches(images, 8, 0), known), config)
+    assert np.mean(classify(networks.classifier, images).argmax(1) == labels) > 0.9
+    assert history[-1]["validation_accuracy"] > 0.9
+
+
+def test_parameters_counted_by_hand():
+    classifier = build(CLOTHES).classifier
+    convolutions = 9 * 1 * 64 + 64 + 9 * 64 * 128 + 128 + 9 * 128 * 128 + 128
+    assert classifier.count_params() == convolutions + 4 * 4 * 128 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"size": 30}, "size must .* got 30"), ({"channels": 2}, "got 28, 2")]
+)
+def test_settings_it_cannot_take(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(Config(**changes))
+    with pytest.raises(ValueError, match="count must be 1 or more, got 0"):
+        generate(build(Config(**SMALL)).generator, 0)
