@@ -149,7 +149,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             save_grid(generate(generator, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
         return {"diversity": sample_diversity(generate(generator, len(real)), real)} if len(real) > 1 else {}
 
-    real = data.held_out[0] if data.held_out else ()
+    real = data.held_out[0] if data.held_out else np.zeros((0, 1, 1, 1))
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
     healthy = {"discriminator": ONE_SIDED, "diversity": COPIES}
     return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=healthy)
