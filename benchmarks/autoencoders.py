@@ -157,7 +157,9 @@ COLUMNS = {  # what the table of a recipe shows of its runs' numbers; the last t
         "purity_of_codes": "purity of codes",
         "purity_of_pixels": "of pixels",
         "test_error": "test error",
+        "papers_error_on_mnist": "the paper's",
         "test_error_from_labels_alone": "from the labels alone",
+        "papers_error_on_mnist_from_labels_alone": "the paper's, from them alone",
     },
 }
 TIMES = {"run_cpu_seconds": "CPU seconds", "run_wall_seconds": "seconds"}

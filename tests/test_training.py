@@ -255,7 +255,7 @@ def test_a_save_that_does_not_fit_on_the_disk_loses_nothing(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "kills"), [("pix2pix", 12), ("dcgan", 10)])
+@pytest.mark.parametrize(("recipe", "kills"), [("pix2pix", 6), ("dcgan", 6)])
 def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp_path, recipe, kills):
     def command(folder):
         folder.mkdir(exist_ok=True)
