@@ -80,7 +80,7 @@ def test_one_compiled_call_of_three_updates_equals_three_calls_of_one(monkeypatc
     ("changes", "images", "expected"),
     [
         ({"units": 1}, blobs, "samples are copies of each other"),
-        ({"discriminator_units": 256, "learning_rate": 0.001, "epochs": 25}, checks, "the discriminator has won"),
+        ({"discriminator_units": 512, "learning_rate": 0.002, "epochs": 50}, checks, "the discriminator has won"),
     ],
     ids=["collapse", "one-sided"],
 )
