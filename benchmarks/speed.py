@@ -3,15 +3,17 @@
 Every variant trains the same networks with the same optimizers on the same random pictures, held in memory:
 
 recipe   `train` of the recipe, as users run it: its stream of batches, its step, its loop with means and progress.
-plain    what Keras tutorials of these GANs write: compiled models, `generator.predict`, three `train_on_batch` a
-         step (real, fake, and a combined model whose discriminator is frozen), batches put together from a list.
-pytorch  the recipe's step in eager PyTorch, the same arithmetic: one pass through each network, all gradients before
-         any update; fused Adam and contiguous memory, which were faster here than its other settings.
+plain    what Keras tutorials of these GANs write, with batches put together from a list. Pix2Pix and DCGAN: compiled
+         models, `generator.predict`, three `train_on_batch` a step (real, fake, and a combined model whose
+         discriminator is frozen). CycleGAN: a `tf.function` with two persistent tapes, one call of a network for every
+         picture, a gradient call and an optimizer for each of the four networks, no pool of earlier translations.
+pytorch  the recipe's step in eager PyTorch, the same arithmetic: the same passes, all gradients before any update;
+         fused Adam and contiguous memory, which were faster here than its other settings.
 
 Each variant runs in a process of its own, so that memory and start can be told apart. They take turns, a round of a
 few steps each, so that whatever else the machine does meets all of them.
 
-Run      python -m benchmarks.speed                        about six minutes on two quiet cores
+Run      python -m benchmarks.speed                        about twelve minutes on two quiet cores
          python -m benchmarks.speed --only pix2pix-256     one of the set-ups
          pip install torch                                 for the column of PyTorch
 """
@@ -38,13 +40,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import describe, machine, markdown_table, run_benchmark
+from benchmarks.plain import make_plain_step
 from benchmarks.pytorch import make_torch_step, torch_networks
 from common.batches import Batches, batches
 from common.errors import InputError
 from common.files import write_json
 from common.images import from_uint8
 from common.lazy import keras, tf
-from recipes import dcgan, pix2pix
+from recipes import cyclegan, dcgan, pix2pix
 
 # %% What is timed
 
@@ -62,7 +65,7 @@ class Setup(NamedTuple):
         return RECIPES[self.recipe].build(self.config)
 
 
-RECIPES: dict[str, Any] = {"pix2pix": pix2pix, "dcgan": dcgan}
+RECIPES: dict[str, Any] = {"pix2pix": pix2pix, "dcgan": dcgan, "cyclegan": cyclegan}
 SETUPS = {
     "pix2pix-256": Setup("pix2pix", pix2pix.Config(), 1),
     "pix2pix-128": Setup("pix2pix", pix2pix.Config(size=128), 2),
@@ -71,10 +74,16 @@ SETUPS = {
     "pix2pix-64-demo": Setup("pix2pix", pix2pix.DEMO, 12),
     "dcgan-28": Setup("dcgan", dcgan.DIGITS, 1),
     "dcgan-64": Setup("dcgan", dcgan.Config(), 1, rounds=2),
+    "cyclegan-64-demo": Setup("cyclegan", cyclegan.DEMO, 8),
+    "cyclegan-128-unet": Setup("cyclegan", cyclegan.Config(size=128, generator="unet"), 1),
+    "cyclegan-256": Setup("cyclegan", cyclegan.Config(), 1, rounds=2),
 }
 QUICK_SETUPS = {
     "pix2pix-quick": Setup("pix2pix", pix2pix.Config(size=32, base_filters=4), 2),
     "dcgan-quick": Setup("dcgan", dcgan.Config(size=16, channels=1, base_filters=4, batch_size=4), 2),
+    "cyclegan-quick": Setup(
+        "cyclegan", cyclegan.Config(size=32, base_filters=4, residual_blocks=1, patch_layers=2, pool=2), 2
+    ),
 }
 VARIANTS = ("recipe", "plain", "pytorch")
 
@@ -157,9 +166,9 @@ def peak_memory() -> float:
 
 
 def random_pictures(setup: Setup, batch_count: int = 4) -> tuple[np.ndarray, ...]:
-    """Return the data that a set-up trains on: uint8 [n, size, size, channels], two of them for pairs."""
+    """Return the data that a set-up trains on: uint8 [n, size, size, channels], an array for each kind."""
     config, random = setup.config, np.random.default_rng(0)
-    channels = (3, 3) if setup.recipe == "pix2pix" else (config.channels,)
+    channels = (config.channels,) if setup.recipe == "dcgan" else (3, 3)
     count = batch_count * config.batch_size
     return tuple(random.integers(0, 256, (count, config.size, config.size, each), np.uint8) for each in channels)
 
@@ -218,48 +227,11 @@ def _take_turns(turns: Turns, setup: Setup, rounds: int, step: Callable[[int], N
 
 
 def run_plain(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
-    """Train with `predict` and `train_on_batch`."""
-    config = setup.config
+    """Train as tutorials do."""
     networks = setup.build()
-    generator, discriminator = networks
     before = [_some(network.get_weights()) for network in networks]
-    paired = setup.recipe == "pix2pix"
-    pictures = list(zip(*random_pictures(setup), strict=True))
-    size = config.batch_size
-    random = np.random.default_rng(config.seed)
-
-    def adam() -> keras.optimizers.Optimizer:
-        return keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
-
-    cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
-    discriminator.compile(adam(), loss=cross_entropy, loss_weights=[0.5] if paired else None)
-    discriminator.trainable = False
-    if paired:
-        inputs = keras.Input((config.size, config.size, 3))
-        translation = generator(inputs)
-        combined = keras.Model(inputs, [discriminator([inputs, translation]), translation])
-        combined.compile(adam(), loss=[cross_entropy, "mae"], loss_weights=[config.gan_weight, config.l1_weight])
-    else:
-        latents = keras.Input((config.latent_dim,))
-        combined = keras.Model(latents, discriminator(generator(latents)))
-        combined.compile(adam(), loss=cross_entropy)
-    logits = (size, config.size // 8 - 2, config.size // 8 - 2, 1) if paired else (size, 1)
-    real, fake = np.ones(logits, np.float32), np.zeros(logits, np.float32)
-
-    def step(number: int) -> None:
-        chosen = [pictures[(number * size + i) % len(pictures)] for i in range(size)]
-        images = [np.stack(column).astype(np.float32) / 127.5 - 1.0 for column in zip(*chosen, strict=True)]
-        source = images[0] if paired else random.standard_normal((size, config.latent_dim), np.float32)
-        made = generator.predict(source, batch_size=size, verbose=0)
-        # Keras 3 looks at `trainable` when a model first trains, not when it is compiled: both must be set here.
-        discriminator.trainable = True
-        discriminator.train_on_batch(images if paired else images[0], real)
-        discriminator.train_on_batch([source, made] if paired else made, fake)
-        discriminator.trainable = False
-        combined.train_on_batch(source, [real, images[1]] if paired else real)
-
-    _take_turns(turns, setup, rounds, step)
-    discriminator.trainable = True
+    _take_turns(turns, setup, rounds, make_plain_step(setup.config, networks, random_pictures(setup)))
+    networks[-1].trainable = True  # it is frozen between the steps of some
     count = [sum(math.prod(v.shape) for v in network.trainable_variables) for network in networks]
     moved = [_moved(old, _some(network.get_weights())) for old, network in zip(before, networks, strict=True)]
     return {"parameters": count, "moved": moved}
@@ -316,17 +288,31 @@ def forward_flops(network: keras.Model, config: Any) -> tuple[float, float]:
 
 
 def step_flops(forward: Sequence[tuple[float, float]], variant: str) -> float:
-    """Return the operations of one step, from those of one pass of the generator and of the discriminator.
+    """Return the operations of one step, from those of one pass of a batch through each of the networks.
 
     Gradients by the weights cost as much as a pass, and those by the inputs too, which a first layer needs only
-    where the generator is to learn through it.
+    where a generator is to learn through it.
     """
+    if len(forward) == 4:
+        return sum(_cyclegan_flops(forward[way], forward[2 + way]) for way in range(2))
     (generator, g_first), (discriminator, d_first) = forward
     train_generator = 3 * generator - g_first
     train_discriminator = 2 * (3 * discriminator - d_first)  # on a real and on a fake batch
     if variant == "plain":
         return train_generator + train_discriminator + 2 * discriminator + generator  # passes anew, and `predict`
     return train_generator + train_discriminator + discriminator
+
+
+def _cyclegan_flops(generator: tuple[float, float], discriminator: tuple[float, float]) -> float:
+    """Return the share of one generator, with its identity term, and one discriminator, in every variant.
+
+    The plain way asks for both generators' gradients by themselves, each of them through the other's way back, but
+    TensorFlow's optimizer of graphs finds what the two have in common and does it once: it leaves as many convolutions.
+    """
+    (pass_g, g_first), (pass_d, d_first) = generator, discriminator
+    train_generator = 3 * (3 * pass_g) - 2 * g_first  # a translation, one that stays, the other's way back
+    train_discriminator = 2 * (3 * pass_d - d_first)
+    return train_generator + train_discriminator + 2 * pass_d  # on what is new, for the generator
 
 
 def run_matmul(turns: Turns, seconds: float) -> dict[str, Any]:

@@ -282,8 +282,9 @@ def epoch_translations(
 def judge_translations(domains: Domains, a2b: Translation, b2a: Translation, picture: Path) -> dict[str, float]:
     """Score translations of what is held out, and write a picture of some; differences are on the scale [0, 1].
 
-    Where the truth is known, `a2b_l1`, `_psnr` and `_ssim` compare with it; `a2b_unchanged_l1` does the same for the
-    inputs, and `a2b_colours_l1` for inputs whose mean and deviation of colours became those of the other kind.
+    Where the truth is known, `a2b_l1`, `_psnr` and `_ssim` compare with it; `a2b_unchanged_l1` and `_ssim` do the same
+    for the inputs, `a2b_colours_...` for inputs whose mean and deviation of colours became those of the other kind, and
+    `a2b_mean_picture_...` for one picture that answers every input: the mean of training pictures of the other kind.
     `a_cycle_l1` is how far the way there and back leads from where it began.
     """
     (held_a,), (held_b,) = domains.a.held_out(), domains.b.held_out()
@@ -291,9 +292,9 @@ def judge_translations(domains: Domains, a2b: Translation, b2a: Translation, pic
     scores: dict[str, float] = {}
     cycles: dict[str, float] = {}
     rows: dict[str, np.ndarray] = {}
-    for way, there, back, images, truth, shift, (name, other) in (
-        ("a2b", a2b, b2a, held_a, held_b, ColourShift.between(some_a, some_b), domains.names),
-        ("b2a", b2a, a2b, held_b, held_a, ColourShift.between(some_b, some_a), domains.names[::-1]),
+    for way, there, back, images, truth, (some, others), (name, other) in (
+        ("a2b", a2b, b2a, held_a, held_b, (some_a, some_b), domains.names),
+        ("b2a", b2a, a2b, held_b, held_a, (some_b, some_a), domains.names[::-1]),
     ):
         translated = there(images)
         returned = back(translated)
@@ -301,8 +302,11 @@ def judge_translations(domains: Domains, a2b: Translation, b2a: Translation, pic
         if domains.paired:  # one's truth is what the other's translation starts from
             rows |= {f"true {name}" if rows else name: images, f"{name} as {other}": translated}
             scores |= {f"{way}_{measure}": value for measure, value in pair_scores(truth, translated).items()}
-            scores[f"{way}_unchanged_l1"] = _difference(truth, images)
-            scores[f"{way}_colours_l1"] = _difference(truth, shift.there(images))
+            mean = np.rint(others.mean(axis=0)).astype(np.uint8)
+            guesses = {"unchanged": images, "colours": ColourShift.between(some, others).there(images)}
+            for guess, answers in (guesses | {"mean_picture": np.stack([mean] * len(truth))}).items():
+                found = pair_scores(truth, answers)
+                scores |= {f"{way}_{guess}_{measure}": found[measure] for measure in ("l1", "ssim")}
         else:
             rows |= {name: images, f"{name} as {other}": translated, f"{name} again": returned}
     _save_columns(rows, picture)

@@ -283,6 +283,18 @@ def save_grid(images: np.ndarray, path: Path, columns: int = 8, zoom: int = 1) -
     return write_image(_tiled(images, min(columns, len(images)), zoom), path)
 
 
+def save_samples(images: np.ndarray, destination: Path, singles: bool = False) -> Path:
+    """Write uint8 [n, h, w, 1 or 3] as one grid or, with `singles`, as one PNG each into the folder `destination`.
+
+    Raises InputError as `write_image`.
+    """
+    if not singles:
+        return save_grid(images, destination)
+    for number, image in enumerate(images):
+        write_image(image, destination / f"{number:06d}.png")
+    return destination
+
+
 def save_table(rows: dict[str, np.ndarray], path: Path, zoom: int = 1) -> Path:
     """Write a picture with one column a sample and one row a key, which stands to its left.
 

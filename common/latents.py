@@ -1,12 +1,15 @@
-"""What latents say about the images behind them: neighbours, and maps of two dimensions."""
+"""What latents say about the images behind them: neighbours, ways from one to another, maps of two dimensions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from common.errors import InputError
 from common.files import replacing
+from common.images import save_table
 
 
 def nearest(latents: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
@@ -36,6 +39,43 @@ def nearest_neighbour_purity(latents: np.ndarray, labels: np.ndarray, neighbours
     others = found != np.arange(len(latents))[:, None]
     others[others.all(1), -1] = False  # where many are equal, a latent may not be among its own nearest
     return float((labels[found][others].reshape(-1, count) == labels[:, None]).mean())
+
+
+def great_circle(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
+    """Return latents [steps, d] on the way from `start` [d] to `end`, both included.
+
+    Normal latents lie near a sphere, which a straight line would leave (White 2016, arXiv:1609.04468, section 2.1).
+
+    Raises:
+        InputError: there are fewer than 2 steps, or both ends lie in one direction from 0.
+    """
+    cosine = start @ end / (np.linalg.norm(start) * np.linalg.norm(end))
+    if steps < 2 or cosine > 1 - 1e-6:
+        raise InputError(f"a walk needs two different ends and 2 steps or more, got {steps} steps, cosine {cosine:.3g}")
+    angle, along = np.arccos(cosine), np.linspace(0, 1, steps)[:, None]
+    return ((np.sin((1 - along) * angle) * start + np.sin(along * angle) * end) / np.sin(angle)).astype(start.dtype)
+
+
+def save_arithmetic(
+    latents: dict[str, np.ndarray],
+    draw: Callable[[np.ndarray], np.ndarray],
+    arithmetic: Callable[..., np.ndarray],
+    path: Path,
+) -> Path:
+    """Write a row for each of a, b and c, its images and, last, their mean; below what they come to, also with noise.
+
+    As figure 7 of Radford et al. 2016, arXiv:1511.06434: the noise is uniform up to 0.25.
+
+    Args:
+        latents: captions and latents [n, d] of a, b and c.
+        draw: latents [n, d] -> images, uint8 [n, h, w, 1 or 3].
+        arithmetic: latents of a, b and c -> one latent [d].
+        path: of the picture.
+    """
+    rows = {caption: draw(np.vstack([some, some.mean(axis=0)])) for caption, some in latents.items()}
+    results = np.tile(arithmetic(*latents.values()), (len(next(iter(rows.values()))), 1))
+    results[1:] += np.random.default_rng(0).uniform(-0.25, 0.25, results[1:].shape)
+    return save_table(rows | {"a - b + c": draw(results)}, path, zoom=2)
 
 
 def tsne(latents: np.ndarray, seed: int) -> np.ndarray:

@@ -192,14 +192,7 @@ def sample_scores(classifier_path: Path, real: np.ndarray, samples: np.ndarray) 
         InputError: `classifier_path` is no such file.
         ValueError: there are fewer than 2 images of a kind.
     """
-    if not classifier_path.is_file():
-        raise InputError(f"{classifier_path}: no such file; expected a .keras file of a classifier")
-    try:
-        classifier = keras.saving.load_model(classifier_path, compile=False)
-    except ValueError as error:
-        raise InputError(f"{classifier_path}: Keras cannot load it; expected a .keras file") from error
-    if len(classifier.outputs) != 2:
-        raise InputError(f"{classifier_path}: {len(classifier.outputs)} output(s); expected features and logits")
+    classifier = _loaded_classifier(classifier_path)
     real_features, _ = classifier_features(classifier, real)
     features, probabilities = classifier_features(classifier, samples)
     shares = np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) / len(samples)
@@ -210,10 +203,34 @@ def sample_scores(classifier_path: Path, real: np.ndarray, samples: np.ndarray) 
         "confidence": float(probabilities.max(1).mean()),
         "rarest_class_share": float(shares.min()),
         "class_entropy": float(np.sum(occurring * np.log(1 / occurring))),
-        "samples": len(samples),
-        "real_images": len(real),
-        "classifier": f"{classifier_path.name} {file_sha256(classifier_path)[:12]}",
-    }
+    } | _of_what(classifier_path, real, samples)
+
+
+def set_distances(classifier_path: Path, real: np.ndarray, samples: np.ndarray) -> dict[str, float | int | str]:
+    """Return what `sample_scores` says of distances, for a classifier whose outputs are no shares of classes."""
+    classifier = _loaded_classifier(classifier_path)
+    real_features, features = (classifier_features(classifier, images)[0] for images in (real, samples))
+    return {
+        "frechet_distance": frechet_distance(real_features, features),
+        "kernel_distance": kernel_distance(real_features, features),
+    } | _of_what(classifier_path, real, samples)
+
+
+def _of_what(classifier_path: Path, real: np.ndarray, samples: np.ndarray) -> dict[str, float | int | str]:
+    checksum = file_sha256(classifier_path)[:12]
+    return {"samples": len(samples), "real_images": len(real), "classifier": f"{classifier_path.name} {checksum}"}
+
+
+def _loaded_classifier(path: Path) -> keras.Model:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a .keras file of a classifier")
+    try:
+        classifier = keras.saving.load_model(path, compile=False)
+    except ValueError as error:
+        raise InputError(f"{path}: Keras cannot load it; expected a .keras file") from error
+    if len(classifier.outputs) != 2:
+        raise InputError(f"{path}: {len(classifier.outputs)} output(s); expected features and logits")
+    return classifier
 
 
 def _feature_sets(features_a: np.ndarray, features_b: np.ndarray) -> Iterator[np.ndarray]:
@@ -263,16 +280,14 @@ def edit_scores(
     Raises:
         InputError: `classifier_path` is no such file, or tells other attributes apart.
     """
-    if not classifier_path.is_file():
-        raise InputError(f"{classifier_path}: no such file; expected a .keras file of a classifier")
-    classifier = keras.saving.load_model(classifier_path, compile=False)
-    if len(classifier.outputs) != 2 or classifier.outputs[1].shape[-1] != len(names):
+    classifier = _loaded_classifier(classifier_path)
+    if classifier.outputs[1].shape[-1] != len(names):
         found = [list(output.shape) for output in classifier.outputs]
         raise InputError(f"{classifier_path}: outputs {found}; expected features and {len(names)} attributes")
-    before = _attribute_probabilities(classifier, images)
+    before = attribute_probabilities(classifier_path, images)
     scores = {}
     for number, name in enumerate(names):
-        after = _attribute_probabilities(classifier, edit(number, np.where(before[:, number] > 0.5, -1, 1)))
+        after = attribute_probabilities(classifier_path, edit(number, np.where(before[:, number] > 0.5, -1, 1)))
         change = np.abs(after - before).mean(axis=0)
         scores[f"{name}_flips"] = float(((after > 0.5) != (before > 0.5))[:, number].mean())
         if len(names) > 1:
@@ -280,8 +295,68 @@ def edit_scores(
     return scores
 
 
-def _attribute_probabilities(classifier: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Return the probability of each attribute, float32 [n, k], for uint8 [n, h, w, 1 or 3]."""
+def arithmetic_scores(
+    classifier_path: Path,
+    names: tuple[str, ...],
+    wanted: tuple[str, ...],
+    other: str,
+    latents: np.ndarray,
+    draw: Callable[[np.ndarray], np.ndarray],
+    arithmetic: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    trials: int = 200,
+) -> tuple[dict[str, float], dict[str, dict[str, np.ndarray]]]:
+    """Score a - b + c by a classifier of attributes: a has a wanted one and another, b only the other, c neither.
+
+    Three latents for each are chosen at random among those of whose images the classifier is sure, `trials` times.
+
+    Args:
+        classifier_path: as for `edit_scores`.
+        names: of the attributes, in the classifier's order.
+        wanted: of these, those that a - b + c should have, one after the other.
+        other: the one that it should not have.
+        latents: to choose from, [n, d].
+        draw: latents [n, d] -> images, uint8 [n, h, w, c].
+        arithmetic: latents of a, b and c, [3, d] each -> one latent [d].
+
+    Returns:
+        For each wanted one "NAME_share", the share of all latents whose image has it; "NAME_put_in", the share of
+        results that have it, and "NAME_put_in_OTHER_too", the share that has the other one. And the first choice for
+        each: captions and latents [3, d] of a, b and c. Both lack it where there are not three sure ones of a kind.
+
+    Raises:
+        InputError: `classifier_path` is no such file.
+    """
+    found = attribute_probabilities(classifier_path, draw(latents))
+    rng = np.random.default_rng(0)
+    scores, first = {}, {}
+    for name in wanted:
+        here, there = found[:, names.index(name)], found[:, names.index(other)]
+        kinds = {
+            f"a: {name} and {other}": (here > 0.9) & (there > 0.9),
+            f"b: {other}": (here < 0.1) & (there > 0.9),
+            "c: neither": (here < 0.1) & (there < 0.1),
+        }
+        scores[f"{name}_share"] = float((here > 0.5).mean())
+        if min(kind.sum() for kind in kinds.values()) < 3:
+            continue
+        chosen = [
+            [latents[rng.choice(np.flatnonzero(kind), 3, replace=False)] for kind in kinds.values()]
+            for _ in range(trials)
+        ]
+        results = np.stack([arithmetic(*parts) for parts in chosen])
+        after = attribute_probabilities(classifier_path, draw(results)) > 0.5
+        scores[f"{name}_put_in"] = float(after[:, names.index(name)].mean())
+        scores[f"{name}_put_in_{other}_too"] = float(after[:, names.index(other)].mean())
+        first[name] = {kind.replace("_", " "): part for kind, part in zip(kinds, chosen[0], strict=True)}
+    return scores, first
+
+
+def attribute_probabilities(classifier_path: Path, images: np.ndarray) -> np.ndarray:
+    """Return the probability of each attribute, float32 [n, k], for uint8 [n, h, w, 1 or 3].
+
+    The file is a .keras of a classifier with two outputs, features and a logit an attribute; InputError if it is not.
+    """
+    classifier = _loaded_classifier(classifier_path)
     parts = [
         classifier(classifier_input(classifier, images[start : start + 256]), training=False)[1]
         for start in range(0, len(images), 256)

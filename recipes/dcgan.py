@@ -29,7 +29,8 @@ from common.datasets import images_of
 from common.digits import sklearn_digits
 from common.errors import InputError
 from common.files import data_file
-from common.images import from_uint8, save_gif, save_grid, to_uint8, write_image
+from common.images import from_uint8, save_gif, save_grid, save_samples, to_uint8
+from common.latents import great_circle
 from common.lazy import keras, tf
 from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.scores import sample_scores
@@ -168,17 +169,11 @@ def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
 
 
 def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np.ndarray:
-    """Return `steps` images on the way from one seed's first image to another's, along a great circle.
-
-    Normal latents lie near a sphere, which a straight line would leave (White 2016, arXiv:1609.04468, section 2.1).
-    """
-    if seed == to_seed or steps < 2:
-        raise InputError(f"a walk needs two seeds and 2 steps or more, got {seed}, {to_seed} and {steps} steps")
-    start, end = (keras.random.normal((1, generator.input_shape[-1]), seed=each) for each in (seed, to_seed))
-    cosine = tf.reduce_sum(start * end) / (tf.norm(start) * tf.norm(end))
-    angle, along = tf.acos(cosine), tf.linspace(0.0, 1.0, steps)[:, None]
-    latents = (tf.sin((1.0 - along) * angle) * start + tf.sin(along * angle) * end) / tf.sin(angle)
-    return to_uint8(generator(latents, training=False))
+    """Return `steps` images on the way from one seed's first image to another's, along a great circle."""
+    if seed == to_seed:
+        raise InputError(f"a walk needs two seeds, got {seed} twice")
+    start, end = (keras.random.normal((1, generator.input_shape[-1]), seed=each)[0].numpy() for each in (seed, to_seed))
+    return to_uint8(generator(great_circle(start, end, steps), training=False))
 
 
 # %% A whole run
@@ -228,12 +223,7 @@ def generate_file(
 ) -> Path:
     """Write samples of a run as one grid or, with `singles`, as one PNG each into the folder `destination`."""
     read_run(run, "dcgan", Config)
-    images = generate(load_network(run, "generator"), count, seed)
-    if not singles:
-        return save_grid(images, destination)
-    for number, image in enumerate(images):
-        write_image(image, destination / f"{number:06d}.png")
-    return destination
+    return save_samples(generate(load_network(run, "generator"), count, seed), destination, singles)
 
 
 def walk_file(

@@ -32,7 +32,7 @@ from common.digits import sklearn_digits
 from common.errors import InputError
 from common.files import data_file
 from common.health import COPIES, ONE_SIDED, sample_diversity
-from common.images import from_uint8, save_grid, to_uint8, write_image
+from common.images import from_uint8, save_grid, save_samples, to_uint8
 from common.lazy import keras, tf
 from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.scores import sample_scores
@@ -147,9 +147,9 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     def sample(epoch: int) -> dict[str, float]:
         if output_dir is not None:
             save_grid(generate(generator, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
-        return {"diversity": sample_diversity(generate(generator, len(real)), real)} if len(real) > 1 else {}
+        return {"diversity": sample_diversity(generate(generator, len(real)), real)}
 
-    real = data.held_out[0] if data.held_out else np.zeros((0, 1, 1, 1))
+    (real,) = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
     healthy = {"discriminator": ONE_SIDED, "diversity": COPIES}
     return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=healthy)
@@ -214,12 +214,7 @@ def generate_file(
 ) -> Path:
     """Write samples of a run as one grid or, with `singles`, as one PNG each into the folder `destination`."""
     read_run(run, "gan", Config)
-    images = generate(load_network(run, "generator"), count, seed)
-    if not singles:
-        return save_grid(images, destination)
-    for number, image in enumerate(images):
-        write_image(image, destination / f"{number:06d}.png")
-    return destination
+    return save_samples(generate(load_network(run, "generator"), count, seed), destination, singles)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from common.training import History, fit, share
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """For 28 px: `CLOTHES` and `DIGITS` are the settings of the two measured tasks."""
+    """For 28 px: `CLOTHES` and `HANDWRITTEN` are the settings of the two measured tasks."""
 
     size: int = 28  # pixels; divisible by 4
     channels: int = 1  # 1 for grey, 3 for colour
@@ -66,7 +66,7 @@ class Config:
 
 
 CLOTHES = Config(mirror=True)
-DIGITS = Config(labelled=100)
+HANDWRITTEN = Config(labelled=100)
 DEMO, DEMO_RUN = Config(labelled=50, base_filters=32, epochs=60), Path("runs/ssgan-demo")
 
 # %% Networks
@@ -276,5 +276,5 @@ def generate_file(destination: Path, count: int = 100, seed: int = 0, run: Path 
 
 
 if __name__ == "__main__":
-    presets = {"clothes": CLOTHES, "digits": DIGITS, "demo": DEMO}
+    presets = {"clothes": CLOTHES, "digits": HANDWRITTEN, "demo": DEMO}
     run_command(demo, presets=presets, train=experiment, classify=classify_file, generate=generate_file)

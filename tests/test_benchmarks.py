@@ -15,16 +15,30 @@ import tensorflow as tf
 from PIL import Image
 
 import recipes.dcgan
+import recipes.dcgan_faces
 import recipes.dog_svm
+import recipes.gan
 import recipes.mlp
 import recipes.mobilenet
 import recipes.pix2pix
-from benchmarks import autoencoders, clothes, dcgan, markdown_table, pix2pix, run_benchmark, timed, write_between
+from benchmarks import (
+    adversarial,
+    autoencoders,
+    clothes,
+    dcgan,
+    markdown_table,
+    pix2pix,
+    run_benchmark,
+    timed,
+    write_between,
+)
 from common.clothes import drawn_clothes
 from common.errors import InputError
-from common.images import LABEL_COLOURS
+from common.faces import drawn_faces
+from common.images import LABEL_COLOURS, read_image
 from common.lazy import keras
 from common.runs import start_run
+from common.scores import set_distances
 
 MARK = "<!-- clothes -->"
 
@@ -70,7 +84,7 @@ def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, line, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pix2pix", "dcgan", "clothes", "autoencoders"])
+@pytest.mark.parametrize("name", ["pix2pix", "dcgan", "clothes", "autoencoders", "adversarial"])
 def test_help_comes_without_tensorflow(name):
     code = f"import sys, runpy; sys.argv = ['{name}.py', '--help']\n"
     code += f"try: runpy.run_module('benchmarks.{name}', None, '__main__')\nfinally: print('tensorflow' in sys.modules)"
@@ -413,3 +427,155 @@ def test_a_line_that_is_none_is_refused_with_those_there_are(tmp_path):
         autoencoders.measure(output_dir=tmp_path, only=("gan",))
     with pytest.raises(InputError, match="mnist: not an .npz"):
         autoencoders.measure(Path("mnist"), output_dir=tmp_path)
+
+
+# %% Adversarial nets
+
+
+def one_picture(path: Path, value: float, size: int, channels: int) -> None:
+    """Write a generator that answers all latents [n, 5] with the same grey value in [-1, 1]."""
+    layers = keras.layers
+    side = [layers.Dense(size * size * channels), layers.Reshape((size, size, channels))]
+    generator = keras.Sequential([keras.Input((5,)), *side])
+    side[0].set_weights([np.zeros((5, size * size * channels)), np.full(size * size * channels, value)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator.save(path)
+
+
+def test_runs_of_faces_differ_in_their_seeds_and_in_what_the_discriminator_sees():
+    faces = {name: line for name, line in adversarial.lines().items() if name.startswith("dcgan_faces")}
+    assert len(faces) == 6
+    images = tf.constant(np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32))
+    for name, line in faces.items():
+        config = line.config
+        seen = recipes.dcgan_faces.augmented(images, config, keras.random.SeedGenerator(0))
+        assert np.array_equal(seen, images) == ("plain" in name)
+        assert config.images == 1000 and config.averaging > 0 and name.endswith(f"seed {config.seed}")
+        same = {key: getattr(recipes.dcgan_faces.DEMO, key) for key in ("colour", "translation", "cutout")}
+        other = faces["dcgan_faces, drawn, augmented, seed 0"].config
+        assert dataclasses.replace(config, seed=0, **same) == other
+
+
+def test_tables_of_adversarial_nets_show_means_beside_what_they_are_to_be_compared_with():
+    sets = {"frechet_distance": 4.0, "kernel_distance": 0.5}
+    faces = {f"{key}{end}": value for key, value in sets.items() for end in ("", "_unaveraged", "_of_training_images")}
+    times = {"run_cpu_seconds": 60.0, "run_wall_seconds": 40.0}
+    glasses = {"glasses_share": 0.3, "glasses_put_in": 0.8, "glasses_put_in_dark_skin_too": 0.1}
+    numbers = {
+        "gan, digits": sets | {f"{key}_of_{kind}": 0.25 for key in sets for kind in ("half", "test_images")} | times,
+        "ssgan, digits": {"test_accuracy": 0.98, "test_accuracy_from_labels_alone": 0.75} | times,
+        "cyclegan, drawn": {"a_cycle_l1": 0.05, "b_cycle_l1": 0.06} | times,
+        "cyclegan, streets": {"a_cycle_l1": 0.04, "b_cycle_l1": 0.03} | times,
+    }
+    for number, (guess, _) in enumerate(adversarial.GUESSES.items()):
+        for way in ("a2b", "b2a"):
+            numbers["cyclegan, drawn"] |= {f"{way}{guess}_l1": number / 8, f"{way}{guess}_ssim": 1 - number / 8}
+    for seed in range(3):
+        numbers[f"ssgan, clothes, seed {seed}"] = {
+            "test_accuracy": 0.84 + 0.01 * seed,
+            "test_accuracy_from_labels_alone": 0.8,
+        } | times
+        own = {"frechet_distance": 4.0 + seed, "frechet_distance_unaveraged": 8.0}
+        numbers[f"dcgan_faces, drawn, augmented, seed {seed}"] = faces | own | glasses | times
+    text = adversarial.tables(numbers)
+    for line in (
+        "| samples | 4.000 | 0.500 |  |  | 60.000 | 40.000 |",
+        "| other test images | 0.250 | 0.250 |",
+        "| with augmentation | 8.000 ± 0.000 | 5.000 ± 1.000 | 4.000 ± 0.000 | 3 | 60.000 | 40.000 |",
+        "| glasses, with augmentation | 0.300 ± 0.000 | 0.800 ± 0.000 | 0.100 ± 0.000 |",
+        "| ssgan, clothes | 0.8500 ± 0.0100 | 0.8000 ± 0.0000 | 0.83 | 3 | 60.000 | 40.000 |",
+        "| ssgan, digits | 0.9800 | 0.7500 | 0.9907 | 1 | 60.000 | 40.000 |",
+        "| cyclegan, drawn | translated | unchanged | mean colours moved | mean picture |",
+        "| a2b, l1 | 0.000 | 0.125 | 0.250 | 0.375 |",
+        "| b2a, ssim | 1.000 | 0.875 | 0.750 | 0.625 |",
+        "| cyclegan, streets | 0.040 | 0.030 | 60.000 | 40.000 |",
+    ):
+        assert line in text.splitlines()
+    assert "without augmentation" not in text and adversarial.tables({}) == ""
+
+
+def test_adversarial_nets_are_measured_once_and_lines_without_data_are_named(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def fake(recipe, config, data, output_dir):
+        asked.append((recipe, data, output_dir.name))
+        return {"test_accuracy": 0.5, "test_accuracy_from_labels_alone": 0.25, "a_cycle_l1": 0.1, "b_cycle_l1": 0.2}
+
+    monkeypatch.setattr(adversarial, "measure_run", fake)
+    known = {name: {} for name in adversarial.lines() if name.startswith("dcgan_faces")}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "adversarial.json").write_text(json.dumps(known))
+    monkeypatch.setattr(adversarial, "save_faces", lambda runs, size, output_dir: output_dir / "faces.png")
+    monkeypatch.setattr(adversarial, "GUESSES", {})
+    page = tmp_path / "page.md"
+    page.write_text("<!-- adversarial -->\n<!-- adversarial -->\n")
+    for _ in range(2):
+        adversarial.measure(streets=tmp_path, output_dir=tmp_path / "runs", results=page)
+    said = capsys.readouterr()
+    assert asked == [
+        ("cyclegan", Path("sample"), "cyclegan, drawn"),
+        ("cyclegan", tmp_path, "cyclegan, streets"),
+    ]
+    assert "Without --mnist these lines are left out: gan, digits; ssgan, digits\n" in said.err
+    assert "Without --clothes" in said.err and "Without --streets" not in said.err
+    assert "| cyclegan, streets | 0.100 | 0.200 |" in page.read_text() and "ssgan" not in page.read_text()
+    adversarial.measure(clothes=Path("clothes.npz"), output_dir=tmp_path / "runs", only=("ssgan, clothes, seed 1",))
+    assert asked[2:] == [("ssgan", Path("clothes.npz"), "ssgan, clothes, seed 1")]
+    said = capsys.readouterr()
+    assert "| ssgan, clothes | 0.5000 | 0.2500 | 0.83 | 1 |" in said.out and "left out" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"only": ("gan",)}, "'gan' is no line of the table; choose from gan, digits; dcgan_faces, drawn, plain"),
+        ({"only": ("gan, digits",)}, "'gan, digits' needs --mnist"),
+        ({"clothes": Path("clothes")}, "clothes: not an .npz"),
+        ({"streets": Path("nowhere")}, "nowhere: no such folder"),
+    ],
+)
+def test_what_the_adversarial_nets_cannot_be_measured_with(given, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        adversarial.measure(output_dir=tmp_path, **given)
+
+
+def test_faces_of_both_runs_stand_below_those_drawn_by_rule(tmp_path):
+    runs = {name: tmp_path / name for name in ("without", "with")}
+    for run, first in zip(runs.values(), (-0.5, 0.0), strict=True):
+        for network, value in (("generator", first), ("averaged", first + 0.25)):
+            one_picture(run / f"{network}.keras", value, 32, 3)
+    picture = read_image(adversarial.save_faces(runs, 32, tmp_path))
+    rows = np.split(picture, 5)
+    greys = [row[len(row) // 2, -20].tolist() for row in rows[1:]]
+    assert greys == [[round(127.5 * (value + 1))] * 3 for value in (-0.5, -0.25, 0.0, 0.25)]
+    assert rows[0][:, -40:].std() > 20
+
+
+@pytest.mark.slow
+def test_digits_are_compared_with_half_of_the_test_images_as_the_other_half_is(tmp_path, monkeypatch):
+    def fake(recipe, config, data, output_dir):
+        one_picture(output_dir / "generator.keras", -0.8, 28, 1)
+        return {"frechet_distance": 1.0}
+
+    monkeypatch.setattr(adversarial, "measure_run", fake)
+    data = squares(tmp_path / "squares.npz", test=40)
+    scores = adversarial.measure_digits(recipes.gan.Config(latent_dim=5), data, tmp_path / "run")
+    assert scores["frechet_distance"] == 1
+    assert scores["frechet_distance_of_half"] > 5 * scores["frechet_distance_of_test_images"] > 0
+
+
+@pytest.mark.slow
+def test_training_faces_are_as_many_as_the_held_out_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(adversarial, "measure_run", lambda *_: {"frechet_distance": 30.0})
+    monkeypatch.setattr(adversarial, "drawn_faces", lambda count, *others: drawn_faces(60, *others))
+    asked = []
+
+    def distances(judge, real, others):
+        asked.extend([real, others])
+        return set_distances(judge, real, others)
+
+    monkeypatch.setattr(adversarial, "set_distances", distances)
+    scores = adversarial.measure_faces(recipes.dcgan_faces.DEMO, tmp_path)
+    real, others = asked
+    assert len(real) == len(others) == 12 and not {image.tobytes() for image in real} & {o.tobytes() for o in others}
+    assert scores["frechet_distance"] == 30 and scores["frechet_distance_of_training_images"] > 0

@@ -46,6 +46,7 @@ TINY = {  # settings that make a recipe small enough for a test
     "conv_autoencoder": {"size": 16, "base_filters": 8, "batch_size": 2, "epochs": 2},
     "cyclegan": {"size": 32, "base_filters": 4, "residual_blocks": 1, "pool": 3, "batch_size": 2, "epochs": 2},
     "dcgan": {"size": 16, "channels": 1, "base_filters": 4, "batch_size": 2, "epochs": 2},
+    "dcgan_faces": {"size": 16, "base_filters": 4, "batch_size": 2, "epochs": 2},
     "dog_svm": {"size": 16, "outputs": 2, "epochs": 20},
     "face_swap": {"size": 32, "base_filters": 4, "latent_dim": 8, "batch_size": 2, "epochs": 2},
     "gan": {
@@ -84,6 +85,11 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
     "cyclegan": {f"generator_{way}": ((2, 32, 32, 3), -1, 1) for way in ("a2b", "b2a")}
     | {f"discriminator_{kind}": ((2, 2, 2, 1), -np.inf, np.inf) for kind in "ab"},
     "dcgan": {"generator": ((2, 16, 16, 1), -1, 1), "discriminator": ((2, 1), -np.inf, np.inf)},
+    "dcgan_faces": {
+        "generator": ((2, 16, 16, 3), -1, 1),
+        "discriminator": ((2, 1), -np.inf, np.inf),
+        "averaged": ((2, 16, 16, 3), -1, 1),
+    },
     "dog_svm": {"features": ((2, 457), -np.inf, np.inf), "classifier": ((2, 2), 0, 0)},
     "face_swap": {
         "encoder": ((2, 8), -np.inf, np.inf),
@@ -111,6 +117,7 @@ PICTURES = {  # what a run leaves to look at
     "conv_autoencoder": {"samples", "latents.png", "reconstructions.png", "samples.png"},
     "cyclegan": {"samples", "translations.png"},
     "dcgan": {"samples", "samples.png"},
+    "dcgan_faces": {"samples", "samples.png"},
     "dog_svm": JUDGED,
     "face_swap": {"samples", "swaps.png", "shift.npz"},
     "gan": {"samples", "samples.png"},
@@ -130,7 +137,7 @@ def in_groups(names: list[str]) -> list:
 
 
 def test_every_recipe_is_under_test():
-    assert len(RECIPES) == 15
+    assert len(RECIPES) == 16
     assert sorted(TINY) == RECIPES == sorted(SHAPES) == sorted(PICTURES)
     fitted = [name for name in RECIPES if "tf.function" not in (ROOT / "recipes" / f"{name}.py").read_text()]
     assert sorted([*STEPPED, *fitted]) == RECIPES
@@ -158,7 +165,8 @@ def tiny_data(name: str, config) -> Batches:
         stream = batches(labelled, 2, config.seed, held_out=labelled)
         return side_by_side(batches(images, 2, config.seed), stream) if name == "ssgan" else stream
     of_two_kinds = name in ("pix2pix", "face_swap", "cyclegan")
-    return batches((images, 255 - images) if of_two_kinds else images, config.batch_size, config.seed)
+    parts = (images, 255 - images) if of_two_kinds else (images,)
+    return batches(parts, config.batch_size, config.seed, held_out=parts)
 
 
 @pytest.mark.parametrize("name", in_groups(RECIPES))

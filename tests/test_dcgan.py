@@ -76,7 +76,7 @@ def test_a_walk_begins_and_ends_at_the_two_seeds_and_keeps_to_their_sphere(gener
         input_shape = (None, 100)
 
         def __call__(self, latents, training):
-            self.seen = latents.numpy()
+            self.seen = np.asarray(latents)
             return tf.zeros((len(latents), 2, 2, 1))
 
     identity = Latents()

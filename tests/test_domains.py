@@ -308,6 +308,16 @@ def test_scores_beside_those_of_simple_answers(tmp_path):
     assert read_image(tmp_path / "table.png").shape[0] == 4 * (16 * 8 + 4)
 
 
+def test_the_mean_picture_of_the_other_kind_s_training_pictures_is_an_answer_too(tmp_path):
+    light, dark, held_a, held_b = (noise(6, 16, 16, 3, seed=seed) // 2 + 100 * (seed % 2) for seed in range(4))
+    domains = Domains.of_arrays((light, dark), (held_a, held_b), ("day", "night"))
+    scores = judge_translations(domains, np.copy, np.copy, tmp_path / "table.png")
+    for way, train, truth in (("a2b", dark, held_b), ("b2a", light, held_a)):
+        apart = np.abs(truth - np.rint(train.mean(0))).mean() / 255
+        assert scores[f"{way}_mean_picture_l1"] == pytest.approx(apart)
+        assert scores[f"{way}_mean_picture_ssim"] < 0.5 and scores[f"{way}_unchanged_ssim"] == scores[f"{way}_ssim"]
+
+
 def test_without_the_truth_there_is_the_cycle_alone(tmp_path):
     a, b = noise(20, 16, 16, 3), noise(12, 16, 16, 3, seed=1)
     domains = Domains(Examples(a[:10], a[10:], as_they_are), Examples(b[:9], b[9:], as_they_are))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.latents import nearest, nearest_neighbour_purity, save_scatter, tsne
+from common.latents import great_circle, nearest, nearest_neighbour_purity, save_scatter, tsne
 
 
 def test_nearest_equals_sorted_distances():
@@ -59,3 +59,16 @@ def test_a_scatter_has_the_colour_of_each_class(tmp_path, count):
     path = save_scatter(points, labels, tuple(f"$class {n}" for n in range(count)), tmp_path / "map.png", "t-SNE")
     colours = np.unique(np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3), axis=0)
     assert len(colours) > count
+
+
+def test_a_great_circle_begins_and_ends_where_it_should_in_even_steps_on_the_sphere():
+    start, end = np.random.default_rng(0).normal(size=(2, 50))
+    start, end = (each / np.linalg.norm(each) * 7 for each in (start, end))
+    way = great_circle(start, end, 9)
+    np.testing.assert_allclose(way[[0, -1]], [start, end], atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(way, axis=1), 7)
+    turns = np.arccos((way[1:] * way[:-1]).sum(1) / 49)
+    np.testing.assert_allclose(turns, turns[0])
+    for ends, steps in (((start, start), 5), ((start, end), 1)):
+        with pytest.raises(ValueError, match="two different ends and 2 steps or more"):
+            great_circle(*ends, steps)

@@ -17,6 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from common.errors import InputError
 from common.lazy import keras
 from common.scores import (
+    arithmetic_scores,
     classifier_features,
     confusion_matrix,
     edit_scores,
@@ -25,6 +26,7 @@ from common.scores import (
     pair_scores,
     sample_scores,
     segmentation_scores,
+    set_distances,
 )
 
 # Keras 3 reads variables in a way that NumPy 2 deprecates.
@@ -315,6 +317,40 @@ def test_edits_that_do_as_they_should_and_edits_that_do_not(tmp_path):
     assert scores(perfect) == {"left_flips": 1, "left_others_moved": 0, "right_flips": 1, "right_others_moved": 0}
     assert scores(idle)["left_flips"] == 0
     assert scores(of_both)["right_flips"] == 1 and scores(of_both)["right_others_moved"] == pytest.approx(1)
+
+
+def test_arithmetic_is_scored_by_what_the_classifier_finds_in_its_results(tmp_path):
+    """Latents are the brightness of both halves: bright-bright less dark-bright and dark-dark is bright-dark."""
+    path = judge_of_halves(tmp_path / "judge.keras")
+    latents = np.random.default_rng(0).choice([-1.0, 1.0], (200, 2))
+
+    def draw(latents):
+        halves = (127.5 + 127.5 * np.clip(latents, -1, 1)).astype(np.uint8)
+        return halves.repeat(2, axis=1)[:, None, :, None].repeat(4, axis=1)
+
+    def scores(arithmetic):
+        return arithmetic_scores(path, ("left", "right"), ("left",), "right", latents, draw, arithmetic, trials=20)
+
+    found, chosen = scores(lambda a, b, c: a.mean(0) - b.mean(0) + c.mean(0))
+    assert found == {"left_share": (latents[:, 0] > 0).mean(), "left_put_in": 1, "left_put_in_right_too": 0}
+    kinds = [part[0].tolist() for part in chosen["left"].values()]
+    assert kinds == [[1, 1], [-1, 1], [-1, -1]] and list(chosen["left"]) == [
+        "a: left and right",
+        "b: right",
+        "c: neither",
+    ]
+    idle, _ = scores(lambda a, b, c: c.mean(0))
+    assert idle["left_put_in"] == 0
+    latents[:] = 1.0
+    assert scores(lambda a, b, c: c.mean(0)) == ({"left_share": 1.0}, {})
+
+
+def test_distances_alone_are_those_of_sample_scores(tmp_path):
+    path = judge_of_halves(tmp_path / "judge.keras")
+    real, samples = np.random.default_rng(0).integers(0, 256, (2, 30, 4, 4, 1)).astype(np.uint8)
+    both = sample_scores(path, real, samples)
+    distances = set_distances(path, real, samples)
+    assert distances == {name: both[name] for name in distances} and "frechet_distance" in distances
 
 
 def test_a_judge_of_other_attributes_is_refused(tmp_path):

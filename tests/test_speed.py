@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.pipeline import growth, memory_table, pairs_of, resident_memory, write_pairs, write_wide
-from benchmarks.pytorch import make_torch_step, torch_networks
+from benchmarks.plain import make_plain_step
+from benchmarks.pytorch import TorchPool, make_torch_step, torch_networks
 from benchmarks.speed import (
     Setup,
     Turns,
@@ -32,12 +33,16 @@ from benchmarks.speed import (
 )
 from common.batches import Batches
 from common.lazy import keras, tf
-from recipes import dcgan, pix2pix
+from recipes import cyclegan, dcgan, pix2pix
 
 ROOT = Path(__file__).parent.parent
 PIX2PIX = pix2pix.Config(size=32, base_filters=4, batch_size=2, dropout=0.0)
 DCGAN = dcgan.Config(size=28, channels=1, base_filters=4, batch_size=3, latent_dim=10)
-RECIPES = [(pix2pix, PIX2PIX), (dcgan, DCGAN)]
+CYCLEGAN = cyclegan.Config(
+    size=32, base_filters=4, residual_blocks=1, patch_layers=2, batch_size=2, decay_from=1.0, pool=8
+)
+CYCLEGAN_UNET = dataclasses.replace(CYCLEGAN, generator="unet", loss="cross_entropy", learning_rate=2e-3)
+RECIPES = [(pix2pix, PIX2PIX), (dcgan, DCGAN), (cyclegan, CYCLEGAN), (cyclegan, CYCLEGAN_UNET)]
 
 # %% Operations
 
@@ -59,6 +64,17 @@ def test_flops_of_dcgan():
     assert generator == (dense + kernel * batch * (8 * 4 * 7**2 + 4 * 1 * 14**2), dense)
     first = kernel * batch * 1 * 4 * 14**2
     assert discriminator == (first + kernel * batch * 4 * 8 * 7**2 + 2 * batch * 7 * 7 * 8, first)
+
+
+def test_flops_of_cyclegan():
+    a2b, _, _, judge = (forward_flops(network, CYCLEGAN) for network in cyclegan.build(CYCLEGAN))
+    batch = 2
+    first = 2 * batch * 7 * 7 * 3 * 4 * 32**2
+    halved = 2 * batch * 9 * (4 * 8 * 16**2 + 8 * 16 * 8**2)  # and doubled again, each from as many pixels
+    block = 2 * (2 * batch * 9 * 16 * 16 * 8**2)
+    assert a2b == (first + halved + block + halved + first, first)
+    patches = [3 * 4 * 16**2, 4 * 8 * 8**2, 8 * 16 * 7**2, 16 * 1 * 6**2]
+    assert judge == (2 * 16 * batch * sum(patches), 2 * 16 * batch * patches[0])
 
 
 @pytest.mark.slow
@@ -84,12 +100,20 @@ def test_flops_of_the_plain_way():
     assert step_flops([(10, 2), (7, 3)], "plain") == predicts + real + fake + combined
 
 
+@pytest.mark.parametrize("variant", ["recipe", "plain", "pytorch"])
+def test_flops_of_cyclegan_steps(variant):
+    """The same; both generators, then both discriminators."""
+    translation, same, round_trip = 10 + 10 + 8, 10 + 10 + 8, 10 + 10 + 10
+    on_fake, judged = 7 + 7, 2 * (7 + 7 + 4)
+    whole = 2 * (translation + same + round_trip + on_fake + judged)
+    assert step_flops([(10, 2), (10, 2), (7, 3), (7, 3)], variant) == whole
+
+
 # %% PyTorch's side
 
 
 def _pictures(config, batch_count: int) -> tuple[np.ndarray, ...]:
-    name = "pix2pix" if isinstance(config, pix2pix.Config) else "dcgan"
-    return random_pictures(Setup(name, config, 1), batch_count)
+    return random_pictures(Setup(type(config).__module__.split(".")[1], config, 1), batch_count)
 
 
 def _copy(network: keras.Model, module, spatial: int) -> None:
@@ -135,9 +159,14 @@ def test_pytorch_has_the_same_networks(recipe, config):
     pictures = [(images / np.float32(127.5) - 1).astype(np.float32) for images in _pictures(config, 1)]
     channels_first = [torch.from_numpy(each).permute(0, 3, 1, 2) for each in pictures]
     latents = np.random.default_rng(1).standard_normal((3, 10), np.float32)
-    given = (pictures[0], channels_first[0]) if recipe is pix2pix else (latents, torch.from_numpy(latents))
-    both = (pictures, torch.cat(channels_first, 1)) if recipe is pix2pix else (pictures[0], channels_first[0])
-    for network, module, (ours, theirs) in zip(networks, modules, (given, both), strict=True):
+    one = (pictures[0], channels_first[0])
+    if recipe is pix2pix:
+        given = [one, (pictures, torch.cat(channels_first, 1))]
+    elif recipe is dcgan:
+        given = [(latents, torch.from_numpy(latents)), one]
+    else:
+        given = [one] * 4
+    for network, module, (ours, theirs) in zip(networks, modules, given, strict=True):
         expected = network(ours, training=True).numpy()
         found = module(theirs).detach().numpy()
         found = found.transpose(0, 2, 3, 1) if found.ndim == 4 else found
@@ -164,6 +193,58 @@ def test_pytorch_has_the_same_step():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config", [CYCLEGAN, CYCLEGAN_UNET])
+def test_pytorch_has_the_same_step_of_cyclegan(config):
+    """As above; the pool is not full yet, after which chance would decide."""
+    torch = pytest.importorskip("torch")
+    networks, images = cyclegan.build(config), _pictures(config, 1)
+    modules = torch_networks(config)
+    for network, module in zip(networks, modules, strict=True):
+        _copy(network, module, 0)
+    step = make_torch_step(config, modules)
+    first = [torch.from_numpy(each).permute(0, 3, 1, 2).contiguous() for each in images]
+    g_losses, d_losses = zip(*(step(*first) for _ in range(3)), strict=True)
+    data = Batches(3, lambda _: tf.data.Dataset.from_tensors(images).repeat())
+    (row,) = cyclegan.train(networks, data, dataclasses.replace(config, epochs=1))
+    generators = row["generator_a2b"] + row["generator_b2a"] + 10 * row["cycle"] + 5 * row["identity"]
+    assert np.mean(d_losses) == pytest.approx(row["discriminator_a"] + row["discriminator_b"], rel=1e-3)
+    assert np.mean(g_losses) == pytest.approx(generators, rel=1e-3)
+    assert d_losses[2] != pytest.approx(float(d_losses[0]), rel=1e-2)
+
+
+@pytest.mark.parametrize("capacity", [0, 3])
+def test_pool_of_pytorch(capacity):
+    """Images are numbers here: each goes in once and comes out once, by itself or later, in place of another."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    pool, out = TorchPool(capacity, 1), []
+    numbers = torch.arange(1.0, 401.0)
+    for pair in numbers.reshape(200, 2, 1, 1, 1).expand(-1, -1, 3, -1, -1):
+        out += pool.exchange(pair)[:, 0, 0, 0].tolist()
+    if not capacity:
+        assert out == numbers.tolist()
+        return
+    assert out[:3] == [1, 2, 3]  # and kept as well
+    kept = pool.images[:, 0, 0, 0].tolist()
+    assert sorted(out[3:] + kept) == numbers.tolist()
+    earlier = np.mean([found != number for found, number in zip(out, numbers.tolist(), strict=True)])
+    assert 0.4 < earlier < 0.6
+
+
+@pytest.mark.slow
+def test_pytorch_has_the_published_size_of_cyclegan():
+    """The ResNet of 11.378 million weights, which has a bias where this one has a scale and a shift."""
+    torch = pytest.importorskip("torch")
+    with torch.device("meta"):
+        modules = torch_networks(cyclegan.Config())
+    a2b, b2a, judge_a, judge_b = (sum(each.numel() for each in module.parameters()) for module in modules)
+    normalised = 64 + 128 + 256 + 18 * 256 + 128 + 64
+    assert a2b == b2a and round((a2b - normalised) / 1e6, 3) == 11.378
+    kernels = 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512)
+    assert judge_a == judge_b == kernels + 2 * (128 + 256 + 512) + 1
+
+
+@pytest.mark.slow
 def test_pytorch_has_the_published_size():
     """The U-Net of 54.414 million weights, made without memory for them."""
     torch = pytest.importorskip("torch")
@@ -173,6 +254,27 @@ def test_pytorch_has_the_published_size():
     kernels = 16 * (6 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512)
     assert discriminator == kernels + 2 * (128 + 256 + 512) + 1
     assert round(generator / 1e6, 3) == 54.414
+
+
+# %% The plain way
+
+
+@pytest.mark.slow
+def test_the_plain_way_of_cyclegan_learns_the_same():
+    """Without a pool, two steps lead where the recipe's lead."""
+    config = dataclasses.replace(CYCLEGAN, pool=0)
+    images = _pictures(config, 1)
+    both = [cyclegan.build(config) for _ in range(2)]
+    before = [weight.numpy() for network in both[0] for weight in network.trainable_variables]
+    step = make_plain_step(config, both[0], images)
+    for number in range(2):
+        step(number)
+    data = Batches(2, lambda _: tf.data.Dataset.from_tensors(images).repeat())
+    cyclegan.train(both[1], data, dataclasses.replace(config, epochs=1))
+    plain, ours = ([w.numpy() for network in each for w in network.trainable_variables] for each in both)
+    for old, one, other in zip(before, plain, ours, strict=True):
+        moved = np.abs(other - old).mean()
+        assert moved > 1e-4 and np.abs(one - other).mean() < 0.02 * moved
 
 
 # %% Turns
@@ -292,7 +394,9 @@ def test_written_pairs_are_read_as_pairs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "flags"), [("speed", ["--only", "dcgan-quick"]), ("pipeline", [])])
+@pytest.mark.parametrize(
+    ("name", "flags"), [("speed", ["--only", "dcgan-quick"]), ("speed", ["--only", "cyclegan-quick"]), ("pipeline", [])]
+)
 def test_a_short_run(name, flags, tmp_path):
     flags = [*flags, "--quick", "--rounds", "2", "--output-dir", str(tmp_path)]
     done = subprocess.run(

@@ -1,0 +1,280 @@
+"""DCGAN of faces: draw faces from noise, walk from one to another, and reckon with them: a - b + c.
+
+Paper    Radford, Metz & Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
+         Networks", ICLR 2016, arXiv:1511.06434; average of weights: Yazici et al., ICLR 2019, arXiv:1806.04498;
+         differentiable augmentation: Zhao et al., NeurIPS 2020, arXiv:2006.10738.
+Images   uint8 [n, size, size, 3] at the borders; float32 in [-1, 1] in the networks.
+Latents  float32 [n, latent_dim], standard normal. Logits: float32 [n, 1], positive means real.
+Differs  1. Latents are normal, not uniform: a walk between two then has somewhere to go.
+         2. Pictures come from `averaged`, a generator with the moving average of the weights of the one that learns.
+         3. The discriminator sees images, real and drawn, changed at random, and so cannot learn few of them by heart.
+Run      python -m recipes.dcgan_faces                                             the demo: drawn faces, offline
+         python -m recipes.dcgan_faces train --data DIR --output-dir runs/mine     your own pictures; again: goes on
+         python -m recipes.dcgan_faces generate grid.png --count 64 --run runs/mine
+         python -m recipes.dcgan_faces walk walk.gif --start 3 --end 12 --run runs/mine    numbers as in the grid,
+         python -m recipes.dcgan_faces arithmetic out.png --a 3 9 12 --b 0 5 31 --c 7 8 20 --run runs/mine    from 0
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.attributes import attributed_images
+from common.batches import Batches, mapped
+from common.cli import run_command
+from common.errors import InputError
+from common.faces import FACE_ATTRIBUTES, drawn_faces
+from common.files import data_file
+from common.health import COPIES, ONE_SIDED, sample_diversity
+from common.images import from_uint8, save_gif, save_grid, save_samples, to_uint8
+from common.labelled import image_batches
+from common.latents import great_circle, save_arithmetic
+from common.lazy import keras, tf
+from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.scores import arithmetic_scores, set_distances
+from common.training import History, fit, share
+
+# %% Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The paper's settings (section 4), with averaging and augmentation; `DEMO` is the same made small."""
+
+    size: int = 64  # pixels, a multiple of 16
+    channels: int = 3  # 3 for colour, 1 for grey
+    latent_dim: int = 100
+    base_filters: int = 128  # of the layers next to the image; doubles at each halving of the size
+    images: int = 0  # training images that are used, of those there are; 0: all
+    averaging: float = 0.999  # share of the average that a step keeps; 0: no average, the last weights
+    colour: float = 1.0  # strength of random brightness, saturation and contrast; 0: none
+    translation: float = 0.125  # largest random shift, as a share of the size; 0: none
+    cutout: float = 0.5  # side of a square that is blanked, as a share of the size; 0: none
+    batch_size: int = 128
+    learning_rate: float = 2e-4
+    beta_1: float = 0.5  # Adam; 0.9 oscillates (section 4)
+    epochs: int = 25
+    seed: int = 0
+
+
+DEMO = Config(base_filters=24, colour=0.5, cutout=0.25, batch_size=32, learning_rate=5e-4, epochs=30)
+DEMO_RUN = Path("runs/dcgan_faces-demo")
+Faces = tuple[int, ...]  # by their numbers in the grid of a seed
+
+# %% Networks
+
+
+class Networks(NamedTuple):
+    """The two that play, and the one that is shown."""
+
+    generator: keras.Model  # latents [n, latent_dim] -> images [n, size, size, channels] in [-1, 1]
+    discriminator: keras.Model  # images -> logits [n, 1], positive means real
+    averaged: keras.Model  # as the generator, with the average of its weights: what is saved to be used
+
+
+def build(config: Config = Config()) -> Networks:
+    """Return the networks, untrained. Raises ValueError for a size that 16 does not divide."""
+    if config.size < 16 or config.size % 16 or config.channels not in (1, 3):
+        raise InputError(f"size must be a multiple of 16 and channels 1 or 3, got {config.size} and {config.channels}")
+    layers, width, smallest = keras.layers, config.base_filters, config.size // 16
+    seeds = keras.random.SeedGenerator(config.seed)
+    init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds)}
+
+    def generator(name: str) -> keras.Model:
+        latents = keras.Input((config.latent_dim,), name="latents")
+        x = layers.Dense(smallest * smallest * width * 8, use_bias=False, **init)(latents)
+        x = layers.Reshape((smallest, smallest, width * 8))(x)
+        for factor in (4, 2, 1):  # size / 16 -> size / 2
+            x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+            x = layers.Conv2DTranspose(width * factor, 4, 2, "same", use_bias=False, **init)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+        x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", **init)(x)
+        return keras.Model(latents, x, name=name)
+
+    x = images = keras.Input((config.size, config.size, config.channels), name="images")
+    for factor in (1, 2, 4, 8):  # size / 2 -> size / 16; not normalised next to the image (section 3)
+        x = layers.Conv2D(width * factor, 4, 2, "same", use_bias=factor == 1, **init)(x)
+        x = layers.LeakyReLU(negative_slope=0.2)(layers.BatchNormalization()(x) if factor > 1 else x)
+    discriminator = keras.Model(images, layers.Dense(1, **init)(layers.Flatten()(x)), name="discriminator")
+    return Networks(generator("generator"), discriminator, generator("averaged"))
+
+
+# %% Losses
+
+
+def augmented(images: tf.Tensor, config: Config, seeds: keras.random.SeedGenerator) -> tf.Tensor:
+    """Change each image, float32 [n, size, size, channels], in ways of its own; gradients pass (Zhao, section 3.3)."""
+    count, size, centres = tf.shape(images)[0], config.size, tf.range(0.5, config.size)
+    drawn = functools.partial(keras.random.uniform, seed=seeds)
+    if config.colour:
+        images += config.colour * drawn((count, 1, 1, 1), -0.5, 0.5)
+        for axes, most in (((3,), 1.0), ((1, 2, 3), 0.5)):  # saturation, contrast
+            mean = tf.reduce_mean(images, axes, keepdims=True)
+            images = mean + (images - mean) * (1 + config.colour * drawn((count, 1, 1, 1), -most, most))
+    if config.translation:
+        margin = max(1, round(config.translation * size))
+        images = tf.pad(images, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
+        for axis in (1, 2):
+            first = tf.cast(drawn((count, 1), 0, 2 * margin + 1), tf.int32)
+            images = tf.gather(images, first + tf.range(size), axis=axis, batch_dims=1)
+    if config.cutout:
+        rows, columns = (tf.abs(centres - drawn((count, 1), 0, size)) < config.cutout * size / 2 for _ in "hw")
+        images *= 1 - tf.cast(rows[:, :, None] & columns[:, None, :], tf.float32)[..., None]
+    return images
+
+
+def discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    """Cross entropy: real is 1 and fake is 0; 2 log 2 = 1.39 when the two cannot be told apart."""
+    return tf.reduce_mean(tf.nn.softplus(-real_logits)) + tf.reduce_mean(tf.nn.softplus(fake_logits))
+
+
+def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+    """The non-saturating loss: fakes should be called real; log 2 = 0.69 when the two cannot be told apart."""
+    return tf.reduce_mean(tf.nn.softplus(-fake_logits))
+
+
+# %% Training
+
+
+def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
+    """Train in place on batches of uint8 images; return each epoch's mean losses."""
+    generator, discriminator, averaged = networks
+    g_optimizer, d_optimizer = (keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1) for _ in "gd")
+    g_optimizer.build(generator.trainable_variables)
+    d_optimizer.build(discriminator.trainable_variables)
+    noise = keras.random.SeedGenerator(config.seed + 1)
+
+    @tf.function
+    def step(real: tf.Tensor) -> dict[str, tf.Tensor]:
+        latents = keras.random.normal((tf.shape(real)[0], config.latent_dim), seed=noise)
+        with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
+            fake = generator(latents, training=True)
+            real_logits = discriminator(augmented(from_uint8(real), config, noise), training=True)
+            fake_logits = discriminator(augmented(fake, config, noise), training=True)  # one pass serves both losses
+            g_loss, d_loss = share(generator_loss(fake_logits)), share(discriminator_loss(real_logits, fake_logits))
+        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
+        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables)
+        g_optimizer.apply(g_gradients, generator.trainable_variables)
+        d_optimizer.apply(d_gradients, discriminator.trainable_variables)
+        kept = tf.minimum(config.averaging, 1 - 1 / tf.cast(g_optimizer.iterations, tf.float32))  # at first the mean
+        for average, weight in zip(averaged.variables, generator.variables, strict=True):
+            average.assign(weight + kept * (average - weight))
+        return {"generator": g_loss, "discriminator": d_loss}
+
+    def sample(epoch: int) -> dict[str, float]:
+        drawn = draw(averaged, latents_of(averaged, range(max(64, len(real)))))
+        if output_dir is not None:
+            save_grid(drawn[:64], output_dir / "samples" / f"epoch-{epoch:04d}.png")
+        return {"diversity": sample_diversity(drawn[: len(real)], real)}
+
+    (real,) = data.held_out
+    state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
+    healthy = {"discriminator": ONE_SIDED, "diversity": COPIES}
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=healthy)
+
+
+# %% Use
+
+
+def latents_of(generator: keras.Model, numbers: Sequence[int], seed: int = 0) -> np.ndarray:
+    """Return the latents of some of the images that a seed stands for, by their numbers, float32 [n, latent_dim]."""
+    if not numbers or not 0 <= min(numbers) <= max(numbers) < 1_000_000:
+        raise InputError(f"images are numbered from 0 to 999999, got {', '.join(map(str, numbers)) or 'none'}")
+    shape = (max(numbers) + 1, generator.input_shape[-1])
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)[list(numbers)]
+
+
+def draw(generator: keras.Model, latents: np.ndarray) -> np.ndarray:
+    """Return images, uint8 [n, size, size, channels], for latents [n, latent_dim]."""
+    return to_uint8(mapped(generator, latents.astype(np.float32)))
+
+
+def arithmetic(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the mean of latents a [n, latent_dim], less that of b, plus that of c, of 3 each (section 6.3.2)."""
+    return a.mean(axis=0) - b.mean(axis=0) + c.mean(axis=0)
+
+
+# %% A whole run
+
+
+def experiment(
+    data: str = "sample",
+    config: Config = Config(),
+    output_dir: Path = Path("runs/dcgan_faces"),
+    skip_bad: bool = False,
+    fetch: bool = False,
+) -> Path:
+    """Read `data`, train or go on, score what is drawn; leave a run in `output_dir`, return its picture's path."""
+    check_run(output_dir, "dcgan_faces", config, data)
+    networks = build(config)
+    sample = functools.partial(drawn_faces, 3000, config.seed, config.size)
+    faces = attributed_images(data, config.size, config.channels, sample, skip_bad, fetch, FACE_ATTRIBUTES)
+    faces = faces._replace(train=faces.train.some(config.images)) if config.images else faces
+    start_run(output_dir, "dcgan_faces", config, data)
+    train(networks, image_batches(faces, config.batch_size, config.seed), config, output_dir)
+    picture = save_grid(draw(networks.averaged, latents_of(networks.averaged, range(64))), output_dir / "samples.png")
+    real = faces.test.loaded(2000)[0]
+    finish_run(output_dir, networks, lambda: evaluate(networks, real, output_dir) if data == "sample" else {})
+    return picture
+
+
+def evaluate(networks: Networks, real: np.ndarray, output_dir: Path) -> dict[str, float | int | str]:
+    """Score what was learnt from drawn faces, and arithmetic with it, by the classifier of their attributes."""
+    judge, drawing = data_file("face_classifier.keras"), functools.partial(draw, networks.averaged)
+    latents = latents_of(networks.averaged, range(5000), seed=1)
+    last = set_distances(judge, real, draw(networks.generator, latents[: len(real)]))
+    scores = {f"{name}_unaveraged": last[name] for name in ("frechet_distance", "kernel_distance")}
+    scores |= set_distances(judge, real, drawing(latents[: len(real)]))
+    wanted = ("glasses", "looking_left")
+    sums, found = arithmetic_scores(judge, FACE_ATTRIBUTES, wanted, "dark_skin", latents, drawing, arithmetic)
+    for name, chosen in found.items():
+        save_arithmetic(chosen, drawing, arithmetic, output_dir / f"arithmetic_{name}.png")
+    return scores | sums
+
+
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
+    """Learn drawn faces; return the picture of 64 new ones."""
+    return experiment("sample", config, output_dir)
+
+
+def generate_file(
+    destination: Path, count: int = 64, seed: int = 0, singles: bool = False, run: Path = DEMO_RUN
+) -> Path:
+    """Write faces as one grid, row by row, or, with `singles`, as one PNG each into the folder `destination`."""
+    read_run(run, "dcgan_faces", Config)
+    generator = load_network(run, "averaged")
+    return save_samples(draw(generator, latents_of(generator, range(count), seed)), destination, singles)
+
+
+def walk_file(
+    destination: Path, start: int = 0, end: int = 1, steps: int = 10, seed: int = 0, run: Path = DEMO_RUN
+) -> Path:
+    """Write the way from one face of a seed's grid to another, by their numbers from 0, as a GIF, or else a strip."""
+    read_run(run, "dcgan_faces", Config)
+    generator = load_network(run, "averaged")
+    first, last = latents_of(generator, (start, end), seed)
+    images = draw(generator, great_circle(first, last, steps))
+    return save_gif(images, destination) if destination.suffix == ".gif" else save_grid(images, destination, steps)
+
+
+def arithmetic_file(
+    destination: Path, a: Faces = (), b: Faces = (), c: Faces = (), seed: int = 0, run: Path = DEMO_RUN
+) -> Path:
+    """Write a - b + c, each the average of as many faces of a seed's grid, by their numbers from 0; three are good."""
+    if not len(a) == len(b) == len(c) > 0:
+        raise InputError(f"--a, --b and --c take as many numbers of faces each, got {len(a)}, {len(b)} and {len(c)}")
+    read_run(run, "dcgan_faces", Config)
+    generator = load_network(run, "averaged")
+    chosen = {name: latents_of(generator, faces, seed) for name, faces in {"a": a, "b": b, "c": c}.items()}
+    return save_arithmetic(chosen, functools.partial(draw, generator), arithmetic, destination)
+
+
+if __name__ == "__main__":
+    run = functools.partial(run_command, demo, presets={"paper": Config(), "demo": DEMO}, train=experiment)
+    run(generate=generate_file, walk=walk_file, arithmetic=arithmetic_file)
