@@ -34,7 +34,7 @@ def make_plain_step(
 
     Args:
         config: of the recipe to train: its type says which.
-        networks: what the recipe's `build` returns; the discriminator of a pair is left frozen.
+        networks: what the recipe's `build` returns; of two, the discriminator is left frozen.
         pictures: uint8 [n, size, size, channels], an array for each kind.
     """
     makers: dict[type, Callable[[Any, Sequence[keras.Model]], Step]]

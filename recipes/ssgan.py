@@ -57,7 +57,8 @@ class Config:
     noise: float = 0.15  # deviation of what training adds to what the classifier sees, in [-1, 1]
     shift: int = 2  # most pixels by which a training image is moved each way
     mirror: bool = False  # turn half of the training images left to right
-    averaging: float = 0.999  # share that the moving average keeps at each step
+    averaging: float = 0.999  # share of the average of the classifier's weights that a step keeps
+    consistency: float = 10.0  # weight of agreeing with that average on unlabelled images; 0: the paper's loss
     batch_size: int = 100  # of the labelled images, of the unlabelled ones, and of the generator's
     learning_rate: float = 3e-4  # Adam, both networks; falls to 0 along a cosine
     beta_1: float = 0.5  # Adam
@@ -76,7 +77,8 @@ class Networks(NamedTuple):
     """The classifier is the discriminator too: its logits say the class, and their sum whether there is one."""
 
     generator: keras.Model  # latents [n, latent_dim] -> images [n, size, size, channels] in [-1, 1]
-    classifier: keras.Model  # images -> logits [n, outputs]; after training, with the average of its weights
+    classifier: keras.Model  # images -> logits [n, outputs]
+    averaged: keras.Model  # as the classifier, with the average of its weights: the one to be used
 
 
 def build(config: Config = Config()) -> Networks:
@@ -97,13 +99,16 @@ def build(config: Config = Config()) -> Networks:
     x = layers.Conv2D(config.channels, 5, 1, "same", activation="tanh", **init)(x)
     generator = keras.Model(latents, x, name="generator")
 
-    x = images = keras.Input((config.size, config.size, config.channels), name="images")
-    x = layers.GaussianNoise(config.noise, seed=config.seed)(x)
-    for filters in (config.base_filters, 2 * config.base_filters, 2 * config.base_filters):
-        x = layers.LeakyReLU(negative_slope=0.2)(layers.Conv2D(filters, 3, 2, "same", **init)(x))
-    features = layers.Flatten(name="features")(x)
-    x = layers.Dropout(config.dropout, seed=config.seed + 1)(features)
-    return Networks(generator, keras.Model(images, layers.Dense(config.outputs, **init)(x), name="classifier"))
+    def classifier(name: str) -> keras.Model:
+        x = images = keras.Input((config.size, config.size, config.channels), name="images")
+        x = layers.GaussianNoise(config.noise, seed=config.seed)(x)
+        for filters in (config.base_filters, 2 * config.base_filters, 2 * config.base_filters):
+            x = layers.LeakyReLU(negative_slope=0.2)(layers.Conv2D(filters, 3, 2, "same", **init)(x))
+        features = layers.Flatten(name="features")(x)
+        x = layers.Dropout(config.dropout, seed=config.seed + 1)(features)
+        return keras.Model(images, layers.Dense(config.outputs, **init)(x), name=name)
+
+    return Networks(generator, classifier("classifier"), classifier("averaged"))
 
 
 # %% Losses
@@ -134,17 +139,23 @@ def matching_loss(real: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.abs(tf.reduce_mean(real, axis=0) - tf.reduce_mean(fake, axis=0)))
 
 
+def consistency_loss(logits: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    """Return the mean squared distance of the class probabilities of two classifiers, 0..2 (Tarvainen, section 3)."""
+    apart = tf.nn.softmax(logits) - tf.stop_gradient(tf.nn.softmax(teacher))
+    return tf.reduce_mean(tf.reduce_sum(apart**2, axis=1))
+
+
 # %% Training
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
     """Train in place on batches of unlabelled uint8 images, of labelled ones, and of the class numbers of these."""
-    generator, classifier = networks
+    generator, classifier, averaged = networks
     seen = keras.Model(classifier.inputs, [classifier.get_layer("features").output, classifier.output])
     steps = config.epochs * data.steps_per_epoch
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
     g_optimizer = keras.optimizers.Adam(rate, config.beta_1)
-    c_optimizer = keras.optimizers.Adam(rate, config.beta_1, use_ema=True, ema_momentum=config.averaging)
+    c_optimizer = keras.optimizers.Adam(rate, config.beta_1)
     g_optimizer.build(generator.trainable_variables)
     c_optimizer.build(classifier.trainable_variables)
     noise = keras.random.SeedGenerator(config.seed + 1)
@@ -161,34 +172,31 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             _, real_features, drawn_features = tf.split(features, [known, count, count])
             classes = share(class_loss(labels, class_logits))
             discriminator = share(discriminator_loss(real, drawn))
-            c_loss = classes + discriminator
+            agreement = share(consistency_loss(real, averaged(from_uint8(unlabelled), training=False)))
+            c_loss = classes + discriminator + config.consistency * agreement
             g_loss = matching_loss(real_features, drawn_features) if config.matching else generator_loss(drawn)
             g_loss = share(g_loss)
         g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
         c_gradients = c_tape.gradient(c_loss, classifier.trainable_variables)
         g_optimizer.apply(g_gradients, generator.trainable_variables)
         c_optimizer.apply(c_gradients, classifier.trainable_variables)
-        return {"classes": classes, "discriminator": discriminator, "generator": g_loss}
+        kept = tf.minimum(config.averaging, 1 - 1 / tf.cast(c_optimizer.iterations, tf.float32))  # at first the mean
+        for average, weight in zip(averaged.trainable_variables, classifier.trainable_variables, strict=True):
+            average.assign(weight + kept * (average - weight))
+        return {"classes": classes, "discriminator": discriminator, "generator": g_loss, "consistency": agreement}
 
     def measure(epoch: int) -> dict[str, float]:
         drawn = generate(generator, max(100, len(images)))
         if output_dir is not None:
             save_grid(drawn[:100], output_dir / "samples" / f"epoch-{epoch:04d}.png", columns=10)
-        learnt = classifier.get_weights()
-        c_optimizer.finalize_variable_values(classifier.trainable_variables)  # the average takes their place
-        right = accuracy(labels, classify(classifier, images))
-        classifier.set_weights(learnt)
+        right = accuracy(labels, classify(averaged, images))
         varied = {} if config.matching else {"diversity": sample_diversity(drawn, images)}
         return {"validation_accuracy": right} | varied
 
     *_, images, labels = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "c_optimizer": c_optimizer, "noise": noise}
     healthy = {"discriminator": ONE_SIDED, "diversity": COPIES}
-    history = fit(
-        step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=measure, healthy=healthy
-    )
-    c_optimizer.finalize_variable_values(classifier.trainable_variables)
-    return history
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=measure, healthy=healthy)
 
 
 def train_on_labels(data: Batches, config: Config = Config(), steps: int = 2000) -> keras.Model:
@@ -247,7 +255,7 @@ def experiment(
     start_run(output_dir, "ssgan", config, data, images.classes)
     train(networks, side_by_side(unlabelled, stream()), config, output_dir)
     save_grid(generate(networks.generator, 100), output_dir / "samples.png", columns=10, zoom=2)
-    picture, scores = judge(images, functools.partial(classify, networks.classifier), output_dir)
+    picture, scores = judge(images, functools.partial(classify, networks.averaged), output_dir)
 
     def evaluate() -> dict[str, float]:
         alone = train_on_labels(stream(), config)
@@ -265,7 +273,7 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 
 def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) -> None:
     """Print the most probable classes of an image, or of every image of a folder."""
-    config, classifier = read_run(run, "ssgan", Config), load_network(run, "classifier")
+    config, classifier = read_run(run, "ssgan", Config), load_network(run, "averaged")
     classify_files(source, run, functools.partial(classify, classifier), config.size, config.channels, shown)
 
 

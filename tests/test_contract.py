@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import dataclasses
 import functools
 import importlib
@@ -22,6 +23,7 @@ import pytest
 import tensorflow as tf
 
 from common.batches import Batches, batches, side_by_side
+from common.standalone import copy_recipe
 from common.training import UNSUMMED, fit
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +104,11 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
     "mlp": {"classifier": ((2, 2), -np.inf, np.inf)},
     "mobilenet": {"features": ((2, 1280), 0, 6), "classifier": ((2, 2), -np.inf, np.inf)},
     "pix2pix": {"generator": ((2, 32, 32, 3), -1, 1), "discriminator": ((2, 2, 2, 1), -np.inf, np.inf)},
-    "ssgan": {"generator": ((2, 16, 16, 1), -1, 1), "classifier": ((2, 2), -np.inf, np.inf)},
+    "ssgan": {
+        "generator": ((2, 16, 16, 1), -1, 1),
+        "classifier": ((2, 2), -np.inf, np.inf),
+        "averaged": ((2, 2), -np.inf, np.inf),
+    },
     "vae_faces": {"encoder": [((2, 2), -np.inf, np.inf)] * 2, "decoder": ((2, 16, 16, 3), -1, 1)},
     "vae": {
         "encoder": [((2, 2), -np.inf, np.inf)] * 2,
@@ -373,21 +379,74 @@ def test_saved_networks_load_in_a_new_process_with_equal_outputs(name, tmp_path)
     subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd=tmp_path, capture_output=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", in_groups(RECIPES))
-def test_the_demo_leaves_a_whole_run(name, tmp_path):
-    """All of it where it is the README's first command; in two epochs elsewhere, since all demos take half an hour."""
-    command = [sys.executable, "-m", f"recipes.{name}", "--output-dir", str(tmp_path / "run")]
-    command += [] if name == "pix2pix" else ["--epochs", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    run = tmp_path / "run"
+@pytest.fixture(scope="session")
+def short_demo(tmp_path_factory) -> Callable[[str], tuple[list[str], str, Path]]:
+    """Return a function that runs a recipe's demo, once and for two epochs: its command, what it says, its folder.
+
+    All demos at their length would take most of an hour; that of the README's first command has a test of its own.
+    """
+
+    @functools.cache
+    def run_demo(name: str) -> tuple[list[str], str, Path]:
+        run = tmp_path_factory.mktemp(name) / "run"
+        command = [sys.executable, "-m", f"recipes.{name}", "--epochs", "2", "--output-dir", str(run)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return command, done.stdout, run
+
+    return run_demo
+
+
+def left_by(name: str, run: Path) -> dict[str, object]:
+    """Return a run's results, once all that a run of this recipe leaves is found to be there."""
     expected = {"config.json", "history.csv", "results.json", "report.html"} | PICTURES[name]
     expected |= {"checkpoints"} if name in STEPPED else set()
     assert expected <= {path.name for path in run.iterdir()}
     assert {f"{field}.keras" for field in load(name).Networks._fields} <= {path.name for path in run.iterdir()}
     results = json.loads((run / "results.json").read_text())
     assert results and all(isinstance(value, int | float | str) for value in results.values())
-    assert Path(done.stdout.strip().splitlines()[-1]).is_file()
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", in_groups(RECIPES))
+def test_the_demo_leaves_a_whole_run_and_again_changes_nothing(name, short_demo):
+    command, said, run = short_demo(name)
+    results = left_by(name, run)
+    assert Path(said.strip().splitlines()[-1]).is_file()
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 0 and json.loads((run / "results.json").read_text()) == results
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("dog_svm")  # whose own tests are the shortest
+def test_the_readme_s_first_command_leaves_a_whole_run(tmp_path):
+    command = [sys.executable, "-m", "recipes.pix2pix", "--output-dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    results = left_by("pix2pix", tmp_path / "run")
+    assert results["l1"] < results["l1_mean_image"], "better than one picture for all"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", in_groups(RECIPES))
+def test_a_copy_runs_alone_with_the_losses_of_the_recipe(name, short_demo, tmp_path):
+    (tmp_path / "empty").mkdir()
+    copy_recipe(name, tmp_path / "mine" / f"{name}.py")
+    code = f"""import dataclasses, pathlib, sys
+sys.path.insert(0, {str(tmp_path / "mine")!r})
+from {name} import DEMO, demo
+print(demo(dataclasses.replace(DEMO, epochs=2), pathlib.Path({str(tmp_path / "run")!r})))
+assert not {{"common", "recipes"}} & {{module.partition(".")[0] for module in sys.modules}}
+"""
+    command = [sys.executable, "-I", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path / "empty", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert Path(done.stdout.splitlines()[-1]).is_file() and (tmp_path / "run" / "results.json").is_file()
+
+    def losses(run: Path) -> list[dict[str, str]]:
+        with (run / "history.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{key: value for key, value in row.items() if key not in UNSUMMED} for row in rows]
+
+    assert losses(tmp_path / "run") == losses(short_demo(name)[2]) != []

@@ -212,6 +212,7 @@ def test_pytorch_has_the_same_step_of_cyclegan(config):
     assert d_losses[2] != pytest.approx(float(d_losses[0]), rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capacity", [0, 3])
 def test_pool_of_pytorch(capacity):
     """Images are numbers here: each goes in once and comes out once, by itself or later, in place of another."""

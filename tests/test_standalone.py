@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import os
 import shutil
 import subprocess
@@ -420,28 +419,3 @@ def test_every_recipe_can_be_copied(recipe, tmp_path):
     assert [file.name for file in data] == standalone_data(recipe)
     pytest.importorskip("ruff")
     assert "All checks passed!" in ruff("check", "--select", "F,I,E9", path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", recipe_names())
-def test_copy_of_every_recipe_runs_alone_with_the_losses_of_the_recipe(recipe, tmp_path):
-    copy_recipe(recipe, tmp_path / "mine" / f"{recipe}.py")
-    losses = []
-    for place, module in ((tmp_path / "mine", recipe), (COOKBOOK, f"recipes.{recipe}")):
-        run = tmp_path / f"run-{module}"
-        probe = f"""import dataclasses, pathlib, sys
-sys.path.insert(0, {str(place)!r})
-from {module} import DEMO, demo
-short = {{"epochs": 1}} if "epochs" in {{field.name for field in dataclasses.fields(DEMO)}} else {{}}
-print(demo(dataclasses.replace(DEMO, **short), pathlib.Path({str(run)!r})))
-assert "common" not in sys.modules or {module!r}.startswith("recipes")
-"""
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        command = [sys.executable, "-I", "-c", probe]
-        done = subprocess.run(command, cwd=tmp_path / "empty", capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert Path(done.stdout.splitlines()[-1]).is_file() and (run / "results.json").is_file()
-        with (run / "history.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        losses.append([{k: v for k, v in row.items() if k not in ("seconds", "steps_per_second")} for row in rows])
-    assert losses[0] == losses[1] and losses[0]
