@@ -17,7 +17,7 @@ class Healthy(NamedTuple):
     otherwise: str
 
 
-COPIES = Healthy(0.3, math.inf, "samples are copies of each other: the generator has collapsed")
+COPIES = Healthy(0.3, math.inf, "samples are copies of each other: the generator has collapsed, or has barely begun")
 ONE_SIDED = Healthy(0.1, math.inf, "the discriminator has won: the generator can learn nothing more from it")
 
 

@@ -66,6 +66,7 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, math.inf),
     "beta_1": (0, 0.999999),
     "colour": (0, 2),
+    "consistency": (0, math.inf),
     "cutout": (0, 1),
     "cycle_weight": (0, math.inf),
     "decay_from": (0, 1),

@@ -1,7 +1,7 @@
 """Semi-supervised GAN: learn to classify from few labels, helped by unlabelled images and a generator's.
 
 Paper    Salimans, Goodfellow, Zaremba, Cheung, Radford & Chen, "Improved Techniques for Training GANs", NIPS 2016,
-         arXiv:1606.03498, section 5; the moving average of weights: section 3.3.
+         arXiv:1606.03498, section 5; agreement with averaged weights: Tarvainen & Valpola 2017, arXiv:1703.01780.
 Images   uint8 [n, size, size, channels] at the borders; float32 in [-1, 1] in the networks.
 Latents  float32 [n, latent_dim], standard normal.
 Logits   float32 [n, outputs], of the classes of real images. A generated image is one more class, whose logit is fixed
@@ -10,7 +10,8 @@ Loss     of the classifier: cross entropy of the known classes, and of real agai
          generator: that its images are called real or, with `matching`, that their mean features are those of
          unlabelled ones (section 3.1), which draws worse and classifies better.
 Differs  1. No weight normalisation; images are moved, and where `mirror` says so mirrored, at random.
-         2. The classifier that is judged, saved and used has the moving average of the weights.
+         2. `averaged`, with the moving average of the classifier's weights, is the one that is judged and used.
+         3. On unlabelled images the classifier should agree with that average; `consistency` 0 leaves this out.
 Run      python -m recipes.ssgan                                                 the demo: handwritten digits, offline
          python -m recipes.ssgan train --preset clothes --data fashion_mnist --fetch     1,000 labels
          python -m recipes.ssgan train --preset digits --data mnist --fetch              100 labels
