@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from common.batches import Batches
 from common.errors import InputError
 from common.files import replacing
-from common.images import checked_images, find_images
+from common.images import checked_images, find_images, from_uint8
 from common.labelled import Labelled, square_image
+from common.lazy import keras
 from common.runs import read_classes
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -24,6 +26,19 @@ Classify = Callable[[np.ndarray], np.ndarray]
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the share of images whose most probable class is the right one, from probabilities or logits."""
     return float((probabilities.argmax(1) == labels).mean())
+
+
+def fitted(classifier: keras.Model, data: Batches, steps: int, learning_rate: float) -> keras.Model:
+    """Train a classifier on batches of uint8 images and their classes, as Keras does, and return it.
+
+    Adam, with a rate that falls to 0 along a cosine. `classifier` takes images in [-1, 1] and returns logits.
+    """
+    rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    classifier.compile(keras.optimizers.Adam(rate), loss)
+    stream = data.at(0).take(steps).map(lambda images, labels: (from_uint8(images), labels))
+    classifier.fit(stream, shuffle=False, verbose=0)
+    return classifier
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:

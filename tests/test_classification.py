@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -14,12 +15,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import common.classification
+from common.batches import batches
 from common.classification import (
     Shown,
     accuracy,
     classification_scores,
     classify_files,
     expected_calibration_error,
+    fitted,
     judge,
     save_classified,
     save_confusion_matrix,
@@ -374,3 +377,12 @@ def test_what_is_not_there(tmp_path, run, capsys):
 def test_no_classes_to_name(top, tmp_path, run, capsys):
     with pytest.raises(InputError, match=f"top must be 1 or more, got {top}"):
         shown_of(grey(tmp_path / "a.png", 0), run, capsys, top=top)
+
+
+def test_a_classifier_that_is_fitted_tells_dark_from_bright():
+    images = np.repeat(np.array([30, 220], np.uint8), 8)[:, None, None, None] + np.zeros((16, 4, 4, 1), np.uint8)
+    labels = np.repeat(np.array([0, 1], np.int32), 8)
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    fitted(network, batches((images, labels), 8, 0), 30, 0.1)
+    assert accuracy(labels, network(images / 127.5 - 1, training=False).numpy()) == 1

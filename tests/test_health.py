@@ -17,7 +17,8 @@ def test_a_value_outside_of_its_limits_is_named_with_the_limit():
     assert epoch_warnings({"loss": 5.01}, LIMITS) == ["it is off (loss 5.01, above 5)"]
     assert epoch_warnings({"loss": 0.05, "diversity": 0.02}, LIMITS) == [
         "it is off (loss 0.05, below 0.1)",
-        "samples are copies of each other: the generator has collapsed, or has barely begun (diversity 0.02, below 0.3)",
+        "samples are copies of each other: the generator has collapsed, or has barely begun "
+        "(diversity 0.02, below 0.3)",
     ]
     assert epoch_warnings({"loss": math.nan}, LIMITS) == []
 

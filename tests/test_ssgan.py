@@ -54,14 +54,17 @@ def test_class_and_matching_losses_against_their_formulas():
 
 
 def test_consistency_against_its_formula_and_no_gradient_reaches_the_teacher():
-    logits, teacher = (tf.constant(part) for part in np.random.default_rng(0).normal(0, 2, (2, 7, 4)))
+    logits, teacher = (tf.constant(part) for part in np.random.default_rng(0).normal(0, 2, (2, 40, 4)))
     with tf.GradientTape() as tape:
         tape.watch([logits, teacher])
-        loss = consistency_loss(logits, teacher)
+        loss = consistency_loss(logits, teacher, 0.8)
     one, other = (np.exp(part) / np.exp(part).sum(1, keepdims=True) for part in (logits.numpy(), teacher.numpy()))
-    assert float(loss) == pytest.approx(((one - other) ** 2).sum(1).mean())
+    sure = other.max(1) >= 0.8
+    assert 5 < sure.sum() < 35
+    assert float(loss) == pytest.approx(-(np.log(one[np.arange(40), other.argmax(1)]) * sure).mean())
     on_logits, on_teacher = tape.gradient(loss, [logits, teacher])
-    assert on_teacher is None and np.abs(on_logits).min() > 0
+    assert on_teacher is None
+    np.testing.assert_array_equal(np.abs(on_logits).max(1) > 0, sure)
 
 
 def shades(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +131,7 @@ def test_few_labels_suffice_where_classes_are_plain():
 
 def test_parameters_counted_by_hand():
     classifier = build(CLOTHES).classifier
-    convolutions = 9 * 1 * 64 + 64 + 9 * 64 * 128 + 128 + 9 * 128 * 128 + 128
+    convolutions = 25 * 1 * 64 + 64 + 25 * 64 * 128 + 128 + 25 * 128 * 128 + 128
     assert classifier.count_params() == convolutions + 4 * 4 * 128 * 10 + 10
 
 
