@@ -73,7 +73,6 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "discriminator_units": (1, math.inf),
     "dropout": (0, 0.99),
     "epochs": (1, math.inf),
-    "erasing": (0, 0.9),
     "generator_filters": (1, math.inf),
     "head_epochs": (1, math.inf),
     "head_learning_rate": (0, math.inf),

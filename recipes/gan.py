@@ -4,8 +4,8 @@ Paper    Goodfellow et al., "Generative Adversarial Nets", NIPS 2014, arXiv:1406
 Images   uint8 [n, size, size, channels] at the borders; float32 in [-1, 1] in the networks.
 Latents  float32 [n, latent_dim], standard normal.
 Logits   float32 [n, 1]; positive means real.
-Differs  1. ReLU with a leak, batch normalisation and Adam, of the DCGAN paper (arXiv:1511.06434), in place of maxout,
-            dropout and momentum; still dense, as the paper's networks for digits are.
+Differs  1. ReLU with a leak, batch normalisation and Adam, of the DCGAN paper (arXiv:1511.06434), in place of maxout
+            and momentum; still dense, with dropout in the discriminator, as the paper's networks for digits are.
          2. Both networks learn in every step, from one pass of the generator (the paper: k steps of the
             discriminator for each of the generator, and k = 1 in its experiments).
          3. A step of the loop runs `steps_per_call` updates in one compiled call: these networks are so small that
@@ -50,6 +50,7 @@ class Config:
     latent_dim: int = 100
     units: int = 256  # of the generator's first hidden layer; the next two have twice and four times as many
     discriminator_units: int = 784  # of its first hidden layer; the second has half as many
+    dropout: float = 0.3  # share of the discriminator's hidden units that it does without in training
     batch_size: int = 32
     steps_per_call: int = 50  # updates in one compiled call, which the progress bar counts as one step
     learning_rate: float = 2e-4
@@ -58,7 +59,7 @@ class Config:
     seed: int = 0
 
 
-DEMO = Config(epochs=400, steps_per_call=25)
+DEMO = Config(epochs=200, steps_per_call=50)
 DEMO_RUN = Path("runs/gan-demo")
 
 # %% Networks
@@ -89,6 +90,7 @@ def build(config: Config = Config()) -> Networks:
     x = layers.Flatten()(images)
     for units in (config.discriminator_units, max(1, config.discriminator_units // 2)):
         x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
+        x = layers.Dropout(config.dropout, seed=config.seed + units)(x)
     return Networks(generator, keras.Model(images, layers.Dense(1, **init)(x), name="discriminator"))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.batches import Examples, batches, jittered
+from common.domains import Domains, unpaired_batches
 
 CONFIGS = {
     "pix2pix": {"size": 32, "base_filters": 4, "batch_size": 2},  # has dropout: seeds inside a network
@@ -21,6 +22,14 @@ CONFIGS = {
         "channels": 1,
         "batch_size": 4,
     },  # has batch norm, and noise by itself
+    "cyclegan": {  # has a pool of earlier pictures, and a rate that falls
+        "size": 32,
+        "generator": "unet",
+        "base_filters": 2,
+        "patch_layers": 1,
+        "pool": 7,
+        "batch_size": 2,
+    },
 }
 
 
@@ -34,6 +43,9 @@ def main(name: str, output_dir: Path, epochs: int) -> None:
     if name == "pix2pix":
         pairs = Examples((images, images[::-1].copy()), (), lambda pair: pair, label_maps=(True, False))
         data = batches(pairs.train, config.batch_size, 0, jittered(pairs, config.size, config.jitter))
+    elif name == "cyclegan":
+        domains = Domains.of_arrays((images, 255 - images[:40]), (images[:4], images[4:8]), ("A", "B"))
+        data = unpaired_batches(domains, config.batch_size, 0, config.size, config.jitter)
     else:
         data = batches(images, config.batch_size, 0)
     history = recipe.train(networks, data, config, output_dir)

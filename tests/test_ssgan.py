@@ -143,3 +143,12 @@ def test_settings_it_cannot_take(changes, message):
         build(Config(**changes))
     with pytest.raises(ValueError, match="count must be 1 or more, got 0"):
         generate(build(Config(**SMALL)).generator, 0)
+
+
+def test_mirrored_images_are_judged_with_the_images_themselves():
+    images, _ = shades(5)
+    classifier = build(Config(**SMALL)).averaged
+    one, other = classify(classifier, images), classify(classifier, images[:, :, ::-1])
+    assert not np.allclose(one, other)
+    np.testing.assert_allclose(classify(classifier, images, mirror=True), (one + other) / 2, rtol=1e-6)
+    np.testing.assert_allclose(one.sum(axis=1), 1, rtol=1e-6)
