@@ -63,7 +63,7 @@ class Config:
     seed: int = 0
 
 
-DEMO = Config(base_filters=24, colour=0.5, cutout=0.25, batch_size=32, learning_rate=5e-4, epochs=30)
+DEMO = Config(base_filters=24, averaging=0.99, colour=0.0, cutout=0.0, batch_size=16, learning_rate=5e-4, epochs=40)
 DEMO_RUN = Path("runs/dcgan_faces-demo")
 Faces = tuple[int, ...]  # by their numbers in the grid of a seed
 

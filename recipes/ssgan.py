@@ -245,7 +245,8 @@ def experiment(
     picture, scores = judge(images, functools.partial(finding, networks.averaged), output_dir)
 
     def evaluate() -> dict[str, float]:
-        alone = fitted(build(config).classifier, labelled, 2000, config.learning_rate)
+        steps = min(2000, config.epochs * unlabelled.steps_per_epoch)  # more do not help
+        alone = fitted(build(config).classifier, labelled, steps, config.learning_rate)
         found = np.concatenate([finding(alone, part) for part in images.test.in_order()])
         return {"test_accuracy_from_labels_alone": accuracy(images.test.labels, found)} | scores
 
