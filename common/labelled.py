@@ -216,11 +216,13 @@ def as_many_of_each(part: Split, count: int, seed: int) -> Split:
     np.random.default_rng(seed).shuffle(order)
     share, rest = divmod(count, len(classes))
     if count < 1 or rest:
-        raise InputError(f"labelled must be a multiple of the {len(classes)} classes, got {count}")
+        near = f"{max(1, share) * len(classes)} is one"
+        raise InputError(f"labelled must be a multiple of the {len(classes)} classes, got {count}; {near}")
     places = [order[part.labels[order] == number][:share] for number in classes]
     least = min(len(chosen) for chosen in places)
     if least < share:
-        raise InputError(f"labelled asks for {share} training images of each class, and one has {least}; lower it")
+        most = f"lower it to {least * len(classes)} or less"
+        raise InputError(f"labelled asks for {share} training images of each class, and one has {least}; {most}")
     chosen = np.concatenate(places)
     return part._replace(items=part.items[chosen], labels=part.labels[chosen])
 

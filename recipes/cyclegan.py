@@ -113,7 +113,7 @@ def resnet(config: Config, init: dict, name: str) -> keras.Model:
 
 
 def unet(config: Config, init: dict, name: str) -> keras.Model:
-    """Return the generator of Pix2Pix without its dropout: down to 1 x 1 pixel and back, with skips."""
+    """Return the generator of Pix2Pix without its dropout: down to 1 x 1 pixel (2 x 2 of 512) and back, with skips."""
     layers, depth = keras.layers, min(config.size.bit_length() - 1, 8)
     widths = [config.base_filters * min(2**level, 8) for level in range(depth)]  # next to the image first
     x = inputs = keras.Input((None, None, 3), name="input")
@@ -211,7 +211,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     there, back = (functools.partial(translate_batch, generator) for generator in (a2b, b2a))
     sample = functools.partial(epoch_translations, data.held_out, there, back, output_dir)
-    lost = ONE_SIDED if config.loss == "cross_entropy" else ONE_SIDED._replace(least=0.03)
+    lost = ONE_SIDED if config.loss == "cross_entropy" else ONE_SIDED._replace(least=0.03)  # of 0.25
     healthy = {"discriminator_a": lost, "discriminator_b": lost, "diversity_a2b": COPIES, "diversity_b2a": COPIES}
     state = dict(networks._asdict(), g_optimizer=g_optimizer, d_optimizer=d_optimizer, seeds=seeds, pools=pools)
     return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=healthy)

@@ -5,7 +5,7 @@ Paper    Radford, Metz & Chintala, "Unsupervised Representation Learning with De
          differentiable augmentation: Zhao et al., NeurIPS 2020, arXiv:2006.10738.
 Images   uint8 [n, size, size, 3] at the borders; float32 in [-1, 1] in the networks.
 Latents  float32 [n, latent_dim], standard normal. Logits: float32 [n, 1], positive means real.
-Differs  1. Latents are normal, not uniform: a walk between two then has somewhere to go.
+Differs  1. Latents are normal, not uniform: a walk between two then has somewhere to go. Kernels are 4 x 4, not 5 x 5.
          2. Pictures come from `averaged`, a generator with the moving average of the weights of the one that learns.
          3. The discriminator sees images, real and drawn, changed at random, and so cannot learn few of them by heart.
 Run      python -m recipes.dcgan_faces                                             the demo: drawn faces, offline
@@ -45,7 +45,7 @@ from common.training import History, fit, share
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The paper's settings (section 4), with averaging and augmentation; `DEMO` is the same made small."""
+    """The paper's networks and optimizer (section 4), averaged and augmented; `DEMO` is smaller and only shifts."""
 
     size: int = 64  # pixels, a multiple of 16
     channels: int = 3  # 3 for colour, 1 for grey
@@ -171,7 +171,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         drawn = draw(averaged, latents_of(averaged, range(max(64, len(real)))))
         if output_dir is not None:
             save_grid(drawn[:64], output_dir / "samples" / f"epoch-{epoch:04d}.png")
-        return {"diversity": sample_diversity(drawn[: len(real)], real)}
+        return {"diversity": sample_diversity(drawn[: len(real)], real)} if len(real) > 1 else {}
 
     (real,) = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
@@ -185,7 +185,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 def latents_of(generator: keras.Model, numbers: Sequence[int], seed: int = 0) -> np.ndarray:
     """Return the latents of some of the images that a seed stands for, by their numbers, float32 [n, latent_dim]."""
     if not numbers or not 0 <= min(numbers) <= max(numbers) < 1_000_000:
-        raise InputError(f"images are numbered from 0 to 999999, got {', '.join(map(str, numbers)) or 'none'}")
+        raise InputError(f"images are numbered from 0 to 999999, got {[*numbers[:9]]}")
     shape = (max(numbers) + 1, generator.input_shape[-1])
     return np.random.default_rng(seed).standard_normal(shape, np.float32)[list(numbers)]
 
@@ -276,5 +276,5 @@ def arithmetic_file(
 
 
 if __name__ == "__main__":
-    run = functools.partial(run_command, demo, presets={"paper": Config(), "demo": DEMO}, train=experiment)
+    run = functools.partial(run_command, demo, presets={"photos": Config(), "demo": DEMO}, train=experiment)
     run(generate=generate_file, walk=walk_file, arithmetic=arithmetic_file)

@@ -59,7 +59,7 @@ class Config:
     seed: int = 0
 
 
-DEMO = Config(epochs=200, steps_per_call=50)
+DEMO = Config(epochs=200)
 DEMO_RUN = Path("runs/gan-demo")
 
 # %% Networks
@@ -149,7 +149,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     def sample(epoch: int) -> dict[str, float]:
         if output_dir is not None:
             save_grid(generate(generator, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
-        return {"diversity": sample_diversity(generate(generator, len(real)), real)}
+        return {"diversity": sample_diversity(generate(generator, len(real)), real)} if len(real) > 1 else {}
 
     (real,) = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
@@ -190,7 +190,12 @@ def experiment(
     examples = images_of(data, config.size, config.channels, digits, skip_bad, fetch)
     (real,) = examples.held_out(10_000 if config.channels == 1 else 500)
     at_once = config.batch_size * config.steps_per_call
-    stream = batches(examples.train, at_once, config.seed, undistorted(examples), (real[:500],))
+    if len(examples.train) < at_once:
+        raise InputError(
+            f"{data}: {len(examples.train)} pictures to learn from, and one compiled call takes {at_once}, "
+            f"{config.steps_per_call} batches of {config.batch_size}; add pictures, or lower --steps-per-call"
+        )
+    stream = batches(examples.train, at_once, config.seed, undistorted(examples), examples.held_out(500))
     start_run(output_dir, "gan", config, data)
     train(networks, stream, config, output_dir)
     picture = save_grid(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)

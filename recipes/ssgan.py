@@ -11,7 +11,9 @@ Loss     of the classifier: cross entropy of the known classes, and of real agai
          generator: that its images are called real or, with `matching`, have the mean features of real ones (3.1).
 Differs  1. No weight normalisation; images are moved, and where `mirror` says so mirrored, at random.
          2. `averaged`, with the moving average of the classifier's weights, is the one that is judged and used.
-         3. Where that average is sure of an unlabelled image's class, the classifier should find it too.
+         3. Where that average is sure of an unlabelled image's class, the classifier should find it too: equation 4 of
+            Sohn et al. without their strong augmentation; only dropout and noise make the two differ.
+         4. Mean features are compared by their mean absolute difference, not its square.
 Run      python -m recipes.ssgan                                                 the demo: handwritten digits, offline
          python -m recipes.ssgan train --preset clothes --data fashion_mnist --fetch     1,000 labels
          python -m recipes.ssgan train --preset digits --data mnist --fetch              100 labels
@@ -69,7 +71,7 @@ class Config:
 
 
 CLOTHES = Config(mirror=True)
-HANDWRITTEN = Config(labelled=100)
+HANDWRITTEN = Config(labelled=100, epochs=4)
 DEMO, DEMO_RUN = Config(labelled=50, base_filters=32, epochs=60), Path("runs/ssgan-demo")
 
 # %% Networks
@@ -192,11 +194,11 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         if output_dir is not None:
             save_grid(drawn[:100], output_dir / "samples" / f"epoch-{epoch:04d}.png", columns=10)
         found = {"validation_accuracy": accuracy(labels, classify(averaged, images, config.mirror))}
-        return found if config.matching else found | {"diversity": sample_diversity(drawn, images)}
+        return found if config.matching or len(images) < 2 else found | {"diversity": sample_diversity(drawn, images)}
 
     *_, images, labels = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "c_optimizer": c_optimizer, "noise": noise}
-    healthy = {"discriminator": ONE_SIDED, "diversity": COPIES}
+    healthy = {} if config.matching else {"discriminator": ONE_SIDED, "diversity": COPIES}
     return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=measure, healthy=healthy)
 
 
@@ -245,7 +247,7 @@ def experiment(
     picture, scores = judge(images, functools.partial(finding, networks.averaged), output_dir)
 
     def evaluate() -> dict[str, float]:
-        steps = min(2000, config.epochs * unlabelled.steps_per_epoch)  # more do not help
+        steps = min(2000, config.epochs * unlabelled.steps_per_epoch)
         alone = fitted(build(config).classifier, labelled, steps, config.learning_rate)
         found = np.concatenate([finding(alone, part) for part in images.test.in_order()])
         return {"test_accuracy_from_labels_alone": accuracy(images.test.labels, found)} | scores

@@ -139,6 +139,21 @@ def test_the_average_is_the_mean_at_first_and_then_moves_as_its_formula_says(mon
             np.testing.assert_allclose(variable.numpy(), average, rtol=1e-4, atol=1e-6)
 
 
+def test_both_real_and_drawn_images_are_augmented_and_one_held_out_image_will_do(monkeypatch):
+    given, seen = {}, []
+    monkeypatch.setattr(dcgan_faces, "fit", lambda step, data, **options: given.update(options, step=step) or [])
+    monkeypatch.setattr(dcgan_faces, "augmented", lambda images, *_: seen.append(images) or images * 0.0)
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
+    networks = build(SMALL)
+    before = networks.discriminator.trainable_variables[0].numpy()
+    train(networks, batches(images, 4, 0, held_out=(images[:1],)), SMALL)
+    given["step"](tf.constant(images))
+    assert len(seen) == 2
+    kernel = networks.discriminator.trainable_variables[0].numpy()
+    np.testing.assert_array_equal(kernel, before)  # it has seen zeros only
+    assert given["on_epoch"](1) == {}
+
+
 def test_a_seed_s_faces_keep_their_numbers(networks):
     many = latents_of(networks.averaged, range(50), seed=5)
     assert many.shape == (50, 7) and many.dtype == np.float32

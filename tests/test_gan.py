@@ -10,7 +10,7 @@ from PIL import Image
 from common.batches import batches
 from common.runs import start_run
 from recipes import gan
-from recipes.gan import Config, build, discriminator_loss, generate, generate_file, generator_loss, train
+from recipes.gan import Config, build, discriminator_loss, experiment, generate, generate_file, generator_loss, train
 
 SMALL = {"size": 8, "latent_dim": 6, "units": 8, "discriminator_units": 16, "batch_size": 4, "steps_per_call": 3}
 
@@ -94,7 +94,7 @@ def test_failures_stand_in_the_progress_and_in_the_report(changes, images, expec
     assert expected in "".join(capsys.readouterr()) and expected in (tmp_path / "report.html").read_text()
 
 
-def test_the_same_seed_draws_the_same_images_in_any_number():
+def test_the_same_seed_draws_the_same_images():
     generator = build(Config(**SMALL)).generator
     many = generate(generator, 300, seed=5)
     assert many.shape == (300, 8, 8, 1) and many.dtype == np.uint8
@@ -117,3 +117,9 @@ def test_files(tmp_path, monkeypatch):
         assert grid.width > 8 * 8
     generate_file(tmp_path / "singles", 5, singles=True, run=tmp_path / "run")
     assert len(list((tmp_path / "singles").iterdir())) == 5
+
+
+def test_fewer_pictures_than_one_compiled_call_takes_are_refused_with_the_flag_to_lower(tmp_path):
+    with pytest.raises(ValueError, match=r"takes 3200, 100 batches of 32; .*lower --steps-per-call"):
+        experiment("sample", Config(size=8, units=4, discriminator_units=4, steps_per_call=100), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

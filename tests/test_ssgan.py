@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -108,6 +109,35 @@ def test_the_average_is_that_of_the_closed_form(monkeypatch):
     for place, variable in enumerate(networks.averaged.trainable_variables):
         expected = sum(part * weights[place] for part, weights in zip(shares, trail, strict=True))
         np.testing.assert_allclose(variable.numpy(), expected, atol=1e-6)
+
+
+def test_agreement_has_its_weight_in_the_step(monkeypatch):
+    still = {"dropout": 0.0, "noise": 0.0, "sure": 0.0}
+    ends = [stepped(monkeypatch, Config(**SMALL, **still, consistency=weight))[2][0] for weight in (0.0, 50.0)]
+    assert any(not np.array_equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+def test_losses_of_one_step_against_the_networks_outputs(monkeypatch):
+    """Without dropout and noise: what the labelled, the unlabelled and the generated images are taken for."""
+    config = Config(**SMALL, dropout=0.0, noise=0.0, matching=False, sure=0.6)
+    images, labels = shades(32)
+    generator, classifier, averaged = build(config)
+    latents = keras.random.normal((8, 5), seed=keras.random.SeedGenerator(config.seed + 1))
+    drawn = generator(latents, training=True)  # as in training: normalised by the batch
+    known, real, fake = (
+        classifier(part / 127.5 - 1).numpy() for part in (images[8:16], images[:8], drawn * 127.5 + 127.5)
+    )
+    sums = [np.log(np.exp(logits).sum(1)) for logits in (known, real, fake)]
+    teacher = tf.nn.softmax(averaged(images[:8] / 127.5 - 1)).numpy()
+    found = real[np.arange(8), teacher.argmax(1)] - sums[1]
+    expected = {
+        "classes": np.mean(sums[0] - known[np.arange(8), labels[8:16]]),
+        "discriminator": np.mean(np.log1p(np.exp(-sums[1]))) + np.mean(np.log1p(np.exp(sums[2]))),
+        "generator": np.mean(np.log1p(np.exp(-sums[2]))),
+        "consistency": -np.mean(found * (teacher.max(1) >= 0.6)),
+    }
+    losses = stepped(monkeypatch, config)[-1]
+    assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_epoch_is_measured_by_the_averaged_classifier(monkeypatch):
