@@ -102,16 +102,17 @@ def build(config: Config = Config()) -> Networks:
     x = layers.Conv2D(config.channels, 5, 1, "same", activation="tanh", **init)(x)
     generator = keras.Model(latents, x, name="generator")
 
-    def classifier(name: str) -> keras.Model:
+    def classifier(name: str, disturbed: bool) -> keras.Model:
         he = {"kernel_initializer": keras.initializers.HeNormal(seeds)}
         x = images = keras.Input((config.size, config.size, config.channels), name="images")
-        x = layers.GaussianNoise(config.noise, seed=config.seed)(x)
+        x = layers.GaussianNoise(config.noise, seed=config.seed)(x) if disturbed else x
         for filters in (config.base_filters, 2 * config.base_filters, 2 * config.base_filters):
             x = layers.LeakyReLU(negative_slope=0.2)(layers.Conv2D(filters, 5, 2, "same", **he)(x))
-        x = layers.Dropout(config.dropout, seed=config.seed + 1)(layers.Flatten(name="features")(x))
+        x = layers.Flatten(name="features")(x)
+        x = layers.Dropout(config.dropout, seed=config.seed + 1)(x) if disturbed else x
         return keras.Model(images, layers.Dense(config.outputs, **init)(x), name=name)
 
-    return Networks(generator, classifier("classifier"), classifier("averaged"))
+    return Networks(generator, classifier("classifier", True), classifier("averaged", False))
 
 
 # %% Losses
