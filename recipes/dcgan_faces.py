@@ -185,7 +185,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 def latents_of(generator: keras.Model, numbers: Sequence[int], seed: int = 0) -> np.ndarray:
     """Return the latents of some of the images that a seed stands for, by their numbers, float32 [n, latent_dim]."""
     if not numbers or not 0 <= min(numbers) <= max(numbers) < 1_000_000:
-        raise InputError(f"images are numbered from 0 to 999999, got {[*numbers[:9]]}")
+        raise InputError(f"images are numbered from 0 to 999999, got {[*numbers[:9]] or 'none'}")
     shape = (max(numbers) + 1, generator.input_shape[-1])
     return np.random.default_rng(seed).standard_normal(shape, np.float32)[list(numbers)]
 
