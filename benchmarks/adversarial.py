@@ -1,8 +1,8 @@
 """The adversarial nets on drawn and on real data: distances, accuracies from few labels, and translations.
 
 Each line is a run of a recipe, `experiment`, in a folder of its own under --output-dir; what has been measured is not
-measured again, so that a benchmark that was stopped goes on. The numbers are the recipes' own, of test images, which
-had no say in any setting; a distance between sets means nothing alone, so that of real images stands beside it.
+measured again, so that a benchmark that was stopped goes on. The numbers are the recipes' own, of held-out images; a
+distance between sets means nothing alone, so that of real images stands beside it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ pytorch  the recipe's step in eager PyTorch, the same arithmetic: the same passe
 Each variant runs in a process of its own, so that memory and start can be told apart. They take turns, a round of a
 few steps each, so that whatever else the machine does meets all of them.
 
-Run      python -m benchmarks.speed                        about twelve minutes on two quiet cores
+Run      python -m benchmarks.speed                        all set-ups, the largest of them for minutes
          python -m benchmarks.speed --only pix2pix-256     one of the set-ups
          pip install torch                                 for the column of PyTorch
 """
