@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,27 +129,58 @@ def save_classified(
         classes: their names.
         path: PNG to write.
     """
+    columns = min(8 if len(labels) > 10 else 5, max(len(labels), 2))
+    if images is None:
+        return save_captioned([], ["no mistakes"], path, columns)
+    found = probabilities.argmax(1)
+    captions = [
+        f"{found_caption(one, classes)}\n{'' if number == label else f'is {classes[label]}'}"
+        for one, number, label in zip(probabilities, found, labels, strict=True)
+    ]
+    return save_captioned(list(images), captions, path, columns, found != labels)
+
+
+def found_caption(probabilities: np.ndarray, classes: tuple[str, ...]) -> str:
+    """Return the most probable class and how probable it is, as text; `probabilities` [classes] are of one image."""
+    found = int(probabilities.argmax())
+    return f"{classes[found]} {100 * probabilities[found]:.0f} %"
+
+
+def save_captioned(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    path: Path,
+    columns: int,
+    emphasised: Sequence[bool] | np.ndarray = (),
+    width: float = 1.45,
+) -> Path:
+    """Write a picture of images, row by row, each under a caption of one or two lines.
+
+    Args:
+        images: uint8 [height, width, 1 or 3]; where there are fewer than captions, those stand alone.
+        captions: as many, or more.
+        path: PNG to write.
+        columns: images in a row.
+        emphasised: whose captions are red; none where it is empty.
+        width: of an image, in inches at 110 pixels.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    count = len(labels)
-    columns = min(8 if count > 10 else 5, max(count, 2))
-    rows = max(1, -(-count // columns))
-    figure = Figure((1.45 * columns, 1.75 * rows), layout="constrained")
+    rows = max(1, -(-len(captions) // columns))
+    figure = Figure((width * columns, (width + 0.3) * rows), layout="constrained")
     for place in range(rows * columns):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.axis("off")
-        if images is None and place == 0:
-            axes.text(0, 0.5, "no mistakes", fontsize=12)
-        if images is None or place >= count:
+        if place >= len(captions):
             continue
-        found = int(probabilities[place].argmax())
+        if place >= len(images):
+            axes.text(0, 0.5, captions[place], fontsize=12, parse_math=False)
+            continue
         image = images[place]
         axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-        right = found == labels[place]
-        title = f"{classes[found]} {100 * probabilities[place, found]:.0f} %"
-        note = "" if right else f"is {classes[labels[place]]}"
-        axes.set_title(f"{title}\n{note}", fontsize=8, color="black" if right else "#c1121f", pad=2, parse_math=False)
+        red = len(emphasised) > 0 and emphasised[place]
+        axes.set_title(captions[place], fontsize=8, color="#c1121f" if red else "black", pad=2, parse_math=False)
     FigureCanvasAgg(figure)
     with replacing(path) as draft:
         figure.savefig(draft, dpi=110, format="png")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -95,7 +96,7 @@ def labelled_images(
         with_labels = require_classes or _has_labels(data)
         arrays = read_arrays(data, with_labels, fetch)
         if arrays is None:
-            parts, classes = _class_folders(Path(data), channels, skip_bad, require_classes)
+            parts, classes = class_folders(Path(data), channels, skip_bad, require_classes)
             read = functools.partial(square_image, size=size, channels=channels)
         else:
             if with_labels:
@@ -166,7 +167,7 @@ def square_image(path: Path | str | bytes, size: int, channels: int) -> np.ndarr
 CLASS_LAYOUT = "a folder of pictures for each class, directly or under train/ with test/ or val/ beside it"
 
 
-def _class_folders(
+def class_folders(
     folder: Path, channels: int, skip_bad: bool, require_classes: bool = True
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
     """Return the names of files and their class numbers, for training and for the test, and the classes' names."""
@@ -204,6 +205,27 @@ def _class_folders(
     if not kept[1] or len(kept[0]) < 2:
         raise InputError(f"{folder}: {len(good)} pictures; at least three are needed, one for the test")
     return [(np.array([n for n, _ in part]), np.array([c for _, c in part])) for part in kept], classes
+
+
+def class_number(name: str, classes: Sequence[str]) -> int:
+    """Return the number of a class by its name, in any case, or by its number.
+
+    Raises:
+        InputError: there is none of that name, which gives the nearest names, or more than one.
+    """
+    wanted = name.strip().replace("_", " ").lower()
+    found = [number for number, each in enumerate(classes) if each.replace("_", " ").lower() == wanted]
+    if len(found) > 1:
+        raise InputError(f"{name!r} is the name of classes {' and '.join(map(str, found))}: give the number")
+    if found:
+        return found[0]
+    if wanted.isdecimal() and int(wanted) < len(classes):
+        return int(wanted)
+    near = difflib.get_close_matches(wanted, [each.replace("_", " ").lower() for each in classes], 5, 0.4)
+    meant = [each for part in near for each in classes if each.replace("_", " ").lower() == part]
+    meant += [each for each in classes if wanted and wanted in each.lower() and each not in meant]
+    names = ", ".join(list(dict.fromkeys(meant))[:6] or classes[:6])
+    raise InputError(f"{name!r} is none of the {len(classes)} classes; the nearest are {names}; a number does too")
 
 
 def as_many_of_each(part: Split, count: int, seed: int) -> Split:

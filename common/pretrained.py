@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,9 @@ def load_pretrained(
     if not path.is_file():
         raise InputError(f"{weights}: there is no such file of weights; expected one, or imagenet, or random")
     try:
-        network.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras names every layer that a file of another network has not
+            network.load_weights(path)
     except Exception as error:  # a file that is damaged or of another network fails in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{weights}: not weights of {network.name} ({reason[:120]})") from None

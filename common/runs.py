@@ -60,6 +60,7 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
 
 
 SETTING_RANGES: dict[str, tuple[float, float]] = {
+    "adversarial": (0, 1),
     "adversarial_rate": (0, math.inf),
     "averaging": (0, 1),
     "base_filters": (1, math.inf),
@@ -73,6 +74,7 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "discriminator_units": (1, math.inf),
     "dropout": (0, 0.99),
     "epochs": (1, math.inf),
+    "epsilon": (0, 1),
     "generator_filters": (1, math.inf),
     "head_epochs": (1, math.inf),
     "head_learning_rate": (0, math.inf),
@@ -123,7 +125,12 @@ def start_run(output_dir: Path, recipe: str, config: Any, data: str, classes: tu
     write_json(output_dir / "config.json", settings)
 
 
-def _run_settings(output_dir: Path, recipe: str) -> dict[str, Any]:
+def run_settings(output_dir: Path, recipe: str) -> dict[str, Any]:
+    """Return what `start_run` wrote.
+
+    Raises:
+        InputError: there is no run, it is another recipe's, or its `config.json` is damaged.
+    """
     path = output_dir / "config.json"
     if not path.is_file():
         raise InputError(f"{output_dir}: no run here (there is no config.json); make one with `train` or the demo")
@@ -143,7 +150,7 @@ def read_run(output_dir: Path, recipe: str, config_class: type[ConfigType]) -> C
     Raises:
         InputError: there is no run, it is another recipe's, or its `config.json` is damaged.
     """
-    stored = _run_settings(output_dir, recipe)["config"]
+    stored = run_settings(output_dir, recipe)["config"]
     fields = {field.name: type(field.default) for field in dataclasses.fields(cast(Any, config_class))}
     wrong = [name for name in stored if type(stored[name]) is not fields.get(name)]
     if wrong:

@@ -70,7 +70,7 @@ class Config:
     seed: int = 0
 
 
-CLOTHES = Config(mirror=True)
+CLOTHES = Config(mirror=True, epochs=8)
 HANDWRITTEN = Config(labelled=100, epochs=4)
 DEMO, DEMO_RUN = Config(labelled=50, base_filters=32, epochs=60), Path("runs/ssgan-demo")
 

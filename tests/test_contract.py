@@ -51,6 +51,7 @@ TINY = {  # settings that make a recipe small enough for a test
     "dcgan_faces": {"size": 16, "base_filters": 4, "batch_size": 2, "epochs": 2},
     "dog_svm": {"size": 16, "outputs": 2, "epochs": 20},
     "face_swap": {"size": 32, "base_filters": 4, "latent_dim": 8, "batch_size": 2, "epochs": 2},
+    "fgsm": {"size": 8, "outputs": 2, "base_filters": 4, "batch_size": 2, "epochs": 2},
     "gan": {
         "size": 8,
         "units": 4,
@@ -99,6 +100,7 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
         "decoder_a": ((2, 32, 32, 3), -1, 1),
         "decoder_b": ((2, 32, 32, 3), -1, 1),
     },
+    "fgsm": {name: ((2, 2), -np.inf, np.inf) for name in ("classifier", "hardened")},
     "gan": {"generator": ((2, 8, 8, 1), -1, 1), "discriminator": ((2, 1), -np.inf, np.inf)},
     "lenet": {"classifier": ((2, 2), -np.inf, np.inf)},
     "mlp": {"classifier": ((2, 2), -np.inf, np.inf)},
@@ -126,6 +128,7 @@ PICTURES = {  # what a run leaves to look at
     "dcgan_faces": {"samples", "samples.png"},
     "dog_svm": JUDGED,
     "face_swap": {"samples", "swaps.png", "shift.npz"},
+    "fgsm": {"attacks.png", "accuracy.png"},
     "gan": {"samples", "samples.png"},
     "lenet": JUDGED,
     "mlp": JUDGED,
@@ -143,7 +146,7 @@ def in_groups(names: list[str]) -> list:
 
 
 def test_every_recipe_is_under_test():
-    assert len(RECIPES) == 16
+    assert len(RECIPES) == 17
     assert sorted(TINY) == RECIPES == sorted(SHAPES) == sorted(PICTURES)
     fitted = [name for name in RECIPES if "tf.function" not in (ROOT / "recipes" / f"{name}.py").read_text()]
     assert sorted([*STEPPED, *fitted]) == RECIPES

@@ -1,0 +1,126 @@
+"""Attacks on classifiers, around the attack itself: 8 bits, which images, and how many are still classified right."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.classification import Classify
+from common.datasets import read_arrays
+from common.errors import InputError
+from common.files import replacing
+from common.imagenet import Known
+from common.labelled import Split, class_folders, class_number, labelled_images, square_image
+from common.lazy import keras
+
+CURVE_LEVELS = (0, 1, 2, 4, 8, 12, 16, 25, 38, 51, 64)  # of 255; 25 is 0.1, 51 is 0.2, 64 is 0.25
+
+
+class Attacked(NamedTuple):
+    """A classifier, and an attack on it."""
+
+    attack: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+    """Images uint8, class numbers, levels of 255 -> images uint8, of which no value moved by more levels."""
+    classify: Classify
+
+
+def whole_levels(epsilon: float) -> int:
+    """Return how many of the 255 levels of an 8-bit file an attack may move a value: epsilon's share, rounded down.
+
+    Raises:
+        InputError: that is less than one level, or more than all.
+    """
+    levels = int(epsilon * 255 + 1e-6)  # 2 / 255 * 255 may come out below 2
+    if not (epsilon == epsilon and 1 <= levels <= 255):
+        raise InputError(
+            f"epsilon must be from 0.004 (1/255, one level of an 8-bit file) to 1 (from black to white), got {epsilon}"
+        )
+    return levels
+
+
+def images_to_attack(
+    data: str, known: Known, sample: Callable[[], tuple[np.ndarray, np.ndarray]], skip_bad: bool, fetch: bool
+) -> Split:
+    """Return images that a classifier has not learnt from: the test part or, of a folder without one, all.
+
+    Args:
+        data: as for `labelled_images`. A folder's classes, some or all, are named as the classifier's, or numbered.
+        known: the classifier.
+        sample: as for `labelled_images`.
+        skip_bad: go on without files that cannot be read, naming them.
+        fetch: a set that is not on this machine may be downloaded.
+
+    Raises:
+        InputError: as `labelled_images`; or a class is none of the classifier's.
+    """
+    size, channels, classes = known.size, known.channels, known.classes
+    if Path(data).is_dir() and read_arrays(data, True, fetch) is None:
+        parts, names = class_folders(Path(data), channels, skip_bad)
+        chosen = parts[1:] if (Path(data) / "train").is_dir() else parts
+        files, numbers = (np.concatenate(part) for part in zip(*chosen, strict=True))
+        right = np.array([class_number(name, classes) for name in names], np.int32)
+        return Split(files, right[numbers], functools.partial(square_image, size=size, channels=channels))
+    found = labelled_images(data, size, channels, sample, skip_bad, fetch, classes if data == "sample" else ())
+    if found.classes != classes:
+        listed = f"{', '.join(found.classes[:5])}, and the classifier's {', '.join(classes[:5])}"
+        raise InputError(f"{data}: its classes are {listed}; they must be the same")
+    return found.test
+
+
+def accuracy_under_attack(
+    attacked_by: Callable[[keras.Model, int], Attacked],
+    networks: Mapping[str, keras.Model],
+    data: Split,
+    picture: Path,
+    steps: Sequence[int] = (1, 10),
+) -> dict[str, float]:
+    """Return the share of images still classified right, by `NETWORK, N steps, LEVEL/255`, and draw it as curves.
+
+    At each of CURVE_LEVELS; at 0 the images are as they were. At the same strength ten steps find more mistakes than
+    one: a network that withstands one step only has learnt to mislead the attack.
+
+    Args:
+        attacked_by: returns the attack in so many steps on a network.
+        networks: classifiers, by name.
+        data: labelled images.
+        picture: PNG to write.
+        steps: of the attacks to try.
+    """
+    images, labels = data.images(np.arange(len(data.labels))), data.labels
+    curves: dict[str, list[float]] = {}
+    for name, network in networks.items():
+        for count in steps:
+            attack, classify = attacked_by(network, count)
+            curve = curves[f"{name}, {count} step{'s' * (count > 1)}"] = []
+            for level in CURVE_LEVELS:
+                right = 0
+                for start in range(0, len(images), 250):
+                    some, known = images[start : start + 250], labels[start : start + 250]
+                    right += int((classify(attack(some, known, level) if level else some).argmax(1) == known).sum())
+                curve.append(right / len(images))
+    save_accuracy_curves(CURVE_LEVELS, curves, picture)
+    pairs = ((name, zip(CURVE_LEVELS, curve, strict=True)) for name, curve in curves.items())
+    return {f"{name}, {level}/255": right for name, curve in pairs for level, right in curve}
+
+
+def save_accuracy_curves(levels: Sequence[int], curves: Mapping[str, Sequence[float]], path: Path) -> Path:
+    """Write accuracy against the strength of an attack, in levels of 255, as a PNG with a line for each curve."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((7.0, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, values in curves.items():
+        axes.plot(levels, [100 * value for value in values], marker="o", markersize=4, label=name)
+    axes.set(xlabel="epsilon, in levels of 255", ylabel="right, % of the images", ylim=(-2, 102), xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=110, format="png")
+    return path

@@ -1,0 +1,123 @@
+"""Networks of keras.applications with ImageNet's weights: as classifiers of pictures of any size, and their classes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from common.errors import InputError
+from common.lazy import keras
+from common.pretrained import load_pretrained
+from common.runs import load_network, read_classes, run_settings
+
+
+class Application(NamedTuple):
+    """What there is to know of a network of keras.applications."""
+
+    size: int  # pixels that its classifier was trained for
+    caffe: bool  # takes BGR less the channels' means, as Caffe's networks do; or else RGB in [-1, 1]
+    file: str  # of its weights, as Keras calls it; `{top}` stands for the part that a file without classifier adds
+
+
+APPLICATIONS = {
+    "InceptionV3": Application(299, False, "inception_v3_weights_tf_dim_ordering_tf_kernels{top}.h5"),
+    "MobileNetV2": Application(224, False, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224{top}.h5"),
+    "NASNetMobile": Application(224, False, "nasnet_mobile{top}.h5"),
+    "ResNet50": Application(224, True, "resnet50_weights_tf_dim_ordering_tf_kernels{top}.h5"),
+    "VGG19": Application(224, True, "vgg19_weights_tf_dim_ordering_tf_kernels{top}.h5"),
+}
+CAFFE_MEANS = (103.939, 116.779, 123.68)  # of ImageNet's blue, green and red
+CLASS_INDEX = "imagenet_class_index.json"
+CLASS_INDEX_URL = f"https://storage.googleapis.com/download.tensorflow.org/data/{CLASS_INDEX}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A network that has learnt ImageNet, in place of a run's own."""
+
+    network: Literal["InceptionV3", "MobileNetV2", "NASNetMobile", "ResNet50", "VGG19"] = "MobileNetV2"
+    weights: str = ""  # imagenet: Keras's own; or a file of weights for that network; without it the run's network
+    fetch: bool = False  # Keras may download them
+
+
+class Known(NamedTuple):
+    """A classifier, and what must be known to use it."""
+
+    classifier: keras.Model  # images [n, height, width, channels] in [-1, 1] -> logits [n, classes]
+    classes: tuple[str, ...]  # their names
+    size: int  # pixels a side that it was trained for
+    channels: int  # 1 for grey, 3 for colour
+    seed: int  # of the sample that it has learnt from; 0 where it has not
+    any_size: bool  # it brings pictures to its size by itself
+
+
+def known_classifier(pretrained: Pretrained, run: Path, recipe: str, name: str) -> Known:
+    """Return the network that `pretrained` asks for, or else one of a run.
+
+    Args:
+        pretrained: with weights, a network that has learnt ImageNet.
+        run: folder of a run, for when it has none.
+        recipe: that the run must be of.
+        name: of the run's network.
+
+    Raises:
+        InputError: there is no such run, or the weights or names of the classes are not on this machine.
+    """
+    if pretrained.weights:
+        return imagenet_classifier(pretrained)
+    seed = run_settings(run, recipe)["config"]["seed"]
+    network = load_network(run, name)
+    _, _, size, channels = network.input_shape
+    return Known(network, read_classes(run), size, channels, seed, any_size=False)
+
+
+def imagenet_classifier(pretrained: Pretrained) -> Known:
+    """Return a network with its weights, which brings pictures to its own size by itself.
+
+    Raises:
+        InputError: the weights, or the names of the classes, are not on this machine.
+    """
+    application = APPLICATIONS[pretrained.network]
+    shape = (application.size, application.size, 3)
+    make = functools.partial(getattr(keras.applications, pretrained.network), shape, classifier_activation=None)
+    network = make(weights=None)
+    classes = imagenet_classes(pretrained)
+    file = application.file.format(top="")
+    load_pretrained(network, pretrained.weights, file, functools.partial(make, weights="imagenet"), pretrained.fetch)
+    images = keras.Input((None, None, 3), name="images")
+    # Pixels that lie between those that are read must count too, or most of a large photo could not be attacked.
+    x = keras.ops.image.resize(images, shape[:2], antialias=True)
+    x = caffe_images(x) if application.caffe else x
+    return Known(keras.Model(images, network(x), name="classifier"), classes, application.size, 3, 0, any_size=True)
+
+
+def caffe_images(images: keras.KerasTensor) -> keras.KerasTensor:
+    """Return RGB in [-1, 1] as the networks want it that were trained with Caffe: BGR in 0..255 less the means."""
+    return (keras.ops.flip(images, -1) + 1) * 127.5 - keras.ops.convert_to_tensor(CAFFE_MEANS)
+
+
+def imagenet_classes(pretrained: Pretrained) -> tuple[str, ...]:
+    """Return the names of ImageNet's 1,000 classes, from beside a file of weights or from where Keras keeps them.
+
+    Raises:
+        InputError: they are in neither place and may not be fetched, or the file is damaged.
+    """
+    kept = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / CLASS_INDEX
+    places = [kept] if pretrained.weights == "imagenet" else [Path(pretrained.weights).parent / CLASS_INDEX, kept]
+    place = next((place for place in places if place.is_file()), None)
+    if place is None and not pretrained.fetch:
+        where = " or ".join(map(str, places))
+        raise InputError(f"the names of ImageNet's classes are not on this machine ({where}): add --fetch")
+    try:
+        if place is None:
+            place = Path(keras.utils.get_file(CLASS_INDEX, CLASS_INDEX_URL, cache_subdir="models"))
+        names = json.loads(place.read_text(encoding="utf-8"))
+        return tuple(names[str(number)][1].replace("_", " ") for number in range(1000))
+    except Exception as error:  # Keras raises a plain Exception where a download fails; a damaged file fails anyhow
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        line = f"the names of ImageNet's classes cannot be had ({reason[:150]}): put them at {kept}"
+        raise InputError(line) from None
