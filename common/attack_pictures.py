@@ -43,6 +43,29 @@ def save_attack_table(
     return save_captioned(images, captions, path, len(levels), wrong)
 
 
+def picture_to_attack(source: Path, known: Known, destination: Path) -> np.ndarray:
+    """Return a picture as a classifier takes it, uint8 [height, width, channels]: whole, or at its size the centre.
+
+    Raises:
+        InputError: `source` cannot be read, or the format of `destination` would alter the picture.
+    """
+    if destination.suffix.lower() not in LOSSLESS_SUFFIXES:
+        raise InputError(f"{destination}: this format may alter an attack; give a name that ends in .png")
+    if known.any_size:
+        return read_image(source, known.channels)
+    return square_image(source, known.size, known.channels)
+
+
+def write_attacked(image: np.ndarray, square: np.ndarray, destination: Path) -> np.ndarray:
+    """Write a picture with another centre square, and beside it NAME_change.png; return the picture as read again."""
+    changed = image.copy()
+    crop_square(changed)[:] = square
+    write_image(changed, destination)
+    again = read_image(destination, image.shape[-1])
+    write_image(magnified(image, again), destination.with_name(f"{destination.stem}_change.png"))
+    return again
+
+
 def attack_picture(network: Attacked, known: Known, source: Path, levels: int, label: str, destination: Path) -> str:
     """Attack the centre square of a picture, write it, and return what it is taken for before and after, in two lines.
 
@@ -60,17 +83,11 @@ def attack_picture(network: Attacked, known: Known, source: Path, levels: int, l
     Raises:
         InputError: `source` cannot be read, `destination` is of another format, or there is no such class.
     """
-    if destination.suffix.lower() not in LOSSLESS_SUFFIXES:
-        raise InputError(f"{destination}: this format may alter an attack; give a name that ends in .png")
-    channels, classes = known.channels, known.classes
-    image = read_image(source, channels) if known.any_size else square_image(source, known.size, channels)
-    square, changed, shown = crop_square(image), image.copy(), sorted({1, 2, 4, 8, levels})
+    classes, image = known.classes, picture_to_attack(source, known, destination)
+    square, shown = crop_square(image), sorted({1, 2, 4, 8, levels})
     number = class_number(label, classes) if label else int(network.classify(square[None]).argmax())
     strip = [square, *(network.attack(square[None], np.array([number]), level)[0] for level in shown)]
-    crop_square(changed)[:] = strip[1 + shown.index(levels)]
-    write_image(changed, destination)
-    again = read_image(destination, channels)
-    write_image(magnified(image, again), destination.with_name(f"{destination.stem}_change.png"))
+    again = write_attacked(image, strip[1 + shown.index(levels)], destination)
     found = [network.classify(one[None])[0] for one in strip]
     captions = [f"{level}/255\n{found_caption(one, classes)}" for level, one in zip((0, *shown), found, strict=True)]
     other = [int(one.argmax()) != int(found[0].argmax()) for one in found]

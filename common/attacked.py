@@ -102,13 +102,23 @@ def accuracy_under_attack(
                     some, known = images[start : start + 250], labels[start : start + 250]
                     right += int((classify(attack(some, known, level) if level else some).argmax(1) == known).sum())
                 curve.append(right / len(images))
-    save_accuracy_curves(CURVE_LEVELS, curves, picture)
+    what = "right, % of the images against epsilon, in levels of 255"
+    save_percent_curves(curves, picture, what, CURVE_LEVELS)
     pairs = ((name, zip(CURVE_LEVELS, curve, strict=True)) for name, curve in curves.items())
     return {f"{name}, {level}/255": right for name, curve in pairs for level, right in curve}
 
 
-def save_accuracy_curves(levels: Sequence[int], curves: Mapping[str, Sequence[float]], path: Path) -> Path:
-    """Write accuracy against the strength of an attack, in levels of 255, as a PNG with a line for each curve."""
+def save_percent_curves(
+    curves: Mapping[str, Sequence[float]], path: Path, what: str, places: Sequence[int] | None = None
+) -> Path:
+    """Write shares of 1 as a PNG with a line for each curve, in percent.
+
+    Args:
+        curves: values by name.
+        path: PNG to write.
+        what: the names of both axes, with `against` in between.
+        places: where on the axis the values of a curve lie; without them at 1, 2, 3 and so on.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -116,11 +126,15 @@ def save_accuracy_curves(levels: Sequence[int], curves: Mapping[str, Sequence[fl
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, values in curves.items():
-        axes.plot(levels, [100 * value for value in values], marker="o", markersize=4, label=name)
-    axes.set(xlabel="epsilon, in levels of 255", ylabel="right, % of the images", ylim=(-2, 102), xlim=(0, None))
+        marker = "o" if len(values) <= 20 else ""
+        across = places if places is not None else range(1, len(values) + 1)
+        axes.plot(across, [100 * value for value in values], marker=marker, markersize=4, label=name)
+    ylabel, _, xlabel = what.partition(" against ")
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-2, 102), xlim=(0, None))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_parse_math(False)
     with replacing(path) as draft:
         figure.savefig(draft, dpi=110, format="png")
     return path

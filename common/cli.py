@@ -64,7 +64,8 @@ def errors_in_one_line() -> Iterator[None]:
     except FloatingPointError as error:
         sys.exit(_complain(str(error), 1))
     except KeyboardInterrupt as error:
-        sys.exit(_complain(f"{str(error) or 'stopped'}; the same command goes on from the newest save", 130))
+        saved = f"{error}; the same command goes on from the newest save"
+        sys.exit(_complain(saved if str(error) else "stopped", 130))
 
 
 def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str = "") -> Path:
@@ -158,13 +159,15 @@ def _with_defaults(
     parser.add_argument("--output-dir", "--output_dir", type=Path)
     known, rest = parser.parse_known_args(arguments)
     parameters = inspect.signature(function).parameters
-    output_dir = known.output_dir or parameters["output_dir"].default
-    defaults = {"output_dir": output_dir}
+    defaults: dict[str, Any] = {}
+    output_dir = known.output_dir
+    if "output_dir" in parameters:  # a verb that leaves no run has none
+        defaults["output_dir"] = output_dir = output_dir or parameters["output_dir"].default
     if known.preset is not None and known.preset not in presets:
         raise InputError(f"{known.preset!r} is no preset of {recipe}; choose from {', '.join(presets)}")
     if known.preset is not None:
         defaults["config"] = presets[known.preset]
-    elif (output_dir / "config.json").exists():
+    elif output_dir is not None and (output_dir / "config.json").exists():
         defaults["config"] = read_run(output_dir, recipe, type(parameters["config"].default))
         if "data" in parameters:
             defaults["data"] = read_data(output_dir)

@@ -58,3 +58,9 @@ def sklearn_digits(size: int) -> tuple[np.ndarray, np.ndarray]:
         placed = ndimage.affine_transform(stroke, [scale, scale], corner, order=1)
         image[..., 0] = np.rint(255 * placed.reshape(size, oversampling, size, oversampling).mean((1, 3)))
     return images, digits.target.astype(np.int64)
+
+
+def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the last 360 of `sklearn_digits` at 28 px, whose writers the embedded classifier does not know."""
+    images, classes = sklearn_digits(28)
+    return images[-360:], classes[-360:]

@@ -7,9 +7,10 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from common.errors import InputError
+from common.files import data_file
 from common.lazy import keras
 from common.pretrained import load_pretrained
 from common.runs import load_network, read_classes, run_settings
@@ -35,11 +36,14 @@ CLASS_INDEX = "imagenet_class_index.json"
 CLASS_INDEX_URL = f"https://storage.googleapis.com/download.tensorflow.org/data/{CLASS_INDEX}"
 
 
+ImageNetName = Literal["InceptionV3", "MobileNetV2", "NASNetMobile", "ResNet50", "VGG19"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
     """A network that has learnt ImageNet, in place of a run's own."""
 
-    network: Literal["InceptionV3", "MobileNetV2", "NASNetMobile", "ResNet50", "VGG19"] = "MobileNetV2"
+    network: ImageNetName = "MobileNetV2"
     weights: str = ""  # imagenet: Keras's own; or a file of weights for that network; without it the run's network
     fetch: bool = False  # Keras may download them
 
@@ -73,6 +77,40 @@ def known_classifier(pretrained: Pretrained, run: Path, recipe: str, name: str) 
     network = load_network(run, name)
     _, _, size, channels = network.input_shape
     return Known(network, read_classes(run), size, channels, seed, any_size=False)
+
+
+def frozen_classifier(network: str, weights: str, fetch: bool = False) -> Known:
+    """Return a classifier that does not learn.
+
+    Args:
+        network: of keras.applications; or `digits`, the embedded one; or `run`, one that a recipe has trained.
+        weights: `imagenet`, or a file of weights for that network; for `run` a .keras file in the run's folder.
+        fetch: Keras may download what it keeps.
+
+    Raises:
+        InputError: there is no such network or file, or it is no classifier.
+    """
+    if network in APPLICATIONS:
+        known = imagenet_classifier(Pretrained(network=cast(ImageNetName, network), weights=weights, fetch=fetch))
+    elif network == "digits":
+        loaded = keras.models.load_model(data_file("digit_classifier.keras"), compile=False)
+        classifier = keras.Model(loaded.input, loaded.outputs[-1], name="classifier")
+        known = Known(classifier, tuple("0123456789"), 28, 1, 0, any_size=False)
+    elif network == "run":
+        path = Path(weights)
+        trained = load_network(path.parent, path.stem)
+        if len(trained.input_shape) != 4 or len(trained.output_shape) != 2:
+            raise InputError(f"{weights}: takes {trained.input_shape}, gives {trained.output_shape}; no classifier")
+        _, _, size, channels = trained.input_shape
+        known = Known(trained, read_classes(path.parent), size, channels, 0, any_size=False)
+    else:
+        choices = ", ".join([*APPLICATIONS, "digits", "run"])
+        raise InputError(f"network must be one of {choices}, got {network!r}")
+    known.classifier.trainable = False
+    for variable in known.classifier.variables:
+        if "seed_generator" in variable.path:  # of dropout, which never acts here: let two of them be equal
+            variable.assign(keras.ops.zeros_like(variable))
+    return known
 
 
 def imagenet_classifier(pretrained: Pretrained) -> Known:

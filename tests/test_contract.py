@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.batches import Batches, batches, side_by_side
+from common.batches import batches, side_by_side
 from common.standalone import copy_recipe
 from common.training import UNSUMMED, fit
 
@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
 ALLOWED_IMPORTS = {"common", "numpy", "scipy", "tqdm"} | set(sys.stdlib_module_names)
 HEAVY = {"tensorflow", "keras", "matplotlib", "scipy", "sklearn", "skimage", "cv2", "tensorflow_datasets"}
-STEPPED = [name for name in RECIPES if name != "dog_svm"]  # its fit has a closed objective, and no gradient step
+PIXELS = ["targeted_attack"]  # what they change is a picture, before a network that does not learn
+STEPPED = [name for name in RECIPES if name not in ("dog_svm", *PIXELS)]  # dog_svm fits a closed objective
 TINY = {  # settings that make a recipe small enough for a test
     "adversarial_autoencoder": {
         "size": 8,
@@ -74,6 +75,7 @@ TINY = {  # settings that make a recipe small enough for a test
         "batch_size": 2,
         "epochs": 2,
     },
+    "targeted_attack": {"network": "digits", "weights": "", "size": 28, "random_start": True, "epochs": 2},
     "vae_faces": {"size": 16, "latent_dim": 2, "base_filters": 2, "batch_size": 2, "epochs": 2},
     "vae": {"size": 8, "channels": 3, "units": 4, "latent_dim": 2, "batch_size": 2, "epochs": 2},
 }
@@ -111,6 +113,7 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
         "classifier": ((2, 2), -np.inf, np.inf),
         "averaged": ((2, 2), -np.inf, np.inf),
     },
+    "targeted_attack": {"classifier": ((2, 10), -np.inf, np.inf)},
     "vae_faces": {"encoder": [((2, 2), -np.inf, np.inf)] * 2, "decoder": ((2, 16, 16, 3), -1, 1)},
     "vae": {
         "encoder": [((2, 2), -np.inf, np.inf)] * 2,
@@ -135,6 +138,7 @@ PICTURES = {  # what a run leaves to look at
     "mobilenet": JUDGED,
     "pix2pix": {"samples", "translations.png"},
     "ssgan": {"samples", "samples.png"} | JUDGED,
+    "targeted_attack": {"attacks.png"},
     "vae_faces": {"samples", "samples.png", "reconstructions.png", "attributes.png", "space.npz"},
     "vae": {"samples", "samples.png", "reconstructions.png", "manifold.png", "latents.png"},
 }
@@ -146,10 +150,10 @@ def in_groups(names: list[str]) -> list:
 
 
 def test_every_recipe_is_under_test():
-    assert len(RECIPES) == 17
+    assert len(RECIPES) == 18
     assert sorted(TINY) == RECIPES == sorted(SHAPES) == sorted(PICTURES)
     fitted = [name for name in RECIPES if "tf.function" not in (ROOT / "recipes" / f"{name}.py").read_text()]
-    assert sorted([*STEPPED, *fitted]) == RECIPES
+    assert sorted([*STEPPED, *PIXELS, *fitted]) == RECIPES
 
 
 def load(name: str) -> types.ModuleType:
@@ -165,14 +169,16 @@ def network_inputs(network: keras.Model) -> list[tf.Tensor] | tf.Tensor:
     return drawn if len(drawn) > 1 else drawn[0]
 
 
-def tiny_data(name: str, config) -> Batches:
-    """Four examples of the kind that the recipe trains on."""
+def tiny_data(name: str, config):
+    """Four examples of the kind that the recipe trains on, or changes."""
     shape = (4, config.size, config.size, getattr(config, "channels", 3))
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     if hasattr(config, "outputs"):
         labelled = images, np.array([0, 1, 0, 1], np.int32)
         stream = batches(labelled, 2, config.seed, held_out=labelled)
         return side_by_side(batches(images, 2, config.seed), stream) if name == "ssgan" else stream
+    if name == "targeted_attack":
+        return load(name).Attacks(images[..., :1].copy(), np.arange(4))
     of_two_kinds = name in ("pix2pix", "face_swap", "cyclegan")
     parts = (images, 255 - images) if of_two_kinds else (images,)
     return batches(parts, config.batch_size, config.seed, held_out=parts)
@@ -279,6 +285,7 @@ class Trained(NamedTuple):
     history: list[dict[str, float]]
     step: Callable | None  # None where the recipe fits without one
     state: dict[str, object]
+    data: object  # `Batches`, or the pictures that were changed
 
 
 @functools.cache
@@ -292,13 +299,13 @@ def trained(name: str, run: int) -> Trained:
         return fit(step, data, **options)
 
     config = tiny(module, name)
-    networks = module.build(config)
+    networks, data = module.build(config), tiny_data(name, config)
     before = weights(networks)
     with pytest.MonkeyPatch.context() as patch:
         if name in STEPPED:
             patch.setattr(module, "fit", spy)
-        history = module.train(networks, tiny_data(name, config), config)
-    return Trained(networks, before, weights(networks), history, *(given[0] if given else (None, {})))
+        history = module.train(networks, data, config)
+    return Trained(networks, before, weights(networks), history, *(given[0] if given else (None, {})), data)
 
 
 @pytest.mark.slow
@@ -345,6 +352,17 @@ def test_two_seeded_runs_are_equal(name):
     pairs = zip(variables, one.after, other.after, strict=True)
     differing = [variable.path for variable, a, b in pairs if not np.array_equal(a, b)]
     assert not differing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", in_groups(PIXELS))
+def test_every_picture_changes_alike_in_two_runs_and_the_network_does_not(name):
+    one, other = (trained(name, run) for run in (1, 2))
+    images = tiny_data(name, tiny(load(name), name)).images
+    assert not [number for number, image in enumerate(images) if np.array_equal(one.data.images[number], image)]
+    np.testing.assert_array_equal(one.data.images, other.data.images)
+    for old, new in zip(one.before, one.after, strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.parametrize("name", in_groups(STEPPED))

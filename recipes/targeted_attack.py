@@ -1,0 +1,280 @@
+"""Targeted attack: change a picture, unseen, until a classifier is sure that it shows what you name.
+
+Paper    Kurakin, Goodfellow & Bengio, "Adversarial Examples in the Physical World", ICLR 2017 workshop,
+         arXiv:1607.02533, section 2.3; momentum: Dong et al., CVPR 2018, arXiv:1710.06081; random start: Madry et al.,
+         ICLR 2018, arXiv:1706.06083.
+Images   uint8 [n, height, width, channels] at the borders; in between float32 in levels, 0 to 255; the network sees
+         float32 in [-1, 1] and gives logits [n, classes].
+Epsilon  as a share of the way from black to white: the most that a value moves or, with `--norm l2`, the root of the
+         mean square of all moves.
+Differs  1. Every step looks at the picture as an 8-bit file would hold it, so what is reached is reached in the file.
+         2. A picture that is there stays as it is, while others of its batch go on.
+Run      python -m recipes.targeted_attack                      the demo: every digit made into every other, offline
+         python -m recipes.targeted_attack attack cat.jpg out.png --target "African elephant" sax --fetch
+         python -m recipes.targeted_attack attack cat.jpg out.png --target lemon --network ResNet50 --weights FILE
+         python -m recipes.targeted_attack attack 7.png out.png --target 3 --preset demo; or, in place of digits, any
+             classifier that a recipe has trained: --network run --weights runs/lenet-demo/classifier.keras
+         python -m recipes.targeted_attack train --data DIR     a folder of photos for each class, and random targets
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.attack_pictures import picture_to_attack, write_attacked
+from common.attacked import images_to_attack, save_percent_curves, whole_levels
+from common.batches import mapped
+from common.classification import accuracy, found_caption, save_captioned
+from common.cli import run_command
+from common.digits import held_out_digits
+from common.errors import InputError
+from common.imagenet import Known, frozen_classifier
+from common.images import crop_square, from_uint8
+from common.labelled import class_number
+from common.lazy import keras, tf
+from common.runs import check_run, finish_run, start_run
+from common.training import History, write_history
+
+# %% Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """An attack within four levels of 255, which nobody sees on a photo; `DEMO` has more, as digits need."""
+
+    network: str = "MobileNetV2"  # InceptionV3, NASNetMobile, ResNet50, VGG19; digits: the embedded one; or run
+    weights: str = "imagenet"  # or a file of weights for that network; for run a .keras file in a run's folder
+    size: int = 224  # pixels a side of the pictures in `train`; a photo in `attack` keeps its own
+    norm: str = "linf"  # the largest move counts; or l2: their mean square
+    epsilon: float = 0.016  # 4 / 255
+    step_size: float = 0.1  # of a step, as a share of epsilon
+    momentum: float = 0.9  # share of the direction of earlier steps that a step keeps (Dong, equation 6)
+    random_start: bool = False  # anywhere within epsilon (Madry)
+    confidence: float = 0.8  # probability of the target at which a picture is done
+    images: int = 100  # pictures that are attacked, of the test part, evenly spaced
+    batch_size: int = 25  # of those that are attacked together
+    epochs: int = 100  # the most steps
+    seed: int = 0  # of the targets, and of the random start
+
+
+DEMO = Config(network="digits", weights="", size=28, epsilon=0.2, batch_size=100)
+DEMO_RUN = Path("runs/targeted_attack-demo")
+
+# %% Networks
+
+
+class Networks(NamedTuple):
+    """What is attacked; it does not learn."""
+
+    classifier: keras.Model  # images [n, height, width, channels] in [-1, 1] -> logits [n, classes]
+
+
+class Attacks(NamedTuple):
+    """Pictures that are to be taken for something else; `train` changes `images` in place."""
+
+    images: np.ndarray  # uint8 [n, height, width, channels]
+    targets: np.ndarray  # class numbers [n]
+
+
+def build(config: Config = Config()) -> Networks:
+    """Return the classifier with its weights. Raises ValueError where it cannot take pictures of this size."""
+    return Networks(known_of(config).classifier)
+
+
+def known_of(config: Config, fetch: bool = False) -> Known:
+    """Return the classifier that the settings name, its classes, and the size it takes."""
+    known = frozen_classifier(config.network, config.weights, fetch)
+    if config.size < 32 if known.any_size else config.size != known.size:
+        most = "at least 32" if known.any_size else f"{known.size} for this network"
+        raise InputError(f"size must be {most}, got {config.size}")
+    if config.norm not in ("linf", "l2"):
+        raise InputError(f"norm must be linf or l2, got {config.norm!r}")
+    return known
+
+
+# %% Losses and bounds
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Return -log softmax(logits)[label] of each image [n], from the logits; it falls as the target comes nearer."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def root_mean_square(values: tf.Tensor) -> tf.Tensor:
+    """Return that of each image, [n, 1, 1, 1]; never 0."""
+    return tf.sqrt(tf.reduce_mean(values**2, (1, 2, 3), keepdims=True) + 1e-20)
+
+
+def projected(x: tf.Tensor, origin: tf.Tensor, config: Config) -> tf.Tensor:
+    """Return the nearest levels within epsilon of `origin`, and in 0..255."""
+    change, bound = x - origin, 255 * config.epsilon
+    if config.norm == "l2":
+        return tf.clip_by_value(origin + change * tf.minimum(1.0, bound / root_mean_square(change)), 0, 255)
+    return tf.clip_by_value(origin + tf.clip_by_value(change, -bound, bound), 0, 255)
+
+
+def as_in_a_file(x: tf.Tensor, origin: tf.Tensor) -> tf.Tensor:
+    """Return whole levels, each rounded towards that of `origin`: no change grows, so the bound still holds."""
+    change = x - origin
+    return origin + tf.sign(change) * tf.floor(tf.abs(change) + 1e-3)  # 4 levels may come out as 3.9999
+
+
+# %% Training: of pixels
+
+
+def train(networks: Networks, data: Attacks, config: Config = Config(), output_dir: Path | None = None) -> History:
+    """Attack in place, `batch_size` pictures at a time; return a row for every step, of means over all pictures."""
+    from tqdm import tqdm
+
+    (classifier,) = networks
+    random = keras.random.SeedGenerator(config.seed)
+
+    @tf.function(reduce_retracing=True)
+    def step(x: tf.Tensor, direction: tf.Tensor, origin: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        seen = as_in_a_file(x, origin)
+        with tf.GradientTape() as tape:
+            tape.watch(seen)
+            logits = classifier(seen / 127.5 - 1, training=False)
+            losses = cross_entropy(targets, logits)
+        gradient = tape.gradient(losses, seen)
+        direction = config.momentum * direction + gradient / tf.reduce_mean(tf.abs(gradient) + 1e-20, (1, 2, 3), True)
+        unit = tf.sign(direction) if config.norm == "linf" else direction / root_mean_square(direction)
+        moved = projected(x - config.step_size * 255 * config.epsilon * unit, origin, config)
+        found = tf.gather(tf.nn.softmax(logits), targets, batch_dims=1)
+        done = found >= config.confidence
+        return tf.where(done[:, None, None, None], x, moved), direction, losses, found
+
+    used, rows = 0, np.zeros((2, config.epochs, len(data.images)))  # losses and probabilities of the targets
+    with tqdm(total=len(data.images), desc="attacks", unit="picture", disable=None) as bar:
+        for first in range(0, len(data.images), config.batch_size):
+            part = slice(first, first + config.batch_size)
+            x = origin = tf.constant(data.images[part], tf.float32)
+            if config.random_start:
+                x += 255 * config.epsilon * keras.random.uniform(tf.shape(x), -1, 1, seed=random)
+            x, direction = projected(x, origin, config), tf.zeros_like(x)
+            targets = tf.constant(data.targets[part], tf.int32)
+            for number in range(config.epochs):
+                x, direction, losses, found = step(x, direction, origin, targets)
+                rows[:, number:, part] = np.stack([losses, found])[:, None]
+                used = max(used, number + 1)
+                if rows[1, number, part].min() >= config.confidence:
+                    break
+            data.images[part] = as_in_a_file(x, origin).numpy().astype(np.uint8)
+            bar.update(len(x))
+    columns = {"loss": rows[0], "confidence": rows[1], "reached": rows[1] >= config.confidence}
+    means = {name: values.mean(1) for name, values in columns.items()}
+    history = [{"epoch": n + 1} | {name: float(mean[n]) for name, mean in means.items()} for n in range(used)]
+    if output_dir is not None:
+        write_history(output_dir, history)
+    return history
+
+
+# %% Use
+
+
+def classify(network: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return the probability of each class, float32 [n, classes], for uint8 [n, height, width, channels]."""
+    return tf.nn.softmax(mapped(network, from_uint8(images), 50)).numpy()
+
+
+def other_targets(labels: np.ndarray, classes: int, seed: int) -> np.ndarray:
+    """Return a class for each of the labels [n], drawn at random from all others."""
+    return (labels + np.random.default_rng(seed).integers(1, classes, len(labels))) % classes
+
+
+# %% A whole run
+
+
+def experiment(
+    data: str = "sample",
+    config: Config = Config(),
+    output_dir: Path = Path("runs/targeted_attack"),
+    skip_bad: bool = False,
+    fetch: bool = False,
+) -> Path:
+    """Attack the test images of `data`, each towards a class drawn at random; leave a run, return its picture."""
+    check_run(output_dir, "targeted_attack", config, data)
+    whole_levels(config.epsilon)
+    known = known_of(config, fetch)
+    networks, verdict = Networks(known.classifier), functools.partial(classify, known.classifier)
+    test = images_to_attack(data, known._replace(size=config.size), held_out_digits, skip_bad, fetch)
+    images, labels = test.loaded(config.images)
+    start_run(output_dir, "targeted_attack", config, data, known.classes)
+    attacks = Attacks(images.copy(), other_targets(labels, len(known.classes), config.seed))
+    started = time.monotonic()
+    train(networks, attacks, config, output_dir)
+    seconds = time.monotonic() - started
+    before, after = (verdict(pictures) for pictures in (images, attacks.images))
+    found = np.take_along_axis(after, attacks.targets[:, None], 1)[:, 0]
+    scores = {
+        "accuracy_before": accuracy(labels, before),
+        "accuracy_after": accuracy(labels, after),
+        "taken_for_target": accuracy(attacks.targets, after),
+        "reached": float((found >= config.confidence).mean()),
+        "mean_confidence": float(found.mean()),
+        "largest_change": int(np.abs(attacks.images.astype(int) - images).max()),
+        "images": len(images),
+        "images_per_second": len(images) / seconds,
+    }
+    shown = [
+        int(np.flatnonzero(labels == number)[0]) for number in np.unique(labels)[: 10 if len(images[0]) < 100 else 4]
+    ]
+    each = Attacks(images[shown].repeat(len(shown), 0), np.tile(labels[shown], len(shown)))
+    train(networks, each, config)
+    found = verdict(each.images)
+    captions = [found_caption(one, known.classes) for one in found]
+    picture = output_dir / "attacks.png"
+    save_captioned(list(each.images), captions, picture, len(shown), found.argmax(1) != each.targets, 0.9)
+    finish_run(output_dir, networks, lambda: scores)
+    return picture
+
+
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
+    """Make held-out handwritten digits be taken for others; return a picture of each made into each."""
+    return experiment("sample", config, output_dir)
+
+
+def attack_file(
+    source: Path, destination: Path, target: tuple[str, ...] = (), config: Config = Config(), fetch: bool = False
+) -> Path:
+    """Attack the centre square of a picture; print what it is taken for, before and after it was written and read.
+
+    Args:
+        source: a picture.
+        destination: PNG to write, as large as the picture; with several targets NAME_TARGET.png each. Beside it lie
+            NAME_change.png, the change magnified, and NAME_curve.png, the target's probability after every step.
+        target: names of classes, or their numbers.
+        config: the attack.
+        fetch: weights may be downloaded.
+    """
+    known, levels = known_of(config, fetch), whole_levels(config.epsilon)
+    if not target:
+        raise InputError('give a class, --target "African elephant"; or several')
+    numbers = [class_number(name, known.classes) for name in target]
+    picture = picture_to_attack(source, known, destination)
+    square = crop_square(picture)
+    print(f"{source}  {found_caption(classify(known.classifier, square[None])[0], known.classes)}")
+    curves = {}
+    for name, number in ((known.classes[number], number) for number in numbers):
+        attacks = Attacks(square[None].copy(), np.array([number]))
+        curves[name] = [row["confidence"] for row in train(Networks(known.classifier), attacks, config)]
+        added = "" if len(numbers) == 1 else f"_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
+        path = destination.with_stem(destination.stem + added)
+        again = crop_square(write_attacked(picture, attacks.images[0], path))
+        verdict = classify(known.classifier, again[None])[0]
+        target_found = f"{name} {100 * verdict[number]:.0f} %"
+        print(f"{path}  {found_caption(verdict, known.classes)}; {target_found}, epsilon {levels}/255")
+    curve, what = destination.with_name(f"{destination.stem}_curve.png"), "probability of the target, % against steps"
+    save_percent_curves(curves, curve, what)
+    return destination
+
+
+if __name__ == "__main__":
+    run_command(demo, presets={"photos": Config(), "demo": DEMO}, train=experiment, attack=attack_file)

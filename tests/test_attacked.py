@@ -1,0 +1,245 @@
+"""Levels of a byte, which images are attacked, and the share that is still classified right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from common.attacked import (
+    CURVE_LEVELS,
+    Attacked,
+    accuracy_under_attack,
+    images_to_attack,
+    save_accuracy_curves,
+    whole_levels,
+)
+from common.errors import InputError
+from common.imagenet import Known
+from common.labelled import Split
+
+CLASSES = ("cat", "dog", "tabby cat", "hen")
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "levels"),
+    [
+        (0.004, 1),
+        (0.005, 1),
+        (1 / 255, 1),
+        (2 / 255, 2),
+        (0.1, 25),
+        (0.25, 63),
+        (0.5, 127),
+        (254.9 / 255, 254),
+        (1, 255),
+    ],
+)
+def test_an_epsilon_in_whole_levels_rounded_down(epsilon, levels):
+    assert whole_levels(epsilon) == levels
+
+
+def test_every_number_of_levels_comes_back():
+    assert [whole_levels(level / 255) for level in range(1, 256)] == list(range(1, 256))
+
+
+@pytest.mark.parametrize("epsilon", [0.003, 0, -1, 1.1, -0.1])
+def test_an_epsilon_that_is_no_level_or_more_than_all(epsilon):
+    with pytest.raises(InputError, match=rf"^epsilon must be from 0\.004 .* to 1 .*, got {epsilon}$"):
+        whole_levels(epsilon)
+
+
+# Which images
+
+
+def known(classes: tuple[str, ...] = CLASSES, size: int = 8, channels: int = 1) -> Known:
+    return Known(None, classes, size, channels, 0, any_size=False)
+
+
+def no_sample() -> tuple[np.ndarray, np.ndarray]:
+    raise AssertionError("asked for the sample")
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def pictures(root: Path, layout: dict[str, int]) -> dict[str, list[bytes]]:
+    """Write as many pictures in each folder as `layout` says, and return the pixels by folder."""
+    written: dict[str, list[bytes]] = {}
+    for place, (folder, count) in enumerate(layout.items()):
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            pixels = noise(8, 8, seed=100 * place + number)
+            Image.fromarray(pixels).save(root / folder / f"{number:02d}.png")
+            written.setdefault(folder, []).append(pixels.tobytes())
+    return written
+
+
+def found(data: Path, classifier: Known | None = None, skip_bad: bool = False) -> dict[bytes, int]:
+    part = images_to_attack(str(data), classifier or known(), no_sample, skip_bad, False)
+    assert part.labels.dtype == np.int32
+    return dict(zip((image.tobytes() for image in part.images(np.arange(len(part.labels)))), part.labels, strict=True))
+
+
+def test_all_pictures_of_a_folder_that_has_no_test_part(tmp_path):
+    written = pictures(tmp_path, {"hen": 4, "dog": 7, "Tabby_Cat": 1})
+    numbers = {"hen": 3, "dog": 1, "Tabby_Cat": 2}
+    assert found(tmp_path) == {pixels: numbers[name] for name in written for pixels in written[name]}
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_only_the_test_part_of_a_folder_that_has_one(part, tmp_path):
+    layout = {"train/cat": 3, "train/hen": 3, f"{part}/hen": 2, f"{part}/cat": 1}
+    written = pictures(tmp_path, layout)
+    expected = {pixels: 3 for pixels in written[f"{part}/hen"]} | {pixels: 0 for pixels in written[f"{part}/cat"]}
+    assert found(tmp_path) == expected
+
+
+def test_of_a_folder_with_train_alone_what_training_leaves_out(tmp_path):
+    written = pictures(tmp_path, {"train/cat": 10, "train/hen": 5})
+    images = [(pixels, number) for name, number in (("cat", 0), ("hen", 3)) for pixels in written[f"train/{name}"]]
+    assert found(tmp_path) == dict(images[4::5])
+
+
+def test_one_picture_of_each_class(tmp_path):
+    written = pictures(tmp_path, {"cat": 1, "dog": 1, "hen": 1})
+    assert found(tmp_path) == {written["cat"][0]: 0, written["dog"][0]: 1, written["hen"][0]: 3}
+
+
+def test_folders_named_by_numbers(tmp_path):
+    written = pictures(tmp_path, {"3": 2, "0": 1})
+    assert found(tmp_path) == {written["3"][0]: 3, written["3"][1]: 3, written["0"][0]: 0}
+    digits = known(("3", "1", "0"))
+    assert set(found(tmp_path, digits).items()) == {(written["3"][0], 0), (written["3"][1], 0), (written["0"][0], 2)}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_have_the_size_and_channels_of_the_classifier(channels, tmp_path):
+    pictures(tmp_path, {"cat": 2, "dog": 1})
+    part = images_to_attack(str(tmp_path), known(size=5, channels=channels), no_sample, False, False)
+    assert part.images(np.arange(3)).shape == (3, 5, 5, channels)
+
+
+def test_a_damaged_picture(tmp_path):
+    written = pictures(tmp_path, {"cat": 3, "dog": 1})
+    (tmp_path / "cat" / "00.png").write_bytes(b"text")
+    with pytest.raises(InputError, match=r"00\.png.*--skip-bad"):
+        found(tmp_path)
+    assert set(found(tmp_path, skip_bad=True)) == {*written["cat"][1:], *written["dog"]}
+
+
+def test_a_folder_whose_class_is_none_of_the_classifiers(tmp_path):
+    pictures(tmp_path, {"cat": 2, "dog": 2, "horse": 2})
+    with pytest.raises(InputError, match="'horse' is none of the 4 classes; the nearest are"):
+        found(tmp_path)
+
+
+def arrays(path: Path, classes: tuple[str, ...] = CLASSES) -> Path:
+    labels = np.arange(40) % 4
+    np.savez(path, x_train=noise(40, 8, 8), y_train=labels, x_test=noise(12, 8, 8, seed=1), y_test=labels[:12],
+             classes=np.array(classes))  # fmt: skip
+    return path
+
+
+def test_the_test_part_of_arrays(tmp_path):
+    expected = {image.tobytes(): number % 4 for number, image in enumerate(noise(12, 8, 8, seed=1))}
+    assert found(arrays(tmp_path / "data.npz")) == expected
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog", "hen", "tabby cat"), ("cat", "dog", "tabby cat", "hens")])
+def test_arrays_whose_classes_differ_in_order_or_name(classes, tmp_path):
+    path = arrays(tmp_path / "data.npz", classes)
+    listed = f"its classes are {', '.join(classes)}, and the classifier's {', '.join(CLASSES)}; they must be the same"
+    with pytest.raises(InputError, match=listed) as error:
+        found(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_fifth_of_the_sample():
+    images, labels = noise(40, 8, 8, 1), np.arange(40) % 4
+    part = images_to_attack("sample", known(), lambda: (images, labels), False, False)
+    np.testing.assert_array_equal(part.images(np.arange(8)), images[4::5])
+    np.testing.assert_array_equal(part.labels, labels[4::5])
+
+
+# How many are still right
+
+
+class Threshold(NamedTuple):
+    """A network that is right as long as no pixel has moved by so many levels."""
+
+    most: int
+
+
+def attacked_by(network: Threshold, steps: int) -> Attacked:
+    """Return an attack that adds the levels times the steps to images of 0; an image's second pixel is its class."""
+
+    def attack(images: np.ndarray, labels: np.ndarray, levels: int) -> np.ndarray:
+        assert levels > 0 and len(images) == len(labels) <= 250
+        np.testing.assert_array_equal(images[:, 0, 1, 0], labels)
+        moved = images.copy()
+        moved[:, 0, 0, 0] += np.uint8(min(levels * steps, 200))
+        return moved
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        answers = np.where(images[:, 0, 0, 0] < network.most + 50 * (images[:, 0, 1, 0] == 2), images[:, 0, 1, 0], 9)
+        return np.eye(10, dtype=np.float32)[answers]
+
+    return Attacked(attack, classify)
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list[Figure]:
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(self, *arguments, **options):
+        saved.append(self)
+        return save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
+
+
+def test_the_share_that_is_right_at_each_strength_and_its_curves(tmp_path, figures):
+    labels = (np.arange(620) % 3).astype(np.int32)
+    images = np.zeros((620, 4, 4, 1), np.uint8)
+    images[:, 0, 1, 0] = labels
+    networks = {"weak": Threshold(9), "strong": Threshold(40)}
+    scores = accuracy_under_attack(attacked_by, networks, Split(images, labels), tmp_path / "new" / "a.png", (1, 3))
+    third = (labels == 2).mean()
+    curves = {}
+    for name, words, moved in (
+        (name, words, np.array(CURVE_LEVELS) * steps)
+        for name in networks
+        for words, steps in (("1 step", 1), ("3 steps", 3))
+    ):
+        most = networks[name].most
+        curves[f"{name}, {words}"] = np.where(moved < most, 1.0, np.where(moved < most + 50, third, 0.0))
+    expected = {
+        f"{name}, {level}/255": right
+        for name, curve in curves.items()
+        for level, right in zip(CURVE_LEVELS, curve, strict=True)
+    }
+    assert scores == pytest.approx(expected) and list(scores) == list(expected)
+    (axes,) = figures[0].axes
+    assert [line.get_label() for line in axes.lines] == list(curves)
+    for line, curve in zip(axes.lines, curves.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), CURVE_LEVELS)
+        np.testing.assert_allclose(line.get_ydata(), 100 * curve)
+    with Image.open(tmp_path / "new" / "a.png") as image:
+        assert image.format == "PNG" and np.ptp(np.asarray(image.convert("L"))) > 100
+
+
+def test_curves_are_named_and_stay_in_the_frame(tmp_path, figures):
+    save_accuracy_curves((0, 4, 8), {"plain": (1.0, 0.5, 0.0), "hardened": (0.9, 0.8, 0.7)}, tmp_path / "a.png")
+    (axes,) = figures[0].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["plain", "hardened"]
+    low, high = axes.get_ylim()
+    assert low < 0 and high > 100 and axes.get_xlim()[1] >= 8
+    assert "epsilon" in axes.get_xlabel() and "%" in axes.get_ylabel()
