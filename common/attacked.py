@@ -17,7 +17,7 @@ from common.imagenet import Known
 from common.labelled import Split, class_folders, class_number, labelled_images, square_image
 from common.lazy import keras
 
-CURVE_LEVELS = (0, 1, 2, 4, 8, 12, 16, 25, 38, 51, 64)  # of 255; 25 is 0.1, 51 is 0.2, 64 is 0.25
+CURVE_LEVELS = (0, 1, 2, 4, 8, 16, 25, 38, 64)  # of 255; 25 is 0.1, 64 is 0.25
 
 
 class Attacked(NamedTuple):

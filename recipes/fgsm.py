@@ -203,7 +203,7 @@ def experiment(
     stream = labelled_batches(labelled, config.batch_size, config.seed, config.shift, config.mirror, 1000)
     start_run(output_dir, "fgsm", config, data, labelled.classes)
     train(networks, stream, config, output_dir)
-    test, named = labelled.test.some(1000), networks._asdict()
+    test, named = labelled.test.some(500), networks._asdict()
     scores = accuracy_under_attack(attacked_by, named, test, output_dir / "accuracy.png")
     shown = {name: attacked_by(network) for name, network in named.items()}
     picture = save_attack_table(shown, test, labelled.classes, levels, output_dir / "attacks.png")

@@ -17,12 +17,14 @@ from PIL import Image
 import recipes.dcgan
 import recipes.dcgan_faces
 import recipes.dog_svm
+import recipes.fgsm
 import recipes.gan
 import recipes.mlp
 import recipes.mobilenet
 import recipes.pix2pix
 from benchmarks import (
     adversarial,
+    attacks,
     autoencoders,
     clothes,
     dcgan,
@@ -32,10 +34,12 @@ from benchmarks import (
     timed,
     write_between,
 )
+from common.attacked import Attacked
 from common.clothes import drawn_clothes
 from common.errors import InputError
 from common.faces import drawn_faces
 from common.images import LABEL_COLOURS, read_image
+from common.labelled import Split
 from common.lazy import keras
 from common.runs import start_run
 from common.scores import set_distances
@@ -580,3 +584,83 @@ def test_training_faces_are_as_many_as_the_held_out_ones(tmp_path, monkeypatch):
     real, others = asked
     assert len(real) == len(others) == 12 and not {image.tobytes() for image in real} & {o.tobytes() for o in others}
     assert scores["frechet_distance"] == 30 and scores["frechet_distance_of_training_images"] > 0
+
+
+# %% Attacks
+
+
+def bright_or_dark() -> Attacked:
+    """An attack that darkens, on a classifier of a picture's mean: class 1 above 100."""
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        found = images.mean((1, 2, 3)) > 100
+        return np.stack([~found, found], 1).astype(np.float32)
+
+    return Attacked(lambda images, labels, level: images - np.minimum(images, level), classify)
+
+
+def test_accuracy_under_attack_is_counted_in_batches():
+    images = np.repeat(np.array([50, 103, 110, 120], np.uint8), 4).reshape(4, 2, 2, 1)
+    data = Split(images, np.array([0, 1, 1, 0], np.int32))
+    assert attacks.accuracy_at((0, 4, 16, 25), bright_or_dark(), data, at_once=3) == {
+        0: 0.75,
+        4: 0.5,
+        16: 0.25,
+        25: 0.5,
+    }
+
+
+def test_tables_of_attacks():
+    shares = {f"{level}/255": 1 - level / 100 for level in attacks.LEVELS}
+    keys = [f"{name}, {part}" for name in ("classifier", "hardened") for part in ("all images", "10 steps")]
+    trained = {f"{key}, {column}": share for key in keys for column, share in shares.items()}
+    numbers = {
+        "fgsm, clothes": trained | {"test_images": 9, "epsilon": 0.1},
+        "fgsm, photos": shares | {"photos": 3},
+        "targeted, photos, 25 at once": {"images": 100, "reached": 0.96, "images_per_second": 1.5},
+        "libraries": {"art, 1 step, 8/255, fooled": 0.5, "art, 1 step, 8/255, equal": 1.0},
+    }
+    text = attacks.tables(numbers)
+    assert (
+        "| fgsm, clothes, hardened at 0.1 | 0/255 | 1/255 | 2/255 | 4/255 | 8/255 | 16/255 | 25/255 | 64/255 |" in text
+    )
+    assert "| hardened, one step, 9 images | 1.000 | 0.990 | 0.980 | 0.960 | 0.920 | 0.840 | 0.750 | 0.360 |" in text
+    assert "| MobileNetV2, 3 photos | 1.000 | 0.990 | 0.980 | 0.960 | 0.920 |" in text
+    assert "| targeted, photos, 25 at once | 100 | 0.960 |  |  | 1.500 |" in text
+    assert "| art, 1 step, 8/255 | 0.500 | 1.000 |" in text
+    assert attacks.tables({}) == ""
+
+
+def test_attacks_are_measured_once_on_what_is_given(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(attacks, "measure_photos", lambda *given: asked.append(given) or {})
+    monkeypatch.setattr(attacks, "measure_targeted", lambda *given: asked.append(given) or {"images": given[2]})
+    monkeypatch.setattr(attacks, "LEVELS", ())
+    photos, weights = tmp_path / "photos", tmp_path / "weights.h5"
+    with pytest.raises(InputError, match="--photos and --weights belong together"):
+        attacks.measure(photos=photos, output_dir=tmp_path)
+    monkeypatch.setattr(attacks, "tables", lambda numbers: ", ".join(numbers))
+    for _ in range(2):
+        attacks.measure(photos=photos, weights=weights, output_dir=tmp_path)
+    assert asked == [
+        (photos, weights),
+        (photos, weights, 100, 25, tmp_path / "targeted, photos, 25 at once"),
+        (photos, weights, 10, 1, tmp_path / "targeted, photos, 1 at once"),
+    ]
+    said = capsys.readouterr().out
+    assert "no library is compared" in said and "fgsm, photos, targeted, photos, 25 at once" in said
+
+
+@pytest.mark.slow
+def test_libraries_move_the_same_pixels(tmp_path):
+    pytest.importorskip("foolbox", reason="foolbox is not installed")
+    pytest.importorskip("art", reason="adversarial-robustness-toolbox is not installed")
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 1)).astype(np.uint8)
+    labels = np.arange(40) % 3
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    config = recipes.fgsm.Config(size=12, outputs=3, base_filters=4)
+    recipes.fgsm.build(config).classifier.save(tmp_path / "classifier.keras")
+    scores = attacks.compare_libraries(tmp_path, tmp_path / "set.npz")
+    for key, value in scores.items():
+        if key.endswith("equal"):
+            assert value == 1 if "1 step" in key else value > 0.98, (key, value)  # signs of what is all but 0

@@ -23,7 +23,9 @@ from common.classification import (
     classify_files,
     expected_calibration_error,
     fitted,
+    found_caption,
     judge,
+    save_captioned,
     save_classified,
     save_confusion_matrix,
     temperature_scale,
@@ -234,6 +236,45 @@ def test_every_image_has_a_place(count, tmp_path, figures):
     labels, probabilities = random_answers(count, 3)
     save_classified(np.zeros((count, 4, 4, 1), np.uint8), labels, probabilities, CLASSES, tmp_path / "a.png")
     assert sum(len(one.images) for one in figures[0].axes) == count
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(1, 5), (2, 3), (3, 2), (5, 1), (9, 1)])
+def test_captioned_images_fill_rows_in_order(columns, rows, tmp_path, figures):
+    images = [np.full((4, 6, 1 + 2 * (number % 2)), 40 * number, np.uint8) for number in range(5)]
+    path = tmp_path / "new" / "a.png"
+    assert save_captioned(images, [f"number {number}\nbelow" for number in range(5)], path, columns, width=0.8) == path
+    axes = [one for one in figures[0].axes if one.images]
+    assert [one.get_title() for one in axes] == [f"number {number}\nbelow" for number in range(5)]
+    for number, one in enumerate(axes):
+        place = one.get_subplotspec()
+        assert (place.rowspan.start, place.colspan.start) == divmod(number, columns)
+        np.testing.assert_array_equal(one.images[0].get_array().reshape(images[number].shape), images[number])
+    assert len({one.title.get_color() for one in axes}) == 1
+    np.testing.assert_allclose(figures[0].get_size_inches(), [0.8 * columns, 1.1 * rows])
+    assert opened(path).shape == (round(110 * 1.1 * rows), round(110 * 0.8 * columns), 3)
+
+
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_captions_that_are_emphasised_have_another_colour(kind, tmp_path, figures):
+    emphasised = kind([False, True, True, False])
+    save_captioned([np.zeros((4, 4, 1), np.uint8)] * 4, list("abcd"), tmp_path / "a.png", 2, emphasised)
+    colours = [one.title.get_color() for one in figures[0].axes]
+    assert colours[0] == colours[3] != colours[1] == colours[2]
+
+
+def test_captions_beyond_the_images_stand_alone(tmp_path, figures):
+    save_captioned([np.zeros((4, 4, 1), np.uint8)], ["one", "$two$", "three"], tmp_path / "a.png", 2)
+    axes = figures[0].axes
+    assert [one.get_title() for one in axes] == ["one", "", "", ""]
+    assert [[text.get_text() for text in one.texts] for one in axes] == [[], ["$two$"], ["three"], []]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "caption"),
+    [([0.2, 0.7, 0.1], "dog 70 %"), ([0.4, 0.4, 0.2], "cat 40 %"), ([0, 0, 1], "hen 100 %")],
+)
+def test_the_caption_of_what_was_found(probabilities, caption):
+    assert found_caption(np.array(probabilities), CLASSES) == caption
 
 
 def test_the_confusion_matrix_has_true_classes_in_rows_that_sum_to_a_hundred(tmp_path, figures):

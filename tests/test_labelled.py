@@ -19,6 +19,7 @@ from common.labelled import (
     Labelled,
     Split,
     as_many_of_each,
+    class_number,
     image_batches,
     labelled_batches,
     labelled_images,
@@ -618,3 +619,57 @@ def test_labels_that_cannot_be_as_many_of_each_class(count, message):
     labels = np.array([0] * 9 + [1] * 2 + [2] * 5, np.int32)
     with pytest.raises(ValueError, match=message):
         as_many_of_each(Split(np.arange(16), labels), count, 0)
+
+
+BREEDS = ("tench", "crane", "T-shirt/top", "pug", "tabby_cat", "crane", "Bull Mastiff", "2", "pugs")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("tench", 0),
+        ("PUG", 3),
+        (" pug ", 3),
+        ("t-shirt/TOP", 2),
+        ("tabby cat", 4),
+        ("Tabby_Cat", 4),
+        ("bull_mastiff", 6),
+        ("1", 1),
+        ("05", 5),
+        ("8", 8),
+        ("2", 7),
+    ],
+)
+def test_a_class_by_its_name_in_any_case_or_else_by_its_number(name, number):
+    assert class_number(name, BREEDS) == number
+
+
+def test_a_name_of_two_classes_needs_the_number():
+    with pytest.raises(InputError, match=r"^'Crane' is the name of classes 1 and 5: give the number$"):
+        class_number("Crane", BREEDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("tensh", "tench"),
+        ("pgu", "pug, pugs"),
+        ("mastiff", "Bull Mastiff"),
+        ("cranes", "crane"),
+        ("top", "T-shirt/top"),
+        ("zzz", "tench, crane, T-shirt/top, pug, tabby_cat, crane"),
+        ("", "tench, crane, T-shirt/top, pug, tabby_cat, crane"),
+        ("9", "tench, crane, T-shirt/top, pug, tabby_cat, crane"),
+        ("-1", "tench, crane, T-shirt/top, pug, tabby_cat, crane"),
+    ],
+)
+def test_a_class_that_there_is_not_gives_the_nearest_names(name, nearest):
+    line = f"{name!r} is none of the 9 classes; the nearest are {nearest}; a number does too"
+    with pytest.raises(InputError) as error:
+        class_number(name, BREEDS)
+    assert str(error.value) == line
+
+
+def test_no_more_than_six_names_are_given():
+    with pytest.raises(InputError, match=r"the nearest are (\w+ terrier, ){5}\w+ terrier; a number"):
+        class_number("terrier", [f"{letter} terrier" for letter in "abcdefghij"])

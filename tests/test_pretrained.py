@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -94,6 +96,29 @@ def test_a_file_of_another_network(tmp_path):
     path = tmp_path / "wide.weights.h5"
     network(1, filters=5).save_weights(path)
     assert the_line(str(path)).startswith(f"{path}: not weights of tiny (")
+
+
+def nested(blocks: int) -> keras.Model:
+    """Return a network of networks in which there are lists of layers."""
+    images = x = keras.Input((6, 6, 1))
+    for number in range(blocks):
+        convolutions = [keras.layers.Conv2D(3, 3, padding="same") for _ in range(2)]
+        inner = keras.Sequential([*convolutions, keras.layers.BatchNormalization()], name=f"inner_{number}")
+        x = keras.Sequential([inner, keras.layers.Activation("relu")], name=f"outer_{number}")(x)
+    return keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(x)), name="nested")
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_a_file_of_another_architecture_is_one_line_and_no_warnings(suffix, tmp_path, capsys):
+    """Keras names every layer that it does not find."""
+    path, loaded = tmp_path / f"tiny{suffix}", nested(6)
+    stored = network(1)
+    stored.save(path) if suffix == ".keras" else stored.save_weights(path)
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(InputError) as error:
+        warnings.simplefilter("always")
+        load_pretrained(loaded, str(path), FILE, unwanted)
+    assert str(error.value).startswith(f"{path}: not weights of nested (") and "\n" not in str(error.value)
+    assert not caught and capsys.readouterr() == ("", "")
 
 
 def test_a_file_of_another_kind(tmp_path):

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.runs import check_run, finish_run, load_network, read_classes, read_data, read_run, start_run
+from common.runs import (
+    check_run,
+    finish_run,
+    load_network,
+    read_classes,
+    read_data,
+    read_run,
+    run_settings,
+    start_run,
+)
 from recipes.pix2pix import Config, build
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +48,37 @@ def test_a_run_that_is_older_than_a_setting_has_its_default(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match="of another version at 'no_such_setting'"):
         read_run(tmp_path, "pix2pix", Config)
+
+
+def test_settings_of_a_run_are_all_that_was_written(tmp_path):
+    start_run(tmp_path, "pix2pix", Config(size=32, seed=9), "sample", ("cat", "dog"))
+    settings = run_settings(tmp_path, "pix2pix")
+    assert settings == json.loads((tmp_path / "config.json").read_text())
+    assert (settings["config"]["seed"], settings["data"], settings["classes"]) == (9, "sample", ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r": no run here \(there is no config\.json\); make one with `train` or the demo$"),
+        ("", r"config\.json: damaged \(.*; restore it, or start a new run in another folder$"),
+        ('{"recipe": "pix2pix"', r"config\.json: damaged \("),
+        ("[]", r"config\.json: damaged \("),
+        ('{"recipe": "pix2pix", "data": "sample"}', r"config\.json: damaged \('config'\)"),
+        ('{"recipe": "pix2pix", "config": {}}', r"config\.json: damaged \('data'\)"),
+        ('{"recipe": "pix2pix", "config": 3, "data": "sample"}', r"config\.json: damaged \("),
+        (
+            '{"recipe": "lenet", "config": {}, "data": "sample"}',
+            ": a run of lenet, not of pix2pix; choose a run of pix2pix$",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_read_are_one_line(text, message, tmp_path):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        run_settings(tmp_path, "pix2pix")
+    assert "\n" not in str(error.value) and str(error.value).startswith(str(tmp_path))
 
 
 def test_only_epochs_may_change_once_something_is_saved(tmp_path):
