@@ -663,4 +663,4 @@ def test_libraries_move_the_same_pixels(tmp_path):
     scores = attacks.compare_libraries(tmp_path, tmp_path / "set.npz")
     for key, value in scores.items():
         if key.endswith("equal"):
-            assert value == 1 if "1 step" in key else value > 0.98, (key, value)  # signs of what is all but 0
+            assert value == 1 if "1 step" in key else value > 0.999, (key, value)  # signs of what is all but 0
