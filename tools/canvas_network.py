@@ -1,0 +1,218 @@
+"""Train the network before which pictures are made offline: data/canvas_network.keras, for style and texture dreams.
+
+    python -m tools.canvas_network                       some forty minutes on two cores; saves, prints what it can do
+    python -m tools.canvas_network --minutes 1 --output FILE.keras     a quick try
+
+It learns to tell patches of scikit-image's photographs and of drawn textures apart, however they are turned, scaled,
+blurred or recoloured: each patch of a photo is a class of its own (Dosovitskiy et al., "Discriminative Unsupervised
+Feature Learning with Exemplar Convolutional Neural Networks", TPAMI 2016, arXiv:1406.6909), each kind of texture, drawn
+anew in any colours, is another. Average pooling and mirrored edges, since what is wanted are its gradients (Gatys et
+al. 2016, section 2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from common.files import replacing
+from common.lazy import keras, tf
+from common.textures import TEXTURES, drawn_texture
+
+OUTPUT = Path(__file__).resolve().parent.parent / "data" / "canvas_network.keras"
+SEED = 1
+PATCH = 64  # pixels that the network sees
+BATCH = 48
+FILTERS = (32, 64, 128, 192)  # of two convolutions each
+PHOTOS = (  # none of a person
+    "brick",
+    "cat",
+    "cell",
+    "clock",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "horse",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "moon",
+    "page",
+    "retina",
+    "rocket",
+    "stereo_left",
+)
+CELL = 96  # pixels a side of a photo's part that is a class
+TEXTURE_SEEDS = 40  # pictures of each kind of texture
+
+
+def photographs() -> dict[str, np.ndarray]:
+    """Return the photographs that come with scikit-image, uint8 [height, width, 3], at most 640 px wide."""
+    import cv2
+    import skimage
+
+    found = {}
+    for name in PHOTOS:
+        image = skimage.data.stereo_motorcycle()[0] if name == "stereo_left" else getattr(skimage.data, name)()
+        image = image if image.dtype == np.uint8 else (255 * image).astype(np.uint8)
+        image = np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image[..., :3]
+        scale = min(1.0, 640 / max(image.shape[:2]))
+        found[name] = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return found
+
+
+def build(classes: int) -> keras.Model:
+    """Return the untrained network: float32 [n, height, width, 3] in [-1, 1] -> logits [n, classes]."""
+    layers, ops = keras.layers, keras.ops
+    x = images = keras.Input((None, None, 3), name="images")
+    for stage, filters in enumerate(FILTERS, 1):
+        for place in (1, 2):
+            x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
+            x = layers.Conv2D(filters, 3, use_bias=False, name=f"conv{stage}_{place}")(x)
+            x = layers.BatchNormalization(momentum=0.97, name=f"norm{stage}_{place}")(x)
+            x = layers.ReLU(name=f"relu{stage}_{place}")(x)
+        x = layers.AveragePooling2D(2)(x) if stage < len(FILTERS) else layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(classes, name="logits")(layers.Dropout(0.2)(x)), name="training")
+
+
+def folded(trained: keras.Model) -> keras.Model:
+    """Return the convolutions with each normalisation multiplied into its kernel: images -> all eight ReLU maps.
+
+    Weights are rounded to half precision, so that the file is small.
+    """
+    layers, ops = keras.layers, keras.ops
+    x = images = keras.Input((None, None, 3), name="images")
+    maps = []
+    for stage, filters in enumerate(FILTERS, 1):
+        for place in (1, 2):
+            x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
+            x = layers.Conv2D(filters, 3, activation="relu", name=f"conv{stage}_{place}")(x)
+            maps.append(x)
+        x = layers.AveragePooling2D(2, name=f"pool{stage}")(x)
+    network = keras.Model(images, maps, name="canvas_network")
+    for stage in range(1, len(FILTERS) + 1):
+        for place in (1, 2):
+            (kernel,) = trained.get_layer(f"conv{stage}_{place}").get_weights()
+            gamma, beta, mean, variance = trained.get_layer(f"norm{stage}_{place}").get_weights()
+            scale = gamma / np.sqrt(variance + 1e-3)
+            rounded = [part.astype(np.float16).astype(np.float32) for part in (kernel * scale, beta - mean * scale)]
+            network.get_layer(f"conv{stage}_{place}").set_weights(rounded)
+    return network
+
+
+class Patches:
+    """An endless source of distorted patches and their classes."""
+
+    def __init__(self, seed: int):
+        self.generator = np.random.default_rng(seed)
+        self.photos = photographs()
+        self.textures = {kind: [drawn_texture(kind, seed, 256) for seed in range(TEXTURE_SEEDS)] for kind in TEXTURES}
+        self.cells = [
+            (name, row, column)
+            for name, image in self.photos.items()
+            for row in range(CELL // 2, image.shape[0] - CELL // 2 + 1, CELL)
+            for column in range(CELL // 2, image.shape[1] - CELL // 2 + 1, CELL)
+        ]
+        self.names = [f"{name} {row} {column}" for name, row, column in self.cells] + list(self.textures)
+
+    def draw(self, held_out: bool = False) -> tuple[np.ndarray, int]:
+        """Return a patch, uint8 [PATCH, PATCH, 3], and its class; `held_out` takes textures that training leaves."""
+        import cv2
+
+        random = self.generator
+        if random.random() < 0.6:
+            number = int(random.integers(len(self.cells)))
+            name, row, column = self.cells[number]
+            image, jitter = self.photos[name], 12
+        else:
+            kind = int(random.integers(len(self.textures)))
+            number, spare = len(self.cells) + kind, TEXTURE_SEEDS // 8
+            pictures = list(self.textures.values())[kind]
+            image = pictures[int(random.integers(spare) if held_out else random.integers(spare, TEXTURE_SEEDS))]
+            row, column, jitter = 128, 128, 64
+        scale = PATCH / CELL * np.exp(random.uniform(-0.45, 0.45))
+        centre = column + random.uniform(-jitter, jitter), row + random.uniform(-jitter, jitter)
+        matrix = cv2.getRotationMatrix2D(centre, random.normal(0, 18), scale)
+        matrix[:, 2] += PATCH / 2 - np.array([column, row])
+        if random.random() < 0.5:
+            image = image[:, ::-1]
+            matrix = matrix @ np.array([[-1, 0, image.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
+        patch = cv2.warpAffine(image, matrix, (PATCH, PATCH), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT_101)
+        patch = patch.astype(np.float32)
+        mean = patch.mean()
+        patch = (patch - mean) * np.exp(random.normal(0, 0.25)) + mean + random.normal(0, 18)
+        patch *= np.exp(random.normal(0, 0.12, 3))
+        if random.random() < 0.15:
+            patch = np.repeat(patch.mean(-1, keepdims=True), 3, -1)
+        if random.random() < 0.4:
+            patch = cv2.GaussianBlur(patch, (0, 0), random.uniform(0.4, 1.6))
+        patch += random.normal(0, random.uniform(0, 8), patch.shape)
+        return np.clip(patch, 0, 255).astype(np.uint8), number
+
+    def batch(self, count: int, held_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return so many of them."""
+        patches, numbers = zip(*(self.draw(held_out) for _ in range(count)), strict=True)
+        return np.stack(patches), np.array(numbers, np.int32)
+
+
+def train(minutes: float, seed: int = SEED) -> tuple[keras.Model, Patches]:
+    """Return the network after so many minutes, and where its patches came from."""
+    keras.utils.set_random_seed(seed)
+    patches = Patches(seed)
+    network = build(len(patches.names))
+    optimizer = keras.optimizers.AdamW(2e-3, weight_decay=1e-3)
+    optimizer.build(network.trainable_variables)
+
+    @tf.function
+    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            logits = network(tf.cast(images, tf.float32) / 127.5 - 1, training=True)
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+        optimizer.apply(tape.gradient(loss, network.trainable_variables), network.trainable_variables)
+        return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32))
+
+    started, count, recent = time.monotonic(), 0, []
+    while (done := (time.monotonic() - started) / (60 * minutes)) < 1:
+        optimizer.learning_rate.assign(2e-3 * 0.5 * (1 + np.cos(np.pi * done)))
+        recent.append([float(value) for value in step(*patches.batch(BATCH))])
+        count += 1
+        if count % 200 == 0:
+            loss, right = np.mean(recent, 0)
+            print(f"{100 * done:3.0f} %, {count} steps: loss {loss:.3f}, right {right:.3f}", flush=True)
+            recent = []
+    return network, patches
+
+
+def main() -> None:
+    """Train, measure and save the network."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    given = parser.parse_args()
+    trained, patches = train(given.minutes)
+    images, labels = patches.batch(2000, held_out=True)
+    found = trained.predict(images / 127.5 - 1, 100, verbose=0).argmax(1)
+    textures = labels >= len(patches.cells)
+    print(
+        f"textures drawn with other seeds: {np.mean(found[textures] == labels[textures]):.3f} of {len(TEXTURES)} kinds"
+    )
+    print(f"patches, distorted anew: {np.mean(found[~textures] == labels[~textures]):.3f} of {len(patches.cells)}")
+    network = folded(trained)
+    with replacing(given.output) as draft:
+        network.save(draft)
+        with zipfile.ZipFile(draft) as archive:
+            parts = {entry: archive.read(entry) for entry in archive.namelist()}
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+            for entry, content in parts.items():
+                archive.writestr(zipfile.ZipInfo(entry), content, zipfile.ZIP_DEFLATED)  # no date: equal files
+    print(f"{given.output.name}: {network.count_params():,} parameters, {given.output.stat().st_size:,} bytes")
+    print(f"sha256 {hashlib.sha256(given.output.read_bytes()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()
