@@ -90,7 +90,7 @@ def test_images(data: Path, network: keras.Model) -> Split:
     """Return the test part of an .npz whose classes are numbers."""
     _, size, _, channels = network.input_shape
     classes = tuple(map(str, range(network.output_shape[1])))
-    return images_to_attack(str(data), Known(network, classes, size, channels, 0, False), no_sample, False, False)
+    return images_to_attack(str(data), Known(network, classes, size, channels, 0, False), no_sample, ())
 
 
 def no_sample() -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +115,7 @@ def measure_photos(photos: Path, weights: Path) -> dict[str, Any]:
     from recipes import fgsm
 
     known = frozen_classifier("MobileNetV2", str(weights))
-    test = images_to_attack(str(photos), known, no_sample, False, False)
+    test = images_to_attack(str(photos), known, no_sample, ())
     found = accuracy_at(LEVELS[:5], fgsm.attacked_by(known.classifier), test, at_once=50)
     return {f"{level}/255": right for level, right in found.items()} | {"photos": len(test.labels)}
 

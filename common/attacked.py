@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.classification import Classify
-from common.datasets import read_arrays
+from common.datasets import images_or_none, read_arrays
 from common.errors import InputError
 from common.files import replacing
 from common.imagenet import Known
@@ -34,8 +34,8 @@ def whole_levels(epsilon: float) -> int:
     Raises:
         InputError: that is less than one level, or more than all.
     """
-    levels = int(epsilon * 255 + 1e-6)  # 2 / 255 * 255 may come out below 2
-    if not (epsilon == epsilon and 1 <= levels <= 255):
+    levels = int(epsilon * 255 + 1e-6) if 0 < epsilon <= 1 else 0  # a printed 0.007843137 is two levels
+    if levels < 1:
         raise InputError(
             f"epsilon must be from 0.004 (1/255, one level of an 8-bit file) to 1 (from black to white), got {epsilon}"
         )
@@ -43,14 +43,21 @@ def whole_levels(epsilon: float) -> int:
 
 
 def images_to_attack(
-    data: str, known: Known, sample: Callable[[], tuple[np.ndarray, np.ndarray]], skip_bad: bool, fetch: bool
+    data: str,
+    known: Known,
+    sample: Callable[[], tuple[np.ndarray, np.ndarray]],
+    names: tuple[str, ...],
+    skip_bad: bool = False,
+    fetch: bool = False,
 ) -> Split:
     """Return images that a classifier has not learnt from: the test part or, of a folder without one, all.
 
     Args:
-        data: as for `labelled_images`. A folder's classes, some or all, are named as the classifier's, or numbered.
+        data: as for `labelled_images`; where it is empty, what the classifier has learnt from, without that part. Of
+            another folder the classes, some or all, are named as the classifier's, or numbered.
         known: the classifier.
         sample: as for `labelled_images`.
+        names: of the sample's classes.
         skip_bad: go on without files that cannot be read, naming them.
         fetch: a set that is not on this machine may be downloaded.
 
@@ -58,13 +65,16 @@ def images_to_attack(
         InputError: as `labelled_images`; or a class is none of the classifier's.
     """
     size, channels, classes = known.size, known.channels, known.classes
-    if Path(data).is_dir() and read_arrays(data, True, fetch) is None:
-        parts, names = class_folders(Path(data), channels, skip_bad)
-        chosen = parts[1:] if (Path(data) / "train").is_dir() else parts
+    folder, data = Path(data or known.data), data or known.data
+    if folder.is_dir() and str(folder.resolve()) != known.data and read_arrays(data, True, fetch) is None:
+        parts, found_names = class_folders(folder, channels, skip_bad)
+        train = folder / "train"  # which may be a class of trains
+        beside = any((folder / name).is_dir() for name in ("test", "val"))
+        chosen = parts[1:] if train.is_dir() and (beside or not images_or_none(train)) else parts
         files, numbers = (np.concatenate(part) for part in zip(*chosen, strict=True))
-        right = np.array([class_number(name, classes) for name in names], np.int32)
+        right = np.array([class_number(name, classes) for name in found_names], np.int32)
         return Split(files, right[numbers], functools.partial(square_image, size=size, channels=channels))
-    found = labelled_images(data, size, channels, sample, skip_bad, fetch, classes if data == "sample" else ())
+    found = labelled_images(data, size, channels, sample, skip_bad, fetch, names)
     if found.classes != classes:
         listed = f"{', '.join(found.classes[:5])}, and the classifier's {', '.join(classes[:5])}"
         raise InputError(f"{data}: its classes are {listed}; they must be the same")

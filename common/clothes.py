@@ -16,6 +16,8 @@ import functools
 
 import numpy as np
 
+from common.errors import InputError
+
 CLOTHES_CLASSES: tuple[str, ...] = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
@@ -393,11 +395,11 @@ def drawn_clothes(count: int, seed: int, size: int = 28) -> tuple[np.ndarray, np
         Images, uint8 [count, size, size, 1], and class numbers of `CLOTHES_CLASSES`, uint8 [count].
 
     Raises:
-        ValueError: `count`, `seed` or `size` is too small.
+        InputError: `count`, `seed` or `size` is too small.
     """
     for name, value, least in (("count", count, 1), ("seed", seed, 0), ("size", size, 16)):
         if value < least:
-            raise ValueError(f"{name} is {value}: it must be {least} or more")
+            raise InputError(f"{name} is {value}: it must be {least} or more")
     tens = -(-count // 10)
     labels = np.concatenate([np.random.default_rng([seed, ten, 1]).permutation(10) for ten in range(tens)])[:count]
     images = np.empty((count, size, size, 1), np.uint8)

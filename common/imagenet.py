@@ -57,6 +57,7 @@ class Known(NamedTuple):
     channels: int  # 1 for grey, 3 for colour
     seed: int  # of the sample that it has learnt from; 0 where it has not
     any_size: bool  # it brings pictures to its size by itself
+    data: str = "sample"  # the `--data` word that it has learnt from
 
 
 def known_classifier(pretrained: Pretrained, run: Path, recipe: str, name: str) -> Known:
@@ -73,10 +74,11 @@ def known_classifier(pretrained: Pretrained, run: Path, recipe: str, name: str) 
     """
     if pretrained.weights:
         return imagenet_classifier(pretrained)
-    seed = run_settings(run, recipe)["config"]["seed"]
+    settings = run_settings(run, recipe)
+    seed, data = settings["config"].get("seed", 0), settings["data"]
     network = load_network(run, name)
     _, _, size, channels = network.input_shape
-    return Known(network, read_classes(run), size, channels, seed, any_size=False)
+    return Known(network, read_classes(run), size, channels, seed, any_size=False, data=data)
 
 
 def frozen_classifier(network: str, weights: str, fetch: bool = False) -> Known:
@@ -157,5 +159,5 @@ def imagenet_classes(pretrained: Pretrained) -> tuple[str, ...]:
         return tuple(names[str(number)][1].replace("_", " ") for number in range(1000))
     except Exception as error:  # Keras raises a plain Exception where a download fails; a damaged file fails anyhow
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        line = f"the names of ImageNet's classes cannot be had ({reason[:150]}): put them at {kept}"
+        line = f"the names of ImageNet's classes cannot be had ({reason[:150]}): put them at {place or kept}"
         raise InputError(line) from None

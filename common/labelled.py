@@ -40,7 +40,9 @@ class Split(NamedTuple):
         return part.images(np.arange(len(part.labels))), part.labels
 
     def some(self, most: int) -> Split:
-        """Return up to `most` of them, evenly spaced."""
+        """Return up to `most` of them, evenly spaced. Raises InputError for less than one."""
+        if most < 1:
+            raise InputError(f"images must be 1 or more, got {most}")
         chosen = np.unique(np.linspace(0, len(self.labels) - 1, min(most, len(self.labels))).astype(int))
         return self._replace(items=self.items[chosen], labels=self.labels[chosen])
 

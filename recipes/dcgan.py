@@ -29,6 +29,7 @@ from common.datasets import images_of
 from common.digits import sklearn_digits
 from common.errors import InputError
 from common.files import data_file
+from common.health import COPIES, ONE_SIDED, sample_diversity
 from common.images import from_uint8, save_gif, save_grid, save_samples, to_uint8
 from common.latents import great_circle
 from common.lazy import keras, tf
@@ -148,13 +149,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         d_optimizer.apply(d_gradients, discriminator.trainable_variables)
         return {"generator": g_loss, "discriminator": d_loss}
 
-    state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
-
-    def sample(epoch: int) -> None:
+    def sample(epoch: int) -> dict[str, float]:
         if output_dir is not None:
             save_grid(generate(generator, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
+        return {"diversity": sample_diversity(generate(generator, len(real)), real)} if len(real) > 1 else {}
 
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+    real = data.held_out[0] if data.held_out else np.empty(0)
+    state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
+    healthy = {"discriminator": ONE_SIDED, "diversity": COPIES}
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=healthy)
 
 
 # %% Use
@@ -196,7 +199,7 @@ def experiment(
     networks = build(config)
     digits = functools.partial(sample_digits, config)
     examples = images_of(data, config.size, config.channels, digits, skip_bad, fetch)
-    stream = batches(examples.train, config.batch_size, config.seed, undistorted(examples))
+    stream = batches(examples.train, config.batch_size, config.seed, undistorted(examples), examples.held_out(500))
     start_run(output_dir, "dcgan", config, data)
     train(networks, stream, config, output_dir)
     picture = save_grid(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)

@@ -248,7 +248,7 @@ def attack_file(
 
 def evaluate_file(
     destination: Path = Path("accuracy.png"),
-    data: str = "sample",
+    data: str = "",
     images: int = 1000,
     pretrained: Pretrained = PHOTO,
     run: Path = DEMO_RUN,
@@ -258,7 +258,7 @@ def evaluate_file(
 
     Args:
         destination: the PNG to write.
-        data: as in `train`; a folder's classes are named as the network's, or numbered, and it may have no test part.
+        data: as in `train`, or as the run's; a folder's classes are named as the network's, or numbered.
         images: the most that are used, evenly spaced.
         pretrained: with --weights, a network that has learnt ImageNet in place of the run's two.
         run: folder of a run.
@@ -268,9 +268,9 @@ def evaluate_file(
     known = {name: known_classifier(pretrained, run, "fgsm", name) for name in names}
     first, *_ = known.values()
     sample = functools.partial(drawn_clothes, 5000, first.seed, first.size)
-    test = images_to_attack(data, first, sample, skip_bad, pretrained.fetch).some(images)
-    networks = {name: one.classifier for name, one in known.items()}
-    for name, right in accuracy_under_attack(attacked_by, networks, test, destination).items():
+    test = images_to_attack(data, first, sample, CLOTHES_CLASSES, skip_bad, pretrained.fetch).some(images)
+    shown = {name: one.classifier for name, one in known.items()}
+    for name, right in accuracy_under_attack(attacked_by, shown, test, destination).items():
         print(f"{name}: {100 * right:.1f} %")
     return destination
 

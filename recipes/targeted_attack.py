@@ -33,7 +33,7 @@ from common.attacked import images_to_attack, save_percent_curves, whole_levels
 from common.batches import mapped
 from common.classification import accuracy, found_caption, save_captioned
 from common.cli import run_command
-from common.digits import held_out_digits
+from common.digits import DIGITS, held_out_digits
 from common.errors import InputError
 from common.imagenet import Known, frozen_classifier
 from common.images import crop_square, from_uint8
@@ -58,7 +58,7 @@ class Config:
     momentum: float = 0.9  # share of the direction of earlier steps that a step keeps (Dong, equation 6)
     random_start: bool = False  # anywhere within epsilon (Madry)
     confidence: float = 0.8  # probability of the target at which a picture is done
-    images: int = 100  # pictures that are attacked, of the test part, evenly spaced
+    images: int = 100  # pictures that are attacked, of the test part, evenly spaced; 0: all
     batch_size: int = 25  # of those that are attacked together
     epochs: int = 100  # the most steps
     seed: int = 0  # of the targets, and of the random start
@@ -204,8 +204,8 @@ def experiment(
     whole_levels(config.epsilon)
     known = known_of(config, fetch)
     networks, verdict = Networks(known.classifier), functools.partial(classify, known.classifier)
-    test = images_to_attack(data, known._replace(size=config.size), held_out_digits, skip_bad, fetch)
-    images, labels = test.loaded(config.images)
+    test = images_to_attack(data, known._replace(size=config.size), held_out_digits, DIGITS, skip_bad, fetch)
+    images, labels = test.loaded(config.images or len(test.labels))
     start_run(output_dir, "targeted_attack", config, data, known.classes)
     attacks = Attacks(images.copy(), other_targets(labels, len(known.classes), config.seed))
     started = time.monotonic()

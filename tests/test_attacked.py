@@ -41,7 +41,7 @@ def test_every_number_of_levels_comes_back():
     assert [whole_levels(level / 255) for level in range(1, 256)] == list(range(1, 256))
 
 
-@pytest.mark.parametrize("epsilon", [0.003, 0, -1, 1.1, -0.1])
+@pytest.mark.parametrize("epsilon", [0.003, 0, -1, 1.1, 1.003, -0.1, float("nan"), float("inf")])
 def test_an_epsilon_that_is_no_level_or_more_than_all(epsilon):
     with pytest.raises(InputError, match=rf"^epsilon must be from 0\.004 .* to 1 .*, got {epsilon}$"):
         whole_levels(epsilon)
@@ -75,7 +75,7 @@ def pictures(root: Path, layout: dict[str, int]) -> dict[str, list[bytes]]:
 
 
 def found(data: Path, classifier: Known | None = None, skip_bad: bool = False) -> dict[bytes, int]:
-    part = images_to_attack(str(data), classifier or known(), no_sample, skip_bad, False)
+    part = images_to_attack(str(data) if data != Path("") else "", classifier or known(), no_sample, (), skip_bad)
     assert part.labels.dtype == np.int32
     return dict(zip((image.tobytes() for image in part.images(np.arange(len(part.labels)))), part.labels, strict=True))
 
@@ -100,6 +100,29 @@ def test_of_a_folder_with_train_alone_what_training_leaves_out(tmp_path):
     assert found(tmp_path) == dict(images[4::5])
 
 
+def test_a_class_called_train(tmp_path):
+    written = pictures(tmp_path, {"train": 6, "hen": 4})
+    classifier = known(("hen", "train"))
+    assert len(found(tmp_path, classifier)) == 10
+    assert found(tmp_path, classifier)[written["train"][0]] == 1
+
+
+def test_the_folder_that_a_run_has_learnt_from_without_that_part(tmp_path):
+    written = pictures(tmp_path, {name.replace(" ", "_"): 5 for name in sorted(CLASSES)})
+    classifier = known(tuple(written))._replace(data=str(tmp_path.resolve()))
+    images = [(pixels, number) for number, name in enumerate(written) for pixels in written[name]]
+    assert found(tmp_path, classifier) == found(Path(""), classifier) == dict(images[4::5])
+    assert len(found(tmp_path)) == 20
+
+
+@pytest.mark.parametrize("data", ["", "sample"])
+def test_a_sample_of_other_classes(data):
+    images, labels = noise(40, 8, 8, 1), np.arange(40) % 3
+    names = ("coat", "bag", "hat")
+    with pytest.raises(InputError, match="sample: its classes are coat, bag, hat, and the classifier's"):
+        images_to_attack(data, known(), lambda: (images, labels), names)
+
+
 def test_one_picture_of_each_class(tmp_path):
     written = pictures(tmp_path, {"cat": 1, "dog": 1, "hen": 1})
     assert found(tmp_path) == {written["cat"][0]: 0, written["dog"][0]: 1, written["hen"][0]: 3}
@@ -115,7 +138,7 @@ def test_folders_named_by_numbers(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_have_the_size_and_channels_of_the_classifier(channels, tmp_path):
     pictures(tmp_path, {"cat": 2, "dog": 1})
-    part = images_to_attack(str(tmp_path), known(size=5, channels=channels), no_sample, False, False)
+    part = images_to_attack(str(tmp_path), known(size=5, channels=channels), no_sample, ())
     assert part.images(np.arange(3)).shape == (3, 5, 5, channels)
 
 
@@ -156,7 +179,7 @@ def test_arrays_whose_classes_differ_in_order_or_name(classes, tmp_path):
 
 def test_a_fifth_of_the_sample():
     images, labels = noise(40, 8, 8, 1), np.arange(40) % 4
-    part = images_to_attack("sample", known(), lambda: (images, labels), False, False)
+    part = images_to_attack("sample", known(), lambda: (images, labels), CLASSES)
     np.testing.assert_array_equal(part.images(np.arange(8)), images[4::5])
     np.testing.assert_array_equal(part.labels, labels[4::5])
 
@@ -224,7 +247,7 @@ def test_the_share_that_is_right_at_each_strength_and_its_curves(tmp_path, figur
     (axes,) = figures[0].axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(curves)
     assert "epsilon" in axes.get_xlabel() and "%" in axes.get_ylabel()
-    assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 100 and axes.get_xlim()[1] >= 64
+    assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 100 and axes.get_xlim()[1] >= max(CURVE_LEVELS)
     for line, curve in zip(axes.lines, curves.values(), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), CURVE_LEVELS)
         np.testing.assert_allclose(line.get_ydata(), 100 * curve)

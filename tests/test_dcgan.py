@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from common.batches import batches
 from common.runs import start_run
 from recipes import dcgan
 from recipes.dcgan import (
@@ -103,3 +106,19 @@ def test_files(generator, tmp_path, monkeypatch):
     assert len(list((tmp_path / "singles").iterdir())) == 5
     with Image.open(walk_file(tmp_path / "walk.gif", 0, 1, 6, zoom=3, run=tmp_path / "run")) as gif:
         assert gif.n_frames == 6 and gif.size == (84, 84)
+
+
+@pytest.mark.slow
+def test_a_collapse_stands_in_the_progress_and_in_the_report(tmp_path, capsys):
+    """With one latent all samples lie on a line."""
+    random = np.random.default_rng(0)
+    places = random.integers(0, 10, (96, 2))
+    images = np.zeros((96, 16, 16, 1), np.uint8)
+    for image, (row, column) in zip(images, places, strict=True):
+        image[row : row + 6, column : column + 6] = random.integers(150, 256)
+    config = Config(size=16, channels=1, base_filters=2, latent_dim=1, batch_size=16, learning_rate=0.01, epochs=3)
+    dcgan.train(build(config), batches(images[:64], 16, 0, held_out=(images[64:],)), config, tmp_path)
+    (warnings,) = json.loads((tmp_path / "warnings.json").read_text()).values()
+    expected = "samples are copies of each other"
+    assert any(expected in warning for warning in warnings), warnings
+    assert expected in "".join(capsys.readouterr()) and expected in (tmp_path / "report.html").read_text()

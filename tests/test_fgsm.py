@@ -441,18 +441,29 @@ def test_a_run_has_its_pictures_and_the_accuracy_of_what_it_saved(made):
     assert len(scores) == 2 * 2 * len(CURVE_LEVELS)
     for name in ("classifier", "hardened"):
         network = load_network(made / "run", name)
-        for words, steps, level in (("1 step, 0", 1, 0), ("1 step, 4", 1, 4), ("10 steps, 12", 10, 12)):
+        for words, steps, level in (
+            ("1 step", 1, 0),
+            ("1 step", 1, CURVE_LEVELS[3]),
+            ("10 steps", 10, CURVE_LEVELS[4]),
+        ):
             right = share_right(network, images[..., None], labels, steps, level)
-            assert scores[f"{name}, {words}/255"] == pytest.approx(right), words
+            assert scores[f"{name}, {words}, {level}/255"] == pytest.approx(right)
     assert min(scores.values()) < max(scores.values())
 
 
 @pytest.mark.slow
-def test_accuracy_is_printed_as_the_run_has_it(made, tmp_path, capsys):
+@pytest.mark.parametrize("named", [True, False])
+def test_accuracy_is_printed_as_the_run_has_it(named, made, tmp_path, capsys):
     scores = json.loads((made / "run" / "results.json").read_text())
-    path = evaluate_file(tmp_path / "curve.png", str(made / "data.npz"), run=made / "run")
+    path = evaluate_file(tmp_path / "curve.png", str(made / "data.npz") if named else "", run=made / "run")
     assert path == tmp_path / "curve.png" and np.ptp(read_image(path)) > 100
     assert printed(capsys) == {name: pytest.approx(100 * right, abs=0.051) for name, right in scores.items()}
+
+
+@pytest.mark.parametrize("images", [0, -1])
+def test_no_images_at_all(images, made, tmp_path):
+    with pytest.raises(InputError, match=f"images must be 1 or more, got {images}"):
+        evaluate_file(tmp_path / "curve.png", images=images, run=made / "run")
 
 
 def few(monkeypatch) -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from scipy.special import softmax
 
+from common.digits import held_out_digits
 from common.errors import InputError
 from common.images import read_image, write_image
 from common.runs import start_run
@@ -227,3 +232,19 @@ def test_a_run_says_what_its_files_show(trained_run, tmp_path):
     assert picture.is_file() and scores["images"] == 12
     assert scores["reached"] == scores["taken_for_target"] == 1 and scores["largest_change"] <= 25
     assert scores["accuracy_after"] == 0 and scores["mean_confidence"] >= 0.8
+
+
+@pytest.mark.slow
+def test_the_command_line_takes_a_preset_and_leaves_no_run(tmp_path):
+    images, labels = held_out_digits()
+    write_image(images[0], tmp_path / "digit.png")
+    target = str((labels[0] + 1) % 10)
+    command = [sys.executable, "-m", "recipes.targeted_attack", "attack", "digit.png", "out.png", "--preset", "demo"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([*command, "--target", target], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, after, written = done.stdout.splitlines()
+    assert before.startswith(f"digit.png  {labels[0]} ") and after.startswith(f"out.png  {target} ")
+    assert written == "out.png"
+    names = {"digit.png", "out.png", "out_change.png", "out_curve.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
