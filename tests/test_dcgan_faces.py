@@ -46,7 +46,7 @@ def pictures(count: int, size: int = 16) -> np.ndarray:
 
 
 def test_parameters_at_the_paper_s_size_counted_by_hand():
-    """Figure 1: 100 latents to 4 x 4 x 1024, then 512, 256, 128 and 3 channels; all kernels but the last of 4, not 5."""
+    """Figure 1: 100 latents to 4 x 4 x 1024, then 512, 256, 128 and 3 channels; kernels of 4, the last one of 5."""
     networks = build()
     widths = [1024, 512, 256, 128]
     kernels = 100 * 16 * 1024 + sum(16 * a * b for a, b in zip(widths[:3], widths[1:], strict=True)) + 25 * 128 * 3
