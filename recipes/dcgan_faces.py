@@ -5,7 +5,7 @@ Paper    Radford, Metz & Chintala, "Unsupervised Representation Learning with De
          differentiable augmentation: Zhao et al., NeurIPS 2020, arXiv:2006.10738.
 Images   uint8 [n, size, size, 3] at the borders; float32 in [-1, 1] in the networks.
 Latents  float32 [n, latent_dim], standard normal. Logits: float32 [n, 1], positive means real.
-Differs  1. Latents are normal, not uniform: a walk between two then has somewhere to go. Kernels are 4 x 4, not 5 x 5.
+Differs  1. Latents are normal: a walk then has somewhere to go. The last layer enlarges, then convolves: no chequers.
          2. Pictures come from `averaged`, a generator with the moving average of the weights of the one that learns.
          3. The discriminator sees images, real and drawn, changed at random, and so cannot learn few of them by heart.
 Run      python -m recipes.dcgan_faces                                             the demo: drawn faces, offline
@@ -18,7 +18,6 @@ Run      python -m recipes.dcgan_faces                                          
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -57,13 +56,13 @@ class Config:
     translation: float = 0.125  # largest random shift, as a share of the size; 0: none
     cutout: float = 0.5  # side of a square that is blanked, as a share of the size; 0: none
     batch_size: int = 128
-    learning_rate: float = 2e-4
+    learning_rate: float = 2e-4  # falls to 0 along a line
     beta_1: float = 0.5  # Adam; 0.9 oscillates (section 4)
     epochs: int = 25
     seed: int = 0
 
 
-DEMO = Config(base_filters=24, averaging=0.99, colour=0.0, cutout=0.0, batch_size=16, learning_rate=5e-4, epochs=40)
+DEMO = Config(base_filters=24, averaging=0.998, colour=0.0, cutout=0.0, batch_size=16, learning_rate=5e-4, epochs=40)
 DEMO_RUN = Path("runs/dcgan_faces-demo")
 Faces = tuple[int, ...]  # by their numbers in the grid of a seed
 
@@ -93,8 +92,8 @@ def build(config: Config = Config()) -> Networks:
         for factor in (4, 2, 1):  # size / 16 -> size / 2
             x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
             x = layers.Conv2DTranspose(width * factor, 4, 2, "same", use_bias=False, **init)(x)
-        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
-        x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", **init)(x)
+        x = layers.UpSampling2D(2, interpolation="bilinear")(layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x)))
+        x = layers.Conv2D(config.channels, 5, padding="same", activation="tanh", **init)(x)
         return keras.Model(latents, x, name=name)
 
     x = images = keras.Input((config.size, config.size, config.channels), name="images")
@@ -145,7 +144,8 @@ def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
     """Train in place on batches of uint8 images; return each epoch's mean losses."""
     generator, discriminator, averaged = networks
-    g_optimizer, d_optimizer = (keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1) for _ in "gd")
+    rate = keras.optimizers.schedules.PolynomialDecay(config.learning_rate, config.epochs * data.steps_per_epoch, 0.0)
+    g_optimizer, d_optimizer = (keras.optimizers.Adam(rate, beta_1=config.beta_1) for _ in "gd")
     g_optimizer.build(generator.trainable_variables)
     d_optimizer.build(discriminator.trainable_variables)
     noise = keras.random.SeedGenerator(config.seed + 1)
@@ -182,7 +182,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 # %% Use
 
 
-def latents_of(generator: keras.Model, numbers: Sequence[int], seed: int = 0) -> np.ndarray:
+def latents_of(generator: keras.Model, numbers: range | Faces, seed: int = 0) -> np.ndarray:
     """Return the latents of some of the images that a seed stands for, by their numbers, float32 [n, latent_dim]."""
     if not numbers or not 0 <= min(numbers) <= max(numbers) < 1_000_000:
         raise InputError(f"images are numbered from 0 to 999999, got {[*numbers[:9]] or 'none'}")

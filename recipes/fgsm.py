@@ -56,7 +56,7 @@ class Config:
     shift: int = 1  # most pixels by which training images are moved each way
     batch_size: int = 128
     learning_rate: float = 2e-3  # Adam; falls to 0 along a cosine
-    epochs: int = 15
+    epochs: int = 8
     seed: int = 0
 
 

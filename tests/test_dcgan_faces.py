@@ -46,10 +46,10 @@ def pictures(count: int, size: int = 16) -> np.ndarray:
 
 
 def test_parameters_at_the_paper_s_size_counted_by_hand():
-    """Figure 1: 100 latents to 4 x 4 x 1024, then 512, 256, 128 and 3 channels; kernels of 4 in place of 5."""
+    """Figure 1: 100 latents to 4 x 4 x 1024, then 512, 256, 128 and 3 channels; kernels of 4, the last one of 5."""
     networks = build()
     widths = [1024, 512, 256, 128]
-    kernels = 100 * 16 * 1024 + sum(16 * a * b for a, b in zip(widths, [512, 256, 128, 3], strict=True))
+    kernels = 100 * 16 * 1024 + sum(16 * a * b for a, b in zip(widths[:3], widths[1:], strict=True)) + 25 * 128 * 3
     assert networks.generator.count_params() == networks.averaged.count_params() == kernels + 4 * sum(widths) + 3
     kernels = sum(16 * a * b for a, b in zip([3, 128, 256, 512], [128, 256, 512, 1024], strict=True))
     assert networks.discriminator.count_params() == kernels + 128 + 4 * (256 + 512 + 1024) + 16 * 1024 + 1
