@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -133,6 +134,43 @@ def imagenet_classifier(pretrained: Pretrained) -> Known:
     x = keras.ops.image.resize(images, shape[:2], antialias=True)
     x = caffe_images(x) if application.caffe else x
     return Known(keras.Model(images, network(x), name="classifier"), classes, application.size, 3, 0, any_size=True)
+
+
+def frozen_features(network: str, weights: str, names: Sequence[str], fetch: bool = False) -> keras.Model:
+    """Return a network that does not learn: images [n, height, width, 3] in [-1, 1] -> the maps of some of its layers.
+
+    Args:
+        network: `embedded`, the project's own; or one of keras.applications; or `file`, any Keras model.
+        weights: `imagenet`, or a file of weights for that network; for `file` a .keras file that takes such images.
+        names: of its layers.
+        fetch: Keras may download what it keeps.
+
+    Raises:
+        InputError: there is no such network, file or layer.
+    """
+    if network in APPLICATIONS:
+        application = APPLICATIONS[network]
+        make = functools.partial(getattr(keras.applications, network), include_top=False, input_shape=(None, None, 3))
+        top = {"InceptionV3": "_notop", "ResNet50": "_notop", "VGG19": "_notop"}.get(network, "_no_top")
+        found = make(weights=None)
+        file = application.file.format(top=top)
+        load_pretrained(found, weights, file, functools.partial(make, weights="imagenet"), fetch)
+    elif network in ("embedded", "file"):
+        path = data_file("canvas_network.keras") if network == "embedded" else Path(weights)
+        found = load_network(path.parent, path.stem)
+    else:
+        choices = ", ".join(["embedded", *APPLICATIONS, "file"])
+        raise InputError(f"network must be one of {choices}, got {network!r}")
+    maps = {layer.name: layer.output for layer in found.layers if len(getattr(layer.output, "shape", ())) == 4}
+    for name in names:
+        if name not in maps:
+            raise InputError(f"{name!r} is no layer of {network} that gives maps; choose from {', '.join(maps)}")
+    seen = keras.Model(found.input, [maps[name] for name in names])
+    images = keras.Input((None, None, 3), name="images")
+    caffe = network in APPLICATIONS and APPLICATIONS[network].caffe
+    features = keras.Model(images, seen(caffe_images(images) if caffe else images), name="features")
+    features.trainable = False
+    return features
 
 
 def caffe_images(images: keras.KerasTensor) -> keras.KerasTensor:

@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -293,6 +293,13 @@ def save_samples(images: np.ndarray, destination: Path, singles: bool = False) -
     for number, image in enumerate(images):
         write_image(image, destination / f"{number:06d}.png")
     return destination
+
+
+def save_row(images: Sequence[np.ndarray], path: Path, height: int = 320) -> Path:
+    """Write uint8 [h, w, 3] of any sizes in a row, each `height` pixels high. Raises InputError as `write_image`."""
+    row = [resize_image(image, height, max(1, round(image.shape[1] * height / image.shape[0]))) for image in images]
+    gaps = [np.pad(image, ((0, 0), (0, 4), (0, 0)), constant_values=255) for image in row]
+    return write_image(np.concatenate(gaps, 1)[:, :-4], path)
 
 
 def save_table(rows: dict[str, np.ndarray], path: Path, zoom: int = 1) -> Path:

@@ -143,15 +143,14 @@ class Patches:
             image = image[:, ::-1]
             matrix = matrix @ np.array([[-1, 0, image.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
         patch = cv2.warpAffine(image, matrix, (PATCH, PATCH), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT_101)
-        patch = patch.astype(np.float32)
         mean = patch.mean()
-        patch = (patch - mean) * np.exp(random.normal(0, 0.25)) + mean + random.normal(0, 18)
+        patch = (patch.astype(np.float32) - mean) * np.exp(random.normal(0, 0.25)) + mean + random.normal(0, 18)
         patch *= np.exp(random.normal(0, 0.12, 3))
         if random.random() < 0.15:
             patch = np.repeat(patch.mean(-1, keepdims=True), 3, -1)
         if random.random() < 0.4:
             patch = cv2.GaussianBlur(patch, (0, 0), random.uniform(0.4, 1.6))
-        patch += random.normal(0, random.uniform(0, 8), patch.shape)
+        patch = patch + random.normal(0, random.uniform(0, 8), patch.shape)
         return np.clip(patch, 0, 255).astype(np.uint8), number
 
     def batch(self, count: int, held_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
