@@ -12,16 +12,20 @@ import pytest
 import tensorflow as tf
 
 from common import imagenet
+from common.digits import held_out_digits
 from common.errors import InputError
 from common.imagenet import (
     CLASS_INDEX,
     Application,
     Pretrained,
     caffe_images,
+    frozen_classifier,
     imagenet_classes,
     imagenet_classifier,
     known_classifier,
 )
+from common.runs import start_run
+from recipes.lenet import Config
 
 NAMES = tuple(f"class number {number}" for number in range(1000))
 NOWHERE = Path("nowhere")
@@ -248,3 +252,24 @@ def test_mobilenet_from_a_file_of_weights(tmp_path):
     for shape in ((1, 100, 100, 3), (1, 301, 150, 3)):
         assert known.classifier(pixels(*shape) / 127.5 - 1).shape == (1, 1000)
     assert known[1:] == (NAMES, 224, 3, 0, True, "sample")
+
+
+def test_the_embedded_classifier_of_digits_does_not_learn_and_is_right():
+    known = frozen_classifier("digits", "")
+    images, labels = held_out_digits()
+    logits = known.classifier(images[:60] / 127.5 - 1, training=False).numpy()
+    assert known[1:5] == (tuple("0123456789"), 28, 1, 0) and not known.any_size
+    assert logits.shape == (60, 10) and (logits.argmax(1) == labels[:60]).mean() > 0.9
+    assert not known.classifier.trainable_variables
+
+
+def test_a_classifier_of_a_run_and_what_is_none(tmp_path):
+    images = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3)(images)
+    start_run(tmp_path, "lenet", Config(), "sample", ("cat", "dog"))
+    keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(maps))).save(tmp_path / "classifier.keras")
+    keras.Model(images, maps).save(tmp_path / "features.keras")
+    known = frozen_classifier("run", str(tmp_path / "classifier.keras"))
+    assert known[1:5] == (("cat", "dog"), 8, 3, 0) and not known.classifier.trainable_variables
+    with pytest.raises(InputError, match="features.keras: takes .*8, 8, 3.* gives .*6, 6, 4.*; no classifier"):
+        frozen_classifier("run", str(tmp_path / "features.keras"))
