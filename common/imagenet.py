@@ -13,7 +13,7 @@ from common.errors import InputError
 from common.files import data_file
 from common.lazy import keras
 from common.pretrained import load_pretrained
-from common.runs import load_network, read_classes, run_settings
+from common.runs import load_network, read_classes, read_data, run_settings
 
 
 class Application(NamedTuple):
@@ -101,10 +101,11 @@ def frozen_classifier(network: str, weights: str, fetch: bool = False) -> Known:
     elif network == "run":
         path = Path(weights)
         trained = load_network(path.parent, path.stem)
-        if len(trained.input_shape) != 4 or len(trained.output_shape) != 2:
-            raise InputError(f"{weights}: takes {trained.input_shape}, gives {trained.output_shape}; no classifier")
-        _, _, size, channels = trained.input_shape
-        known = Known(trained, read_classes(path.parent), size, channels, 0, any_size=False)
+        taken, given, classes = trained.input_shape, trained.output_shape, read_classes(path.parent)
+        if len(taken) != 4 or tuple(given) != (None, len(classes)):
+            raise InputError(f"{weights}: takes {taken}, gives {given}; no classifier of {len(classes)} classes")
+        _, _, size, channels = taken
+        known = Known(trained, classes, size, channels, 0, any_size=False, data=read_data(path.parent))
     else:
         choices = ", ".join([*APPLICATIONS, "digits", "run"])
         raise InputError(f"network must be one of {choices}, got {network!r}")
@@ -123,7 +124,8 @@ def imagenet_classifier(pretrained: Pretrained) -> Known:
     """
     application = APPLICATIONS[pretrained.network]
     shape = (application.size, application.size, 3)
-    make = functools.partial(getattr(keras.applications, pretrained.network), shape, classifier_activation=None)
+    network_of = getattr(keras.applications, pretrained.network)
+    make = functools.partial(network_of, input_shape=shape, classifier_activation=None)
     network = make(weights=None)
     classes = imagenet_classes(pretrained)
     file = application.file.format(top="")

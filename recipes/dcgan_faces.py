@@ -5,7 +5,7 @@ Paper    Radford, Metz & Chintala, "Unsupervised Representation Learning with De
          differentiable augmentation: Zhao et al., NeurIPS 2020, arXiv:2006.10738.
 Images   uint8 [n, size, size, 3] at the borders; float32 in [-1, 1] in the networks.
 Latents  float32 [n, latent_dim], standard normal. Logits: float32 [n, 1], positive means real.
-Differs  1. Latents are normal: a walk then has somewhere to go. The last layer enlarges, then convolves: no chequers.
+Differs  1. Latents are normal, for walks; kernels are 4 x 4; the last layer enlarges, then convolves; rates fall.
          2. Pictures come from `averaged`, a generator with the moving average of the weights of the one that learns.
          3. The discriminator learns half as fast, from real (and mirrored) and drawn images changed at random.
 Run      python -m recipes.dcgan_faces                                             the demo: drawn faces, offline
@@ -227,7 +227,7 @@ def experiment(
 def evaluate(networks: Networks, real: np.ndarray, output_dir: Path) -> dict[str, float | int | str]:
     """Score what was learnt from drawn faces, and arithmetic with it, by the classifier of their attributes."""
     judge, drawing = data_file("face_classifier.keras"), functools.partial(draw, networks.averaged)
-    latents = latents_of(networks.averaged, range(5000), seed=1)
+    latents = latents_of(networks.averaged, range(2000), seed=1)
     last = set_distances(judge, real, draw(networks.generator, latents[: len(real)]))
     scores = {f"{name}_unaveraged": last[name] for name in ("frechet_distance", "kernel_distance")}
     scores |= set_distances(judge, real, drawing(latents[: len(real)]))

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from common.attacked import CURVE_LEVELS, Attacked, accuracy_under_attack, images_to_attack, whole_levels
+from common.attacked import CURVE_LEVELS, Attacked, accuracy_under_attack, images_to_attack, in_parts, whole_levels
 from common.errors import InputError
 from common.imagenet import Known
 from common.labelled import Split
@@ -121,6 +121,31 @@ def test_a_sample_of_other_classes(data):
     names = ("coat", "bag", "hat")
     with pytest.raises(InputError, match="sample: its classes are coat, bag, hat, and the classifier's"):
         images_to_attack(data, known(), lambda: (images, labels), names)
+
+
+def test_a_folder_called_sample_is_not_taken_for_the_sample(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample").mkdir()
+    images, labels = noise(40, 8, 8, 1), np.arange(40) % 4
+    assert len(images_to_attack("sample", known(), lambda: (images, labels), CLASSES).labels) == 8
+
+
+def test_a_sample_has_the_size_of_the_classifier():
+    images, labels = noise(40, 8, 8, 1), np.arange(40) % 4
+    part = images_to_attack("sample", known(size=12), lambda: (images, labels), CLASSES)
+    assert part.images(np.arange(8)).shape == (8, 12, 12, 1)
+
+
+def test_an_attack_in_parts_is_that_of_the_whole():
+    asked = []
+
+    def attack(images, labels, levels):
+        asked.append(len(images))
+        return images + labels[:, None].astype(np.uint8) * levels
+
+    images, labels = np.zeros((7, 2), np.uint8), np.arange(7)
+    np.testing.assert_array_equal(in_parts(attack, 3)(images, labels, 2), attack(images, labels, 2))
+    assert asked == [3, 3, 1, 7]
 
 
 def test_one_picture_of_each_class(tmp_path):

@@ -38,9 +38,9 @@ def written_index(folder: Path, count: int = 1000, name: str = "class_number") -
     return folder / CLASS_INDEX
 
 
-def tiny(shape: tuple[int, int, int], weights: str | None, classifier_activation: str | None) -> keras.Model:
+def tiny(input_shape: tuple[int, int, int], weights: str | None, classifier_activation: str | None) -> keras.Model:
     assert weights is None and classifier_activation is None
-    images = keras.Input(shape)
+    images = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="convolution")(images)
     x = keras.layers.Dense(1000, name="classifier")(keras.layers.Flatten(name="flat")(x))
     return keras.Model(images, x, name="tiny")
@@ -271,5 +271,5 @@ def test_a_classifier_of_a_run_and_what_is_none(tmp_path):
     keras.Model(images, maps).save(tmp_path / "features.keras")
     known = frozen_classifier("run", str(tmp_path / "classifier.keras"))
     assert known[1:5] == (("cat", "dog"), 8, 3, 0) and not known.classifier.trainable_variables
-    with pytest.raises(InputError, match="features.keras: takes .*8, 8, 3.* gives .*6, 6, 4.*; no classifier"):
+    with pytest.raises(InputError, match=r"features.keras: takes .*8, 8, 3.* gives .*6, 6, 4.*; no classifier of 2"):
         frozen_classifier("run", str(tmp_path / "features.keras"))
