@@ -79,15 +79,9 @@ def images_to_attack(
     """
     size, channels, classes = known.size, known.channels, known.classes
     folder, data = Path(data or known.data), data or known.data
-    if data == "sample" and names != classes:
-        listed = f"{', '.join(names[:5])}, and the classifier's {', '.join(classes[:5])}"
-        raise InputError(f"sample: its classes are {listed}; they must be the same: give --data")
-    if (
-        data != "sample"
-        and folder.is_dir()
-        and str(folder.resolve()) != known.data
-        and read_arrays(data, True, fetch) is None
-    ):
+    if data == "sample":
+        _check_classes(data, names, classes)  # before it is drawn
+    elif folder.is_dir() and str(folder.resolve()) != known.data and read_arrays(data, True, fetch) is None:
         parts, found_names = class_folders(folder, channels, skip_bad)
         train = folder / "train"  # which may be a class of trains
         beside = any((folder / name).is_dir() for name in ("test", "val"))
@@ -96,11 +90,15 @@ def images_to_attack(
         right = np.array([class_number(name, classes) for name in found_names], np.int32)
         return Split(files, right[numbers], functools.partial(square_image, size=size, channels=channels))
     found = labelled_images(data, size, channels, sample, skip_bad, fetch, names)
-    if found.classes != classes:
-        listed = f"{', '.join(found.classes[:5])}, and the classifier's {', '.join(classes[:5])}"
-        raise InputError(f"{data}: its classes are {listed}; they must be the same")
+    _check_classes(data, found.classes, classes)
     test = found.test
     return test if test.read else test._replace(items=sized_images(test.items, size, channels, data))
+
+
+def _check_classes(data: str, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    if found != classes:
+        listed = f"{', '.join(found[:5])}, and the classifier's {', '.join(classes[:5])}"
+        raise InputError(f"{data}: its classes are {listed}; they must be the same, so give other --data")
 
 
 def accuracy_under_attack(

@@ -21,15 +21,15 @@ class Application(NamedTuple):
 
     size: int  # pixels that its classifier was trained for
     caffe: bool  # takes BGR less the channels' means, as Caffe's networks do; or else RGB in [-1, 1]
-    file: str  # of its weights, as Keras calls it; `{top}` stands for the part that a file without classifier adds
+    file: str  # of its weights, as Keras calls it
 
 
 APPLICATIONS = {
-    "InceptionV3": Application(299, False, "inception_v3_weights_tf_dim_ordering_tf_kernels{top}.h5"),
-    "MobileNetV2": Application(224, False, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224{top}.h5"),
-    "NASNetMobile": Application(224, False, "nasnet_mobile{top}.h5"),
-    "ResNet50": Application(224, True, "resnet50_weights_tf_dim_ordering_tf_kernels{top}.h5"),
-    "VGG19": Application(224, True, "vgg19_weights_tf_dim_ordering_tf_kernels{top}.h5"),
+    "InceptionV3": Application(299, False, "inception_v3_weights_tf_dim_ordering_tf_kernels.h5"),
+    "MobileNetV2": Application(224, False, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"),
+    "NASNetMobile": Application(224, False, "nasnet_mobile.h5"),
+    "ResNet50": Application(224, True, "resnet50_weights_tf_dim_ordering_tf_kernels.h5"),
+    "VGG19": Application(224, True, "vgg19_weights_tf_dim_ordering_tf_kernels.h5"),
 }
 CAFFE_MEANS = (103.939, 116.779, 123.68)  # of ImageNet's blue, green and red
 CLASS_INDEX = "imagenet_class_index.json"
@@ -128,8 +128,8 @@ def imagenet_classifier(pretrained: Pretrained) -> Known:
     make = functools.partial(network_of, input_shape=shape, classifier_activation=None)
     network = make(weights=None)
     classes = imagenet_classes(pretrained)
-    file = application.file.format(top="")
-    load_pretrained(network, pretrained.weights, file, functools.partial(make, weights="imagenet"), pretrained.fetch)
+    imagenet = functools.partial(make, weights="imagenet")
+    load_pretrained(network, pretrained.weights, application.file, imagenet, pretrained.fetch)
     images = keras.Input((None, None, 3), name="images")
     # Pixels that lie between those that are read must count too, or most of a large photo could not be attacked.
     x = keras.ops.image.resize(images, shape[:2], antialias=True)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from common.attacked import CURVE_LEVELS, Attacked, accuracy_under_attack, images_to_attack, in_parts, whole_levels
@@ -233,19 +232,6 @@ def attacked_by(network: Threshold, steps: int) -> Attacked:
         return np.eye(10, dtype=np.float32)[answers]
 
     return Attacked(attack, classify)
-
-
-@pytest.fixture
-def figures(monkeypatch) -> list[Figure]:
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(self, *arguments, **options):
-        saved.append(self)
-        return save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
 
 
 def test_the_share_that_is_right_at_each_strength_and_its_curves(tmp_path, figures):

@@ -58,7 +58,7 @@ def small(monkeypatch) -> None:
     """Networks of 12 pixels in place of Keras's, with and without Caffe's images."""
     for name, caffe in (("MobileNetV2", False), ("VGG19", True)):
         monkeypatch.setattr(keras.applications, name, tiny)
-        monkeypatch.setitem(imagenet.APPLICATIONS, name, Application(12, caffe, "tiny{top}.h5"))
+        monkeypatch.setitem(imagenet.APPLICATIONS, name, Application(12, caffe, "tiny.h5"))
 
 
 def stored(folder: Path) -> tuple[keras.Model, Path]:
@@ -235,7 +235,7 @@ def test_the_file_that_is_sought_is_the_one_that_keras_fetches(name, monkeypatch
     monkeypatch.setattr(module.file_utils, "get_file", stop)
     with pytest.raises(InterruptedError):
         getattr(keras.applications, name)(weights="imagenet")
-    assert asked == [imagenet.APPLICATIONS[name].file.format(top="")]
+    assert asked == [imagenet.APPLICATIONS[name].file]
 
 
 @pytest.mark.slow
