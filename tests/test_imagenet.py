@@ -41,7 +41,7 @@ def written_index(folder: Path, count: int = 1000, name: str = "class_number") -
 def tiny(input_shape: tuple[int, int, int], weights: str | None, classifier_activation: str | None) -> keras.Model:
     assert weights is None and classifier_activation is None
     images = keras.Input(input_shape)
-    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="convolution")(images)
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="softplus", name="convolution")(images)
     x = keras.layers.Dense(1000, name="classifier")(keras.layers.Flatten(name="flat")(x))
     return keras.Model(images, x, name="tiny")
 
