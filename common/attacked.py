@@ -10,22 +10,35 @@ from typing import NamedTuple
 import numpy as np
 
 from common.classification import Classify
-from common.datasets import images_or_none, read_arrays
+from common.datasets import images_or_none, read_arrays, sized_images
 from common.errors import InputError
 from common.files import replacing
 from common.imagenet import Known
 from common.labelled import Split, class_folders, class_number, labelled_images, square_image
 from common.lazy import keras
 
-CURVE_LEVELS = (0, 1, 2, 4, 8, 16, 25, 38, 64)  # of 255; 25 is 0.1, 64 is 0.25
+CURVE_LEVELS = (0, 1, 2, 4, 8, 16, 25, 38, 64)  # of 255; 25 is 0.1, 64 just beyond 0.25
+
+
+Attack = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+"""Images uint8, class numbers, levels of 255 -> images uint8, of which no value moved by more levels."""
 
 
 class Attacked(NamedTuple):
     """A classifier, and an attack on it."""
 
-    attack: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-    """Images uint8, class numbers, levels of 255 -> images uint8, of which no value moved by more levels."""
+    attack: Attack
     classify: Classify
+
+
+def in_parts(attack: Attack, at_once: int = 50) -> Attack:
+    """Return an attack that takes `at_once` images at a time, since a gradient keeps every layer of all of them."""
+
+    def attacked(images: np.ndarray, labels: np.ndarray, levels: int) -> np.ndarray:
+        firsts = range(0, len(images), at_once)
+        return np.concatenate([attack(images[n : n + at_once], labels[n : n + at_once], levels) for n in firsts])
+
+    return attacked
 
 
 def whole_levels(epsilon: float) -> int:
@@ -66,7 +79,9 @@ def images_to_attack(
     """
     size, channels, classes = known.size, known.channels, known.classes
     folder, data = Path(data or known.data), data or known.data
-    if folder.is_dir() and str(folder.resolve()) != known.data and read_arrays(data, True, fetch) is None:
+    if data == "sample":
+        _check_classes(data, names, classes)  # before it is drawn
+    elif folder.is_dir() and str(folder.resolve()) != known.data and read_arrays(data, True, fetch) is None:
         parts, found_names = class_folders(folder, channels, skip_bad)
         train = folder / "train"  # which may be a class of trains
         beside = any((folder / name).is_dir() for name in ("test", "val"))
@@ -75,10 +90,15 @@ def images_to_attack(
         right = np.array([class_number(name, classes) for name in found_names], np.int32)
         return Split(files, right[numbers], functools.partial(square_image, size=size, channels=channels))
     found = labelled_images(data, size, channels, sample, skip_bad, fetch, names)
-    if found.classes != classes:
-        listed = f"{', '.join(found.classes[:5])}, and the classifier's {', '.join(classes[:5])}"
-        raise InputError(f"{data}: its classes are {listed}; they must be the same")
-    return found.test
+    _check_classes(data, found.classes, classes)
+    test = found.test
+    return test if test.read else test._replace(items=sized_images(test.items, size, channels, data))
+
+
+def _check_classes(data: str, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    if found != classes:
+        listed = f"{', '.join(found[:5])}, and the classifier's {', '.join(classes[:5])}"
+        raise InputError(f"{data}: its classes are {listed}; they must be the same, so give other --data")
 
 
 def accuracy_under_attack(

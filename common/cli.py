@@ -156,13 +156,12 @@ def _with_defaults(
     """Give `function` the settings of the run in --output-dir as defaults, else those of --preset."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
-    parser.add_argument("--output-dir", "--output_dir", type=Path)
-    known, rest = parser.parse_known_args(arguments)
     parameters = inspect.signature(function).parameters
-    defaults: dict[str, Any] = {}
-    output_dir = known.output_dir
     if "output_dir" in parameters:  # a verb that leaves no run has none
-        defaults["output_dir"] = output_dir = output_dir or parameters["output_dir"].default
+        parser.add_argument("--output-dir", "--output_dir", type=Path, default=parameters["output_dir"].default)
+    known, rest = parser.parse_known_args(arguments)
+    output_dir = getattr(known, "output_dir", None)
+    defaults: dict[str, Any] = {} if output_dir is None else {"output_dir": output_dir}
     if known.preset is not None and known.preset not in presets:
         raise InputError(f"{known.preset!r} is no preset of {recipe}; choose from {', '.join(presets)}")
     if known.preset is not None:

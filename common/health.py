@@ -19,6 +19,7 @@ class Healthy(NamedTuple):
 
 COPIES = Healthy(0.3, math.inf, "samples are copies of each other: the generator has collapsed, or has barely begun")
 ONE_SIDED = Healthy(0.1, math.inf, "the discriminator has won: while it does, the generator learns next to nothing")
+GAN_SIGNS = {"discriminator": ONE_SIDED, "diversity": COPIES}  # of columns of these names
 
 
 def epoch_warnings(row: Mapping[str, float], healthy: Mapping[str, Healthy]) -> list[str]:

@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.files import data_file
 from common.lazy import keras
 from common.pretrained import load_pretrained
-from common.runs import load_network, read_classes, run_settings
+from common.runs import load_network, read_classes, read_data, run_settings
 
 
 class Application(NamedTuple):
@@ -22,15 +22,15 @@ class Application(NamedTuple):
 
     size: int  # pixels that its classifier was trained for
     caffe: bool  # takes BGR less the channels' means, as Caffe's networks do; or else RGB in [-1, 1]
-    file: str  # of its weights, as Keras calls it; `{top}` stands for the part that a file without classifier adds
+    file: str  # of its weights, as Keras calls it
 
 
 APPLICATIONS = {
-    "InceptionV3": Application(299, False, "inception_v3_weights_tf_dim_ordering_tf_kernels{top}.h5"),
-    "MobileNetV2": Application(224, False, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224{top}.h5"),
-    "NASNetMobile": Application(224, False, "nasnet_mobile{top}.h5"),
-    "ResNet50": Application(224, True, "resnet50_weights_tf_dim_ordering_tf_kernels{top}.h5"),
-    "VGG19": Application(224, True, "vgg19_weights_tf_dim_ordering_tf_kernels{top}.h5"),
+    "InceptionV3": Application(299, False, "inception_v3_weights_tf_dim_ordering_tf_kernels.h5"),
+    "MobileNetV2": Application(224, False, "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"),
+    "NASNetMobile": Application(224, False, "nasnet_mobile.h5"),
+    "ResNet50": Application(224, True, "resnet50_weights_tf_dim_ordering_tf_kernels.h5"),
+    "VGG19": Application(224, True, "vgg19_weights_tf_dim_ordering_tf_kernels.h5"),
 }
 CAFFE_MEANS = (103.939, 116.779, 123.68)  # of ImageNet's blue, green and red
 CLASS_INDEX = "imagenet_class_index.json"
@@ -102,10 +102,11 @@ def frozen_classifier(network: str, weights: str, fetch: bool = False) -> Known:
     elif network == "run":
         path = Path(weights)
         trained = load_network(path.parent, path.stem)
-        if len(trained.input_shape) != 4 or len(trained.output_shape) != 2:
-            raise InputError(f"{weights}: takes {trained.input_shape}, gives {trained.output_shape}; no classifier")
-        _, _, size, channels = trained.input_shape
-        known = Known(trained, read_classes(path.parent), size, channels, 0, any_size=False)
+        taken, given, classes = trained.input_shape, trained.output_shape, read_classes(path.parent)
+        if len(taken) != 4 or tuple(given) != (None, len(classes)):
+            raise InputError(f"{weights}: takes {taken}, gives {given}; no classifier of {len(classes)} classes")
+        _, _, size, channels = taken
+        known = Known(trained, classes, size, channels, 0, any_size=False, data=read_data(path.parent))
     else:
         choices = ", ".join([*APPLICATIONS, "digits", "run"])
         raise InputError(f"network must be one of {choices}, got {network!r}")
@@ -124,11 +125,12 @@ def imagenet_classifier(pretrained: Pretrained) -> Known:
     """
     application = APPLICATIONS[pretrained.network]
     shape = (application.size, application.size, 3)
-    make = functools.partial(getattr(keras.applications, pretrained.network), shape, classifier_activation=None)
+    network_of = getattr(keras.applications, pretrained.network)
+    make = functools.partial(network_of, input_shape=shape, classifier_activation=None)
     network = make(weights=None)
     classes = imagenet_classes(pretrained)
-    file = application.file.format(top="")
-    load_pretrained(network, pretrained.weights, file, functools.partial(make, weights="imagenet"), pretrained.fetch)
+    imagenet = functools.partial(make, weights="imagenet")
+    load_pretrained(network, pretrained.weights, application.file, imagenet, pretrained.fetch)
     images = keras.Input((None, None, 3), name="images")
     # Pixels that lie between those that are read must count too, or most of a large photo could not be attacked.
     x = keras.ops.image.resize(images, shape[:2], antialias=True)

@@ -29,6 +29,15 @@ def _named_data(data: str) -> str:
     return data if word or not Path(data).exists() else str(Path(data).resolve())
 
 
+def check_settings(config: Any) -> None:
+    """Raise InputError where a setting is out of its range."""
+    for name, value in dataclasses.asdict(config).items():
+        least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
+        if not isinstance(value, str) and not least <= value <= most:
+            limit = f"{least} or more" if most == math.inf else f"{least} or more and at most {most}"
+            raise InputError(f"{name} must be {limit}, got {value}")
+
+
 def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
     """Say now what would otherwise stop a run after its data has been read.
 
@@ -36,11 +45,7 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
         InputError: a setting is out of its range, `output_dir` cannot be written to, or it holds another recipe's
             run, or one that has begun with other settings; `epochs` may differ, and `outputs`, which data decide.
     """
-    for name, value in dataclasses.asdict(config).items():
-        least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
-        if not isinstance(value, str) and not least <= value <= most:
-            limit = f"{least} or more" if most == math.inf else f"{least} or more and at most {most}"
-            raise InputError(f"{name} must be {limit}, got {value}")
+    check_settings(config)
     existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{output_dir}: cannot be written ({existing} is a file or not yours); choose another folder")

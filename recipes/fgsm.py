@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.attack_pictures import attack_picture, save_attack_table
-from common.attacked import Attacked, accuracy_under_attack, images_to_attack, whole_levels
+from common.attacked import Attacked, accuracy_under_attack, images_to_attack, in_parts, whole_levels
 from common.batches import Batches, mapped
 from common.classification import accuracy
 from common.cli import run_command
@@ -132,7 +132,7 @@ def attacked_by(network: keras.Model, steps: int = 1) -> Attacked:
         whole = images.astype(np.int16)
         return np.clip(to_uint8(x), whole - levels, whole + levels).astype(np.uint8)
 
-    return Attacked(attack, functools.partial(classify, network))
+    return Attacked(in_parts(attack), functools.partial(classify, network))
 
 
 # %% Training

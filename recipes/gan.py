@@ -31,7 +31,7 @@ from common.datasets import images_of
 from common.digits import sklearn_digits
 from common.errors import InputError
 from common.files import data_file
-from common.health import COPIES, ONE_SIDED, sample_diversity
+from common.health import GAN_SIGNS, sample_diversity
 from common.images import from_uint8, save_grid, save_samples, to_uint8
 from common.lazy import keras, tf
 from common.runs import check_run, finish_run, load_network, read_run, start_run
@@ -153,8 +153,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     (real,) = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
-    healthy = {"discriminator": ONE_SIDED, "diversity": COPIES}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=healthy)
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=GAN_SIGNS)
 
 
 # %% Use

@@ -34,7 +34,7 @@ from common.classification import Shown, accuracy, classify_files, fitted, judge
 from common.cli import run_command
 from common.digits import digits_or_others
 from common.errors import InputError
-from common.health import COPIES, ONE_SIDED, sample_diversity
+from common.health import GAN_SIGNS, sample_diversity
 from common.images import from_uint8, save_grid, to_uint8
 from common.labelled import as_many_of_each, image_batches, labelled_batches
 from common.lazy import keras, tf
@@ -199,7 +199,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     *_, images, labels = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "c_optimizer": c_optimizer, "noise": noise}
-    healthy = {} if config.matching else {"discriminator": ONE_SIDED, "diversity": COPIES}
+    healthy = {} if config.matching else GAN_SIGNS
     return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=measure, healthy=healthy)
 
 

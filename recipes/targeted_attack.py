@@ -3,8 +3,7 @@
 Paper    Kurakin, Goodfellow & Bengio, "Adversarial Examples in the Physical World", ICLR 2017 workshop,
          arXiv:1607.02533, section 2.3; momentum: Dong et al., CVPR 2018, arXiv:1710.06081; random start: Madry et al.,
          ICLR 2018, arXiv:1706.06083.
-Images   uint8 [n, height, width, channels] at the borders; in between float32 in levels, 0 to 255; the network sees
-         float32 in [-1, 1] and gives logits [n, classes].
+Images   uint8 [n, height, width, channels] at the borders, float32 levels in between; the network sees [-1, 1].
 Epsilon  as a share of the way from black to white: the most that a value moves or, with `--norm l2`, the root of the
          mean square of all moves.
 Differs  1. Every step looks at the picture as an 8-bit file would hold it, so what is reached is reached in the file.
@@ -12,8 +11,8 @@ Differs  1. Every step looks at the picture as an 8-bit file would hold it, so w
 Run      python -m recipes.targeted_attack                      the demo: every digit made into every other, offline
          python -m recipes.targeted_attack attack cat.jpg out.png --target "African elephant" sax --fetch
          python -m recipes.targeted_attack attack cat.jpg out.png --target lemon --network ResNet50 --weights FILE
-         python -m recipes.targeted_attack attack 7.png out.png --target 3 --preset demo; or, in place of digits, any
-             classifier that a recipe has trained: --network run --weights runs/lenet-demo/classifier.keras
+         python -m recipes.targeted_attack attack 7.png out.png --target 3 --preset demo; or, in place of digits, what
+             mlp, lenet, ssgan or fgsm has learnt: --size 28 --network run --weights runs/lenet-demo/classifier.keras
          python -m recipes.targeted_attack train --data DIR     a folder of photos for each class, and random targets
 """
 
@@ -39,7 +38,7 @@ from common.imagenet import Known, frozen_classifier
 from common.images import crop_square, from_uint8
 from common.labelled import class_number
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, start_run
+from common.runs import check_run, check_settings, finish_run, start_run
 from common.training import History, write_history
 
 # %% Configuration
@@ -113,7 +112,7 @@ def root_mean_square(values: tf.Tensor) -> tf.Tensor:
 
 
 def projected(x: tf.Tensor, origin: tf.Tensor, config: Config) -> tf.Tensor:
-    """Return the nearest levels within epsilon of `origin`, and in 0..255."""
+    """Return levels moved towards `origin` until they are within epsilon of it, and in 0..255."""
     change, bound = x - origin, 255 * config.epsilon
     if config.norm == "l2":
         return tf.clip_by_value(origin + change * tf.minimum(1.0, bound / root_mean_square(change)), 0, 255)
@@ -130,7 +129,18 @@ def as_in_a_file(x: tf.Tensor, origin: tf.Tensor) -> tf.Tensor:
 
 
 def train(networks: Networks, data: Attacks, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Attack in place, `batch_size` pictures at a time; return a row for every step, of means over all pictures."""
+    """Attack in place; return a row of means for every step. Once stopped, it begins anew."""
+    losses, found = attack(networks, data, config)
+    columns = {"loss": losses, "confidence": found, "reached": found >= config.confidence}
+    means = {name: values.mean(1) for name, values in columns.items()}
+    history = [{"epoch": n + 1} | {name: float(mean[n]) for name, mean in means.items()} for n in range(len(found))]
+    if output_dir is not None:
+        write_history(output_dir, history)
+    return history
+
+
+def attack(networks: Networks, data: Attacks, config: Config) -> np.ndarray:
+    """Attack in place, `batch_size` at a time; return each loss and probability of the target, [2, steps, n]."""
     from tqdm import tqdm
 
     (classifier,) = networks
@@ -168,12 +178,7 @@ def train(networks: Networks, data: Attacks, config: Config = Config(), output_d
                     break
             data.images[part] = as_in_a_file(x, origin).numpy().astype(np.uint8)
             bar.update(len(x))
-    columns = {"loss": rows[0], "confidence": rows[1], "reached": rows[1] >= config.confidence}
-    means = {name: values.mean(1) for name, values in columns.items()}
-    history = [{"epoch": n + 1} | {name: float(mean[n]) for name, mean in means.items()} for n in range(used)]
-    if output_dir is not None:
-        write_history(output_dir, history)
-    return history
+    return rows[:, :used]
 
 
 # %% Use
@@ -223,15 +228,14 @@ def experiment(
         "images": len(images),
         "images_per_second": len(images) / seconds,
     }
-    shown = [
-        int(np.flatnonzero(labels == number)[0]) for number in np.unique(labels)[: 10 if len(images[0]) < 100 else 4]
-    ]
+    few, width = (10, 0.9) if len(images[0]) < 100 else (4, 2.4)
+    shown = [int(np.flatnonzero(labels == number)[0]) for number in np.unique(labels)[:few]]
     each = Attacks(images[shown].repeat(len(shown), 0), np.tile(labels[shown], len(shown)))
     train(networks, each, config)
     found = verdict(each.images)
     captions = [found_caption(one, known.classes) for one in found]
     picture = output_dir / "attacks.png"
-    save_captioned(list(each.images), captions, picture, len(shown), found.argmax(1) != each.targets, 0.9)
+    save_captioned(list(each.images), captions, picture, len(shown), found.argmax(1) != each.targets, width)
     finish_run(output_dir, networks, lambda: scores)
     return picture
 
@@ -246,34 +250,30 @@ def attack_file(
 ) -> Path:
     """Attack the centre square of a picture; print what it is taken for, before and after it was written and read.
 
-    Args:
-        source: a picture.
-        destination: PNG to write, as large as the picture; with several targets NAME_TARGET.png each. Beside it lie
-            NAME_change.png, the change magnified, and NAME_curve.png, the target's probability after every step.
-        target: names of classes, or their numbers.
-        config: the attack.
-        fetch: weights may be downloaded.
+    `target` is the name of a class, or its number, or several of them; then the files are NAME_TARGET.png. Beside each
+    lies NAME_change.png, the change magnified; NAME_curve.png has the probability of the target after every step.
     """
+    check_settings(config)
     known, levels = known_of(config, fetch), whole_levels(config.epsilon)
     if not target:
         raise InputError('give a class, --target "African elephant"; or several')
-    numbers = [class_number(name, known.classes) for name in target]
+    numbers = list(dict.fromkeys(class_number(name, known.classes) for name in target))
     picture = picture_to_attack(source, known, destination)
     square = crop_square(picture)
     print(f"{source}  {found_caption(classify(known.classifier, square[None])[0], known.classes)}")
-    curves = {}
-    for name, number in ((known.classes[number], number) for number in numbers):
-        attacks = Attacks(square[None].copy(), np.array([number]))
-        curves[name] = [row["confidence"] for row in train(Networks(known.classifier), attacks, config)]
-        added = "" if len(numbers) == 1 else f"_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
-        path = destination.with_stem(destination.stem + added)
-        again = crop_square(write_attacked(picture, attacks.images[0], path))
-        verdict = classify(known.classifier, again[None])[0]
-        target_found = f"{name} {100 * verdict[number]:.0f} %"
-        print(f"{path}  {found_caption(verdict, known.classes)}; {target_found}, epsilon {levels}/255")
+    attacks = Attacks(np.stack([square] * len(numbers)), np.array(numbers))
+    _, found = attack(Networks(known.classifier), attacks, config)
+    curves, path = {}, destination
+    for number, attacked, probabilities in zip(numbers, attacks.images, found.T, strict=True):
+        name = known.classes[number] if known.classes.count(known.classes[number]) < 2 else str(number)
+        if len(numbers) > 1:
+            path = destination.with_stem(re.sub(r"\W+", "_", f"{destination.stem}_{name}"))
+        verdict = classify(known.classifier, crop_square(write_attacked(picture, attacked, path))[None])[0]
+        wanted, curves[name] = f"{name} {100 * verdict[number]:.0f} %", list(probabilities)
+        print(f"{path}  {found_caption(verdict, known.classes)}; {wanted}, epsilon {levels}/255")
     curve, what = destination.with_name(f"{destination.stem}_curve.png"), "probability of the target, % against steps"
     save_percent_curves(curves, curve, what)
-    return destination
+    return path
 
 
 if __name__ == "__main__":

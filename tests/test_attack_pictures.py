@@ -48,19 +48,6 @@ def source(tmp_path: Path, height: int = 131, width: int = 97, mean: int = 100) 
 
 
 @pytest.fixture
-def figures(monkeypatch) -> list[Figure]:
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(self, *arguments, **options):
-        saved.append(self)
-        return save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
-
-
-@pytest.fixture
 def quick(monkeypatch) -> None:
     """Leave out the strip, which takes most of the time."""
     monkeypatch.setattr("common.attack_pictures.save_captioned", lambda *_: None)

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
-from common.attacked import CURVE_LEVELS, Attacked, accuracy_under_attack, images_to_attack, whole_levels
+from common.attacked import CURVE_LEVELS, Attacked, accuracy_under_attack, images_to_attack, in_parts, whole_levels
 from common.errors import InputError
 from common.imagenet import Known
 from common.labelled import Split
@@ -123,6 +122,31 @@ def test_a_sample_of_other_classes(data):
         images_to_attack(data, known(), lambda: (images, labels), names)
 
 
+def test_a_folder_called_sample_is_not_taken_for_the_sample(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample").mkdir()
+    images, labels = noise(40, 8, 8, 1), np.arange(40) % 4
+    assert len(images_to_attack("sample", known(), lambda: (images, labels), CLASSES).labels) == 8
+
+
+def test_a_sample_has_the_size_of_the_classifier():
+    images, labels = noise(40, 8, 8, 1), np.arange(40) % 4
+    part = images_to_attack("sample", known(size=12), lambda: (images, labels), CLASSES)
+    assert part.images(np.arange(8)).shape == (8, 12, 12, 1)
+
+
+def test_an_attack_in_parts_is_that_of_the_whole():
+    asked = []
+
+    def attack(images, labels, levels):
+        asked.append(len(images))
+        return images + labels[:, None].astype(np.uint8) * levels
+
+    images, labels = np.zeros((7, 2), np.uint8), np.arange(7)
+    np.testing.assert_array_equal(in_parts(attack, 3)(images, labels, 2), attack(images, labels, 2))
+    assert asked == [3, 3, 1, 7]
+
+
 def test_one_picture_of_each_class(tmp_path):
     written = pictures(tmp_path, {"cat": 1, "dog": 1, "hen": 1})
     assert found(tmp_path) == {written["cat"][0]: 0, written["dog"][0]: 1, written["hen"][0]: 3}
@@ -208,19 +232,6 @@ def attacked_by(network: Threshold, steps: int) -> Attacked:
         return np.eye(10, dtype=np.float32)[answers]
 
     return Attacked(attack, classify)
-
-
-@pytest.fixture
-def figures(monkeypatch) -> list[Figure]:
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(self, *arguments, **options):
-        saved.append(self)
-        return save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
 
 
 def test_the_share_that_is_right_at_each_strength_and_its_curves(tmp_path, figures):

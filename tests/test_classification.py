@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import pytest
 import sklearn.metrics
-from matplotlib.figure import Figure
 from PIL import Image
 
 import common.classification
@@ -191,20 +190,6 @@ def test_judge_writes_three_pictures(mistakes, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
     for name in names:
         assert np.ptp(opened(tmp_path / "run" / name)) > 100  # not blank
-
-
-@pytest.fixture
-def figures(monkeypatch) -> list[Figure]:
-    """Keep what is saved."""
-    saved: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(self, *arguments, **options):
-        saved.append(self)
-        return save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
 
 
 @pytest.mark.parametrize("channels", [1, 3])

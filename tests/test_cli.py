@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import runpy
@@ -225,6 +226,7 @@ def test_a_set_that_is_not_on_this_machine_is_not_fetched_unasked(tmp_path, comm
         ),
         (FloatingPointError("generator became nan at step 7"), 1, "error: generator became nan at step 7"),
         (KeyboardInterrupt("stopped after step 7 of 9"), 130, "stopped after step 7 of 9; the same command goes on"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
     ],
 )
 def test_what_goes_wrong_on_the_way(failure, status, expected, monkeypatch, capsys):
@@ -236,6 +238,30 @@ def test_what_goes_wrong_on_the_way(failure, status, expected, monkeypatch, caps
         run_command(demo, presets={})
     assert end.value.code == status
     assert capsys.readouterr().err.startswith(expected)
+
+
+def test_a_verb_without_a_run_takes_a_preset_and_no_output_dir(monkeypatch, capsys):
+    seen = []
+
+    def demo(config: pix2pix.Config = pix2pix.DEMO, output_dir: Path = Path("run")) -> Path:
+        raise AssertionError
+
+    def attack(source: Path, config: pix2pix.Config = pix2pix.Config()) -> None:
+        seen.append((source, config))
+
+    def run(*flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["recipes/pix2pix.py", "attack", "a.png", *flags])
+        run_command(demo, presets={"demo": pix2pix.DEMO}, attack=attack)
+
+    run()
+    run("--preset", "demo", "--seed", "3")
+    assert seen == [
+        (Path("a.png"), pix2pix.Config()),
+        (Path("a.png"), dataclasses.replace(pix2pix.DEMO, seed=3)),
+    ]
+    with pytest.raises(SystemExit) as end:
+        run("--output-dir", "out")
+    assert end.value.code == 2 and "output-dir" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,20 @@ import pytest
 import tensorflow as tf
 
 from common import imagenet
+from common.digits import held_out_digits
 from common.errors import InputError
 from common.imagenet import (
     CLASS_INDEX,
     Application,
     Pretrained,
     caffe_images,
+    frozen_classifier,
     imagenet_classes,
     imagenet_classifier,
     known_classifier,
 )
+from common.runs import start_run
+from recipes.lenet import Config
 
 NAMES = tuple(f"class number {number}" for number in range(1000))
 NOWHERE = Path("nowhere")
@@ -34,10 +38,10 @@ def written_index(folder: Path, count: int = 1000, name: str = "class_number") -
     return folder / CLASS_INDEX
 
 
-def tiny(shape: tuple[int, int, int], weights: str | None, classifier_activation: str | None) -> keras.Model:
+def tiny(input_shape: tuple[int, int, int], weights: str | None, classifier_activation: str | None) -> keras.Model:
     assert weights is None and classifier_activation is None
-    images = keras.Input(shape)
-    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="convolution")(images)
+    images = keras.Input(input_shape)
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="softplus", name="convolution")(images)
     x = keras.layers.Dense(1000, name="classifier")(keras.layers.Flatten(name="flat")(x))
     return keras.Model(images, x, name="tiny")
 
@@ -54,7 +58,7 @@ def small(monkeypatch) -> None:
     """Networks of 12 pixels in place of Keras's, with and without Caffe's images."""
     for name, caffe in (("MobileNetV2", False), ("VGG19", True)):
         monkeypatch.setattr(keras.applications, name, tiny)
-        monkeypatch.setitem(imagenet.APPLICATIONS, name, Application(12, caffe, "tiny{top}.h5"))
+        monkeypatch.setitem(imagenet.APPLICATIONS, name, Application(12, caffe, "tiny.h5"))
 
 
 def stored(folder: Path) -> tuple[keras.Model, Path]:
@@ -231,7 +235,7 @@ def test_the_file_that_is_sought_is_the_one_that_keras_fetches(name, monkeypatch
     monkeypatch.setattr(module.file_utils, "get_file", stop)
     with pytest.raises(InterruptedError):
         getattr(keras.applications, name)(weights="imagenet")
-    assert asked == [imagenet.APPLICATIONS[name].file.format(top="")]
+    assert asked == [imagenet.APPLICATIONS[name].file]
 
 
 @pytest.mark.slow
@@ -248,3 +252,24 @@ def test_mobilenet_from_a_file_of_weights(tmp_path):
     for shape in ((1, 100, 100, 3), (1, 301, 150, 3)):
         assert known.classifier(pixels(*shape) / 127.5 - 1).shape == (1, 1000)
     assert known[1:] == (NAMES, 224, 3, 0, True, "sample")
+
+
+def test_the_embedded_classifier_of_digits_does_not_learn_and_is_right():
+    known = frozen_classifier("digits", "")
+    images, labels = held_out_digits()
+    logits = known.classifier(images[:60] / 127.5 - 1, training=False).numpy()
+    assert known[1:5] == (tuple("0123456789"), 28, 1, 0) and not known.any_size
+    assert logits.shape == (60, 10) and (logits.argmax(1) == labels[:60]).mean() > 0.9
+    assert not known.classifier.trainable_variables
+
+
+def test_a_classifier_of_a_run_and_what_is_none(tmp_path):
+    images = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(4, 3)(images)
+    start_run(tmp_path, "lenet", Config(), "sample", ("cat", "dog"))
+    keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(maps))).save(tmp_path / "classifier.keras")
+    keras.Model(images, maps).save(tmp_path / "features.keras")
+    known = frozen_classifier("run", str(tmp_path / "classifier.keras"))
+    assert known[1:5] == (("cat", "dog"), 8, 3, 0) and not known.classifier.trainable_variables
+    with pytest.raises(InputError, match=r"features.keras: takes .*8, 8, 3.* gives .*6, 6, 4.*; no classifier of 2"):
+        frozen_classifier("run", str(tmp_path / "features.keras"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.xdist_group("project")  # two wheels built at once, in one folder, break each other
 
 
 @pytest.fixture(scope="module")

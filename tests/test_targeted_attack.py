@@ -215,6 +215,26 @@ def test_a_target_that_is_none(trained_run, target, line, tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
+def test_names_of_other_scripts_and_equal_names_have_files_of_their_own(tmp_path, capsys):
+    images = keras.Input((32, 32, 3))
+    network = keras.Model(images, keras.layers.Dense(4)(keras.layers.Flatten()(images)))
+    start_run(tmp_path / "run", "lenet", DEMO, "sample", ("crane", "журавль", "γερανός", "crane"))
+    network.save(tmp_path / "run" / "classifier.keras")
+    config = Config(network="run", weights=str(tmp_path / "run" / "classifier.keras"), size=32, epochs=1)
+    write_image(pictures(1)[0], tmp_path / "a.png")
+    attack_file(tmp_path / "a.png", tmp_path / "out.png", ("0", "3", "журавль", "γερανός", "3"), config)
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    names = {"out_0", "out_3", "out_журавль", "out_γερανός"}
+    assert {path.stem for path in tmp_path.glob("out*") if "_change" not in path.stem} == names | {"out_curve"}
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"epochs": -1}, {"confidence": 2.0}, {"momentum": 5.0}])
+def test_settings_out_of_their_range(changes, tmp_path):
+    (name, value), *_ = changes.items()
+    with pytest.raises(InputError, match=f"{name} must be .*, got {value}"):
+        attack_file(tmp_path / "a.png", tmp_path / "out.png", ("3",), Config(**changes))
+
+
 def test_a_format_that_loses_is_refused(trained_run, tmp_path):
     write_image(pictures(1)[0], tmp_path / "a.png")
     with pytest.raises(InputError, match="ends in .png"):

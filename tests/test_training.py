@@ -256,7 +256,7 @@ def test_a_save_that_does_not_fit_on_the_disk_loses_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["pix2pix", "dcgan", "cyclegan"])
-def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp_path, recipe, kills=3):
+def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp_path, recipe, kills=2):
     def command(folder):
         folder.mkdir(exist_ok=True)
         epochs = "5" if recipe == "cyclegan" else "16"  # whose epochs take longer

@@ -11,7 +11,7 @@ from common.images import read_image, write_image
 PICTURES = {"pix2pix": "translations.png", "dcgan": "samples.png"}
 PICTURES |= {"autoencoder": "reconstructions.png", "conv_autoencoder": "latents.png", "vae": "manifold.png"}
 PICTURES |= {"vae_faces": "attributes.png", "adversarial_autoencoder": "styles.png", "face_swap": "swaps.png"}
-PICTURES |= {"gan": "samples.png", "dcgan_faces": "arithmetic_looking_left.png", "ssgan": "classified.png"}
+PICTURES |= {"gan": "samples.png", "dcgan_faces": "samples.png", "ssgan": "classified.png"}
 PICTURES |= {"cyclegan": "translations.png", "fgsm": "attacks.png", "targeted_attack": "attacks.png"}
 PICTURES |= dict.fromkeys(("dog_svm", "mlp", "lenet", "mobilenet"), "classified.png")
 ROOT = Path(__file__).parents[1]
