@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from common.files import read_npz, write_npz
-from common.images import read_image, resize_image, to_uint8, write_image
+from common.files import read_npz, replacing, write_npz
+from common.images import read_image, resize_image, save_gif, to_uint8, write_image
 from common.textures import drawn_texture
 from common.training import History, write_history
+
+SMALLEST_SIDE = 32  # pixels of a picture, below which no network has anything to look at
 
 
 class Painting(NamedTuple):
@@ -24,7 +26,7 @@ class Painting(NamedTuple):
 
 
 def paintings(content: np.ndarray, styles: Sequence[np.ndarray], shares: Sequence[float] = ()) -> Painting:
-    """Return what `Painting` needs; the paintings are made as large as the content, without a change of form.
+    """Return a picture that is still its content, and the paintings with their shares, equal where none are given.
 
     Raises:
         InputError: there is no painting, or there are not as many shares, above 0.
@@ -37,15 +39,36 @@ def paintings(content: np.ndarray, styles: Sequence[np.ndarray], shares: Sequenc
     return Painting(content.copy(), content, list(zip(styles, shares, strict=True)))
 
 
+def layer_weights(text: str) -> dict[str, float]:
+    """Return the weight of each layer in "NAME,NAME=WEIGHT"; 1 where none is said.
+
+    Raises:
+        InputError: a weight is no number above 0, or a layer is there twice.
+    """
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        try:
+            value = float(weight or 1)
+        except ValueError:
+            value = 0.0
+        if not name or name in found or not 0 < value < np.inf:
+            raise InputError(
+                f"layers are NAME or NAME=WEIGHT with a weight above 0, each once; got {part!r} in {text!r}"
+            )
+        found[name] = value
+    return found
+
+
 def smaller(image: np.ndarray, factor: float) -> np.ndarray:
     """Return uint8 [height, width, 3] made smaller by a factor from 1."""
     height, width = image.shape[:2]
     return resize_image(image, max(1, round(height / factor)), max(1, round(width / factor)))
 
 
-def with_longer_side(image: np.ndarray, side: int) -> np.ndarray:
-    """Return uint8 [height, width, 3] in another size, whose longer side is `side`."""
-    return smaller(image, max(image.shape[:2]) / side)
+def no_larger(image: np.ndarray, side: int) -> np.ndarray:
+    """Return uint8 [height, width, 3] made smaller, where that is needed, until its longer side is `side`."""
+    return smaller(image, max(1.0, max(image.shape[:2]) / side))
 
 
 def enlarged(picture: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -53,6 +76,51 @@ def enlarged(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     import cv2
 
     return np.clip(cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC), -1, 1)
+
+
+def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return float32 [h, w, 3] in another size that is no larger, each pixel the mean of those that it stands for."""
+    import cv2
+
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def magnified_centre(picture: np.ndarray, zoom: float) -> np.ndarray:
+    """Return the centre of float32 [height, width, 3], enlarged `zoom` times, in the same size."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    matrix = np.array([[zoom, 0, (1 - zoom) * (width - 1) / 2], [0, zoom, (1 - zoom) * (height - 1) / 2]])
+    flags, mode = cv2.INTER_CUBIC, cv2.BORDER_REFLECT_101
+    return np.clip(cv2.warpAffine(picture, matrix, (width, height), flags=flags, borderMode=mode), -1, 1)
+
+
+def film_suffix(path: Path) -> str:
+    """Return .gif or .mp4. Raises InputError where the name ends in neither."""
+    if path.suffix.lower() not in (".gif", ".mp4"):
+        raise InputError(f"{path}: no name of a film; it must end in .gif or .mp4")
+    return path.suffix.lower()
+
+
+def save_film(frames: np.ndarray, path: Path, per_second: int = 15) -> Path:
+    """Write uint8 [n, height, width, 3] as a GIF, or as an MP4 in MPEG-4, which players but not all browsers show.
+
+    Raises:
+        InputError: `path` ends in neither, or OpenCV cannot write MPEG-4 here.
+    """
+    import cv2
+
+    if film_suffix(path) == ".gif":
+        return save_gif(frames, path, 1000 // per_second // 10 * 10)
+    height, width = frames.shape[1:3]
+    with replacing(path) as draft:
+        film = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*"mp4v"), per_second, (width, height))
+        if not film.isOpened():
+            raise InputError(f"{path}: this OpenCV cannot write MPEG-4; give a name that ends in .gif")
+        for frame in frames:
+            film.write(frame[..., ::-1])
+        film.release()
+    return path
 
 
 def match_colours(content: np.ndarray, style: np.ndarray) -> np.ndarray:
@@ -89,32 +157,57 @@ def save_painting(output_dir: Path | None, history: History, picture: np.ndarray
         return
     write_image(to_uint8(picture), output_dir / "samples" / f"epoch-{len(history):04d}.png")
     columns = {name: np.array([row[name] for row in history]) for name in history[0]}
-    write_npz(output_dir / "painting.npz", {"picture": picture} | columns)
+    newest = output_dir / "checkpoints" / f"step-{len(history):08d}.npz"
+    write_npz(newest, {"picture": picture} | columns)
+    for path in (output_dir / "checkpoints").glob("step-*.npz"):
+        if path != newest:
+            path.unlink()
     write_history(output_dir, history)
 
 
 def resume_painting(output_dir: Path | None) -> tuple[History, np.ndarray | None]:
     """Return what `save_painting` kept last, bit for bit; nothing where there is none."""
-    path = (output_dir or Path()) / "painting.npz"
-    if output_dir is None or not path.exists():
+    kept = sorted((output_dir / "checkpoints").glob("step-*.npz")) if output_dir is not None else []
+    if not kept:
         return [], None
-    arrays = read_npz(path)
+    arrays = read_npz(kept[-1])
     picture = arrays.pop("picture")
     rows = zip(*(values.tolist() for values in arrays.values()), strict=True)
     return [dict(zip(arrays, row, strict=True)) for row in rows], picture
 
 
-def read_painting(data: str, styles: Sequence[Path], shares: Sequence[float], side: int) -> Painting:
-    """Return a photo and paintings, with the longer side of each `side` pixels; for `sample` what the project has.
+def read_photo(data: str) -> np.ndarray:
+    """Return a photo, uint8 [height, width, 3]; for `sample` one that comes with scikit-image.
 
     Raises:
-        InputError: one of them cannot be read, or there is no painting.
+        InputError: it cannot be read, or is smaller than any network looks at.
     """
     if data == "sample":
         from skimage.data import cat
 
-        content, found = cat(), [drawn_texture("swirls", 3, 512)]
-    else:
-        content, found = read_image(Path(data)), []
-    found = [read_image(path) for path in styles] or found
-    return paintings(with_longer_side(content, side), [with_longer_side(image, side) for image in found], shares)
+        return np.array(cat())
+    photo = read_image(Path(data))
+    if min(photo.shape[:2]) < SMALLEST_SIDE:
+        height, width = photo.shape[:2]
+        raise InputError(f"{data}: {width}x{height} px; each side must be at least {SMALLEST_SIDE}")
+    return photo
+
+
+def read_painting(data: str, styles: Sequence[Path], shares: Sequence[float], side: int) -> Painting:
+    """Return a photo and paintings with a longer side of at most `side` pixels; for `sample` what the project has.
+
+    Args:
+        data: the photo's file, or `sample`.
+        styles: the paintings' files; for `sample` they may be left out.
+        shares: above 0, of each of them; equal ones where none are given.
+        side: 0 leaves the photo as it is, and makes the paintings as large.
+
+    Raises:
+        InputError: one of them cannot be read, or there is no painting, or there are not as many shares.
+    """
+    content = read_photo(data)
+    found = [read_photo(str(path)) for path in styles]
+    if not found and data == "sample":
+        found = [drawn_texture("swirls", 3, 512)]
+    content = no_larger(content, side) if side else content
+    return paintings(content, [no_larger(image, max(content.shape[:2])) for image in found], shares)

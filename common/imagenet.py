@@ -152,11 +152,12 @@ def frozen_features(network: str, weights: str, names: Sequence[str], fetch: boo
     """
     if network in APPLICATIONS:
         application = APPLICATIONS[network]
-        make = functools.partial(getattr(keras.applications, network), include_top=False, input_shape=(None, None, 3))
-        top = {"InceptionV3": "_notop", "ResNet50": "_notop", "VGG19": "_notop"}.get(network, "_no_top")
-        found = make(weights=None)
-        file = application.file.format(top=top)
-        load_pretrained(found, weights, file, functools.partial(make, weights="imagenet"), fetch)
+        network_of = getattr(keras.applications, network)
+        found = network_of(include_top=False, input_shape=(None, None, 3), weights=None)
+        top = "_notop" if network in ("InceptionV3", "ResNet50", "VGG19") else "_no_top"
+        file = application.file.removesuffix(".h5") + f"{top}.h5"
+        imagenet = functools.partial(network_of, include_top=False, weights="imagenet")
+        load_pretrained(found, weights, file, imagenet, fetch)
     elif network in ("embedded", "file"):
         path = data_file("canvas_network.keras") if network == "embedded" else Path(weights)
         found = load_network(path.parent, path.stem)

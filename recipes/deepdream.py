@@ -1,35 +1,48 @@
 """DeepDream: let a picture grow what a network sees in it, from coarse to fine.
 
-Paper    Mordvintsev, Olah & Tyka, "Inceptionism: Going Deeper into Neural Networks", Google Research 2015; what the layers
-         of a network like: Yosinski et al., ICML workshop 2015, arXiv:1506.06579.
+Paper    Mordvintsev, Olah & Tyka, "Inceptionism: Going Deeper into Neural Networks", Google Research 2015; what the
+         layers of a network like: Yosinski et al., ICML workshop 2015, arXiv:1506.06579.
 Images   uint8 [height, width, 3] at the borders; float32 in [-1, 1] before the network.
 Loss     the mean square of each chosen layer's maps, times its weight: it rises.
-Differs  1. Gradients are the sum of several, smoothed more and more: dreams without the dots of single pixels.
+Differs  1. Gradients are the sum of several, smoothed more and more: no dots of single pixels.
          2. Large pictures are dreamt in tiles, each with a margin as wide as the network looks, so that no seam shows
             and memory does not grow with the picture.
 Run      python -m recipes.deepdream                                       the demo: a photo, offline: texture dreams
          python -m recipes.deepdream dream photo.jpg out.png               any size in, the same size out
-         python -m recipes.deepdream dream photo.jpg out.png --preset vgg19 --fetch        ImageNet's eyes and dogs
-         python -m recipes.deepdream zoom photo.jpg out.gif --frames 40    into the dream, or out.mp4
+         python -m recipes.deepdream dream photo.jpg out.png --preset vgg19 --fetch     what ImageNet's network saw
+         python -m recipes.deepdream dream photo.jpg out.png --layers conv2_2=1,conv4_1=0.5 --step-size 0.02
+         python -m recipes.deepdream zoom photo.jpg out.gif --frames 60    into the dream; or out.mp4
 """
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.canvas import Canvas, enlarged, read_photo, save_film
+from common.canvas import (
+    enlarged,
+    film_suffix,
+    layer_weights,
+    magnified_centre,
+    no_larger,
+    read_photo,
+    resized,
+    resume_painting,
+    save_film,
+    save_painting,
+)
 from common.cli import run_command
 from common.errors import InputError
 from common.imagenet import frozen_features
-from common.images import from_uint8, to_uint8, write_image
+from common.images import from_uint8, save_row, to_uint8, write_image
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, start_run
-from common.training import History, write_history
+from common.runs import check_run, check_settings, finish_run, start_run
+from common.training import History
 
 # %% Configuration
 
@@ -38,25 +51,24 @@ from common.training import History, write_history
 class Config:
     """Before the embedded network, which dreams of textures; `VGG19` has the layers of a textbook."""
 
-    network: str = "embedded"  # or VGG19, InceptionV3 and others of keras.applications; or file: any Keras model
-    weights: str = ""  # imagenet, or a file of weights for that network
-    layers: str = "conv3_2,conv4_1"
-    layer_weights: str = "1,1"
-    size: int = 384  # pixels of the longer side, in the demo and in `train`; `dream` keeps the photo's own
-    epochs: int = 4  # octaves, of which each is larger than the one before; after each there is a picture
+    network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
+    weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
+    layers: str = "conv3_2,conv4_1"  # NAME or NAME=WEIGHT, separated by commas: whose maps should grow
+    size: int = 512  # most pixels of the longer side in `train` and `zoom`; 0: as the photo is, as `dream` leaves it
+    epochs: int = 4  # octaves, of which each is larger than the one before; after each there is a picture, and a save
     octave_scale: float = 1.4
     steps: int = 14  # of an octave
-    step_size: float = 0.01  # of a step, in [-1, 1], where the gradient is one standard deviation
-    smoothings: int = 3  # gradients that are added, smoothed over 0, 1, 2 and more pixels
-    variation: float = 0.0  # weight of total variation, which smooths
-    shift: int = 16  # most pixels by which the picture is moved before each step, so that no place is special
-    tile: int = 512  # pixels of a side of what is computed at once
-    margin: int = 64  # pixels around a tile that are computed with it
+    step_size: float = 0.02  # of a step, in [-1, 1]: how far a pixel moves whose gradient is one standard deviation
+    smoothings: int = 3  # gradients that are added: as it is, and smoothed over 1, 2, 4 and more pixels
+    variation: float = 0.0  # weight of total variation, which is taken from the loss: smooths
+    shift: int = 32  # most pixels by which the picture is moved before each step, so that no place is special
+    tile: int = 512  # pixels of a side of what is computed at once; a multiple of 32
+    border: int = 64  # pixels around a tile that are computed with it; a multiple of 32
     stop_at: float = 0.0  # loss at which an octave ends; 0: never
-    seed: int = 0
+    seed: int = 0  # of the shifts
 
 
-VGG19 = Config(network="VGG19", weights="imagenet", layers="block2_pool,block5_pool", layer_weights="0.3,1.5")
+VGG19 = Config(network="VGG19", weights="imagenet", layers="block2_pool=0.3,block5_pool=1.5")
 DEMO = Config()
 DEMO_RUN = Path("runs/deepdream-demo")
 
@@ -69,97 +81,194 @@ class Networks(NamedTuple):
     features: keras.Model  # images [n, height, width, 3] in [-1, 1] -> the maps of the chosen layers
 
 
+class Dream(NamedTuple):
+    """A picture that is dreamt, in place."""
+
+    picture: np.ndarray  # uint8 [height, width, 3]
+
+
 def build(config: Config = Config()) -> Networks:
     """Return the network, which gives the maps of the chosen layers. Raises ValueError for layers it has not."""
-    if config.size < 32:
+    return networks_of(config)
+
+
+def networks_of(config: Config, fetch: bool = False) -> Networks:
+    """Do the same; Keras may `fetch` the weights."""
+    check_settings(config)
+    if config.size and config.size < 32:
         raise InputError(f"size must be at least 32, got {config.size}")
-    layers, weights = config.layers.split(","), config.layer_weights.split(",")
-    if len(layers) != len(weights):
-        raise InputError(f"layer_weights must be as many as layers, got {len(weights)} for {len(layers)}")
-    return Networks(frozen_features(config.network, config.weights, layers))
+    if config.tile % 32 or config.border % 32:
+        raise InputError(f"tile and border must be multiples of 32, got {config.tile} and {config.border}")
+    return Networks(frozen_features(config.network, config.weights, list(layer_weights(config.layers)), fetch))
 
 
 # %% Loss and gradient
 
 
-def gradient_of(networks: Networks, config: Config):
-    """Return a function of a picture of any size, [1, height, width, 3] -> its loss and gradient; compiled once."""
-    (features,), weights = networks, [float(weight) for weight in config.layer_weights.split(",")]
+def make_gradient(networks: Networks, config: Config) -> Callable:
+    """Return a function of a picture of any size, [1, height, width, 3] -> its loss, and the gradient of their product.
+
+    The loss, a mean over the picture, is multiplied by its pixels, so that the gradients of parts fit together.
+    Compiled once, whatever the sizes.
+    """
+    (features,), weights = networks, list(layer_weights(config.layers).values())
+    shapes = [tf.TensorShape(shape) for shape in features.compute_output_shape((1, 1024, 1024, 3))]
+    factors = [w * 1024 * 1024 / np.prod(shape[1:]) for w, shape in zip(weights, shapes, strict=True)]
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32)])
     def gradient(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(picture)
             maps = features(picture, training=False)
-            loss = sum(w * tf.reduce_sum(tf.reduce_mean(m**2, -1)) for w, m in zip(weights, maps, strict=True))
-        return loss, tape.gradient(loss, picture)
+            loss = tf.add_n([factor * tf.reduce_sum(seen**2) for factor, seen in zip(factors, maps, strict=True)])
+            across, down = picture[:, :, 1:] - picture[:, :, :-1], picture[:, 1:] - picture[:, :-1]
+            loss -= config.variation * (tf.reduce_sum(across**2) + tf.reduce_sum(down**2))
+        pixels = tf.cast(tf.shape(picture)[1] * tf.shape(picture)[2], tf.float32)
+        return loss / pixels, tape.gradient(loss, picture)
 
     return gradient
 
 
-def tiled_gradient(gradient, picture: np.ndarray, config: Config) -> tuple[float, np.ndarray]:
-    """Return the loss a pixel and the gradient of float32 [height, width, 3], computed tile by tile.
+def tiled_gradient(gradient: Callable, picture: np.ndarray, config: Config) -> tuple[float, np.ndarray]:
+    """Return the loss and the gradient of float32 [height, width, 3], computed tile by tile.
 
-    What lies farther than `margin` from a tile has no say in the gradient inside it, if the network looks no farther.
+    What lies farther than the border from a tile has no say in the gradient inside it: nor has it in the whole
+    picture's, if the network does not look farther, as the embedded one does not.
     """
     height, width = picture.shape[:2]
     found, total = np.empty_like(picture), 0.0
     for top in range(0, height, config.tile):
         for left in range(0, width, config.tile):
-            rows = slice(max(0, top - config.margin), min(height, top + config.tile + config.margin))
-            columns = slice(max(0, left - config.margin), min(width, left + config.tile + config.margin))
+            rows = slice(max(0, top - config.border), min(height, top + config.tile + config.border))
+            columns = slice(max(0, left - config.border), min(width, left + config.tile + config.border))
             loss, part = gradient(tf.constant(picture[None, rows, columns]))
             inner = part.numpy()[0, top - rows.start :, left - columns.start :][: config.tile, : config.tile]
             found[top : top + config.tile, left : left + config.tile] = inner
-            total += float(loss) * inner.shape[0] * inner.shape[1] / (part.shape[1] * part.shape[2])
+            total += float(loss) * inner[..., 0].size
     return total / (height * width), found
 
 
 def smoothed(gradient: np.ndarray, count: int) -> np.ndarray:
-    """Return the sum of a gradient [height, width, 3] smoothed over 0, 1, 2, 4 ... pixels, each of deviation 1."""
+    """Return the sum of a gradient [height, width, 3] smoothed over 0, 1, 2, 4 ... pixels, brought to deviation 1."""
     import cv2
 
-    parts = [gradient, *(cv2.GaussianBlur(gradient, (0, 0), 2.0**number) for number in range(count - 1))]
-    total = np.sum([part / (part.std() + 1e-12) for part in parts], 0)
-    return total / (total.std() + 1e-12)
-
-
-def variation_gradient(picture: np.ndarray) -> np.ndarray:
-    """Return the gradient of half the sum of the squared steps between neighbours of [height, width, 3]."""
-    gradient = np.zeros_like(picture)
-    for axis in (0, 1):
-        steps = np.diff(picture, axis=axis)
-        after, before = (slice(1, None), slice(None, -1))
-        gradient[(after,) if axis == 0 else (slice(None), after)] += steps
-        gradient[(before,) if axis == 0 else (slice(None), before)] -= steps
-    return gradient
+    total = gradient / (gradient.std() + 1e-20)
+    for number in range(count - 1):
+        part = cv2.GaussianBlur(gradient, (0, 0), 2.0**number)
+        total += part / (part.std() + 1e-20)
+    return total / (total.std() + 1e-20)
 
 
 # %% Training: of pixels
 
 
 def train(networks: Networks, data: Dream, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Dream in place, `data.picture`; return a row for every octave, from the smallest to the picture's own size."""
-    gradient, random = gradient_of(networks, config), np.random.default_rng(config.seed)
+    """Dream in place, `data.picture`; return a row for every octave. Goes on from what `output_dir` holds."""
+    from tqdm import tqdm
+
+    gradient = make_gradient(networks, config)
     height, width = data.picture.shape[:2]
-    original, detail, history = from_uint8(data.picture).numpy(), None, []
-    for octave in range(config.epochs):
-        factor = config.octave_scale ** (config.epochs - 1 - octave)
-        size = max(32, round(height / factor)), max(32, round(width / factor))
-        base = resized(original, *size)
-        picture = base if detail is None else np.clip(base + enlarged(detail, *size), -1, 1)
-        for _ in range(config.steps):
-            rows, columns = random.integers(-config.shift, config.shift + 1, 2)
-            picture = np.roll(picture, (rows, columns), (0, 1))
-            loss, found = tiled_gradient(gradient, picture, config)
-            uphill = smoothed(found, config.smoothings) - config.variation * variation_gradient(picture)
-            picture = np.clip(picture + config.step_size * uphill, -1, 1)
-            picture = np.roll(picture, (-rows, -columns), (0, 1))
-            if 0 < config.stop_at <= loss:
-                break
-        detail = picture - base
-        history.append({"epoch": octave + 1, "pixels": size[1], "loss": loss})
+    original = from_uint8(data.picture).numpy()
+    history, picture = resume_painting(output_dir)
+    with tqdm(total=config.epochs * config.steps, desc="dreaming", unit="step", disable=None) as bar:
+        bar.update(len(history) * config.steps)
+        for octave in range(len(history), config.epochs):
+            factor = config.octave_scale ** (config.epochs - 1 - octave)
+            size = max(32, round(height / factor)), max(32, round(width / factor))
+            base = resized(original, *size)
+            if picture is not None:  # what was dreamt so far is added to a picture that has its details
+                picture = np.clip(base + enlarged(picture - resized(original, *picture.shape[:2]), *size), -1, 1)
+            picture, loss = dream_octave(gradient, base if picture is None else picture, config, octave, bar.update)
+            history.append({"epoch": octave + 1, "pixels": max(size), "loss": loss})
+            save_painting(output_dir, history, picture)
     data.picture[:] = to_uint8(picture)
-    if output_dir is not None:
-        write_history(output_dir, history)
     return history
+
+
+def dream_octave(
+    gradient: Callable, picture: np.ndarray, config: Config, seed: int, told: Callable[[], object] = lambda: None
+) -> tuple[np.ndarray, float]:
+    """Return a picture, float32 [height, width, 3], after some steps uphill, and its loss before the last."""
+    random = np.random.default_rng([config.seed, seed])
+    for _ in range(config.steps):
+        rows, columns = random.integers(-config.shift, config.shift + 1, 2)
+        picture = np.roll(picture, (rows, columns), (0, 1))
+        loss, found = tiled_gradient(gradient, picture, config)
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss}: choose a smaller step_size")
+        picture = np.clip(picture + config.step_size * smoothed(found, config.smoothings), -1, 1)
+        picture = np.roll(picture, (-rows, -columns), (0, 1))
+        told()
+        if 0 < config.stop_at <= loss:
+            break
+    return picture, loss
+
+
+# %% A whole run
+
+
+def experiment(
+    data: str = "sample", config: Config = Config(), output_dir: Path = Path("runs/deepdream"), fetch: bool = False
+) -> Path:
+    """Dream a photo, the file `data`, or go on; return a picture of it before and after."""
+    check_run(output_dir, "deepdream", config, data)
+    photo = read_photo(data)
+    photo = no_larger(photo, config.size) if config.size else photo
+    networks = networks_of(config, fetch)
+    start_run(output_dir, "deepdream", config, data)
+    started = time.monotonic()
+    dream = Dream(photo.copy())
+    train(networks, dream, config, output_dir)
+    scores = {"seconds": time.monotonic() - started}
+    write_image(dream.picture, output_dir / "dream.png")
+    beside = save_row([photo, dream.picture], output_dir / "beside.png")
+    gradient = make_gradient(networks, config)
+    for name, image in (("loss_before", photo), ("loss_after", dream.picture)):
+        scores[name] = tiled_gradient(gradient, from_uint8(image).numpy(), config)[0]
+    scores["mean_change"] = float(np.abs(dream.picture.astype(float) - photo).mean())
+    finish_run(output_dir, networks, lambda: scores)
+    return beside
+
+
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
+    """Dream scikit-image's cat before the embedded network; return a picture of it before and after."""
+    return experiment("sample", config, output_dir)
+
+
+def dream_file(source: Path, destination: Path, config: Config = Config(), fetch: bool = False) -> Path:
+    """Dream a picture; what is written is as large as what was read."""
+    dream = Dream(read_photo(str(source)))
+    train(networks_of(config, fetch), dream, config)
+    return write_image(dream.picture, destination)
+
+
+def zoom_file(
+    source: Path,
+    destination: Path,
+    frames: int = 60,
+    zoom: float = 1.03,
+    frame_steps: int = 3,
+    config: Config = Config(),
+    fetch: bool = False,
+) -> Path:
+    """Write a GIF or MP4 that falls into a dream: each frame is the one before, enlarged, and dreamt a little more.
+
+    `frames`, each `zoom` times as large as the one before, and dreamt for `frame_steps` more steps.
+    """
+    film_suffix(destination)
+    if frames < 2 or not 1 < zoom <= 2 or frame_steps < 1:
+        raise InputError(f"a film takes 2 frames, a zoom in 1..2, and 1 step: got {frames}, {zoom} and {frame_steps}")
+    photo = read_photo(str(source))
+    dream, networks = Dream(no_larger(photo, config.size) if config.size else photo), networks_of(config, fetch)
+    train(networks, dream, config)
+    gradient, picture, film = make_gradient(networks, config), from_uint8(dream.picture).numpy(), [dream.picture]
+    for number in range(1, frames):
+        few = replace(config, steps=frame_steps)
+        picture, _ = dream_octave(gradient, magnified_centre(picture, zoom), few, config.epochs + number)
+        film.append(to_uint8(picture))
+    return save_film(np.stack(film), destination)
+
+
+if __name__ == "__main__":
+    presets = {"embedded": Config(), "vgg19": VGG19, "demo": DEMO}
+    run_command(demo, presets=presets, train=experiment, dream=dream_file, zoom=zoom_file)

@@ -4,10 +4,10 @@ Paper    Gatys, Ecker & Bethge, "Image Style Transfer Using Convolutional Neural
          doi:10.1109/CVPR.2016.265 (arXiv:1508.06576); colours: Gatys et al. 2016, arXiv:1606.05897; from coarse to
          fine: Gatys et al., CVPR 2017, arXiv:1611.07865, section 6.
 Images   uint8 [height, width, 3] at the borders; float32 in [-1, 1] before the network.
-Losses   relative: what is left of the content's maps, and of the paintings' Gram matrices, as shares of their squares.
-Differs  1. The content is first given the painting's colours, as `--colours matched` says, or keeps its own.
+Differs  1. The content first gets the painting's colours, as `--colours matched` says, or keeps its own in the end.
          2. Small first, then larger: strokes become longer, and most of the work is done where it is cheap.
-         3. Losses are relative, so that one weight fits all layers and networks; edges are mirrored, pools average.
+         3. Losses are shares of what is wanted, so that one weight fits all layers and networks.
+         4. L-BFGS forgets at every save what it knew of curvature, so that a run goes on bit for bit.
 Run      python -m recipes.style_transfer                                the demo: a photo and a drawn texture, offline
          python -m recipes.style_transfer stylize photo.jpg out.png --style painting.jpg
          python -m recipes.style_transfer stylize photo.jpg out.png --style a.jpg b.jpg --shares 2 1 --colours kept
@@ -17,10 +17,11 @@ Run      python -m recipes.style_transfer                                the dem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from common.canvas import (
     Painting,
     enlarged,
     keep_colours,
+    layer_weights,
     match_colours,
     read_painting,
     resume_painting,
@@ -39,7 +41,7 @@ from common.errors import InputError
 from common.imagenet import frozen_features
 from common.images import from_uint8, resize_image, save_row, to_uint8, write_image
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, start_run
+from common.runs import check_run, check_settings, finish_run, start_run
 from common.training import History
 
 # %% Configuration
@@ -49,31 +51,27 @@ from common.training import History
 class Config:
     """Before the embedded network; `VGG19` has the paper's layers (section 3)."""
 
-    network: str = "embedded"  # or VGG19, or another of keras.applications; or file: any Keras model in a .keras file
-    weights: str = ""  # imagenet, or a file of weights for that network
-    content_layers: str = "conv3_2"  # whose maps should stay those of the content
+    network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
+    weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
+    content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
     style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # whose Gram matrices count
     content_weight: float = 1.0
     style_weight: float = 3000.0
     variation: float = 10.0  # weight of total variation, which smooths
-    colours: str = "matched"  # the content gets the painting's first; or kept: its own at the end; or free
-    start: str = "content"  # or style, or noise
-    size: int = 512  # pixels of the longer side of what is painted; `stylize` keeps the photo's own size
-    scales: int = 2  # sizes that are painted one after another, each twice the one before
-    optimizer: str = "lbfgs"  # or adam
+    colours: Literal["matched", "kept", "free"] = "matched"  # to the painting's first; or the content's at the end
+    start: Literal["content", "style", "noise"] = "content"
+    size: int = 512  # most pixels of the longer side; 0: as the photo is
+    scales: int = 3  # sizes that are painted one after another, each twice the one before
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
     learning_rate: float = 0.02  # of Adam, in [-1, 1]
     steps: int = 40  # times that the losses are computed in an epoch
     epochs: int = 2  # of each size; after each there is a picture, and a save
     seed: int = 0  # of the noise
 
 
-DEMO = Config(size=256)
-VGG19 = Config(
-    network="VGG19",
-    weights="imagenet",
-    content_layers="block4_conv2",
-    style_layers="block1_conv1,block2_conv1,block3_conv1,block4_conv1,block5_conv1",
-)
+DEMO = Config(size=384)
+VGG19_STYLE = ",".join(f"block{stage}_conv1" for stage in range(1, 6))
+VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block4_conv2", style_layers=VGG19_STYLE)
 DEMO_RUN = Path("runs/style_transfer-demo")
 
 # %% Networks
@@ -87,14 +85,22 @@ class Networks(NamedTuple):
 
 def build(config: Config = Config()) -> Networks:
     """Return the network, which gives the maps of all layers that count. Raises ValueError for layers it has not."""
-    if config.size < 32 * 2 ** (config.scales - 1):
-        least = 32 * 2 ** (config.scales - 1)
+    return networks_of(config)
+
+
+def networks_of(config: Config, fetch: bool = False) -> Networks:
+    """Do the same; Keras may `fetch` the weights."""
+    check_settings(config)
+    least = 32 * 2 ** (config.scales - 1)
+    if config.size and config.size < least:
         raise InputError(f"size must be at least {least} for {config.scales} scales, got {config.size}")
-    layers = [*config.content_layers.split(","), *config.style_layers.split(",")]
-    return Networks(frozen_features(config.network, config.weights, layers))
+    layers = [*layer_weights(config.content_layers), *layer_weights(config.style_layers)]
+    return Networks(frozen_features(config.network, config.weights, layers, fetch))
 
 
 # %% Losses
+
+LOSSES = ("content", "style", "variation", "loss")
 
 
 def gram(maps: tf.Tensor) -> tf.Tensor:
@@ -103,38 +109,45 @@ def gram(maps: tf.Tensor) -> tf.Tensor:
     return tf.matmul(flat, flat, transpose_a=True) / tf.cast(tf.shape(flat)[0], tf.float32)
 
 
-def relative(found: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
-    """Return the squared distance of two tensors as a share of the square of the second."""
-    return tf.reduce_sum((found - wanted) ** 2) / tf.reduce_sum(wanted**2)
+def share_left(found: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    """Return the squared distance of two tensors as a share of the square of the second; 0 where that is 0."""
+    return tf.math.divide_no_nan(tf.reduce_sum((found - wanted) ** 2), tf.reduce_sum(wanted**2))
 
 
 def total_variation(picture: tf.Tensor) -> tf.Tensor:
-    """Return the mean square of the steps between neighbours of [1, height, width, 3]."""
+    """Return the mean square of the steps between neighbours, across and down, of [1, height, width, 3]."""
     across, down = picture[:, :, 1:] - picture[:, :, :-1], picture[:, 1:] - picture[:, :-1]
     return tf.reduce_mean(across**2) + tf.reduce_mean(down**2)
 
 
-def objective(networks: Networks, content: np.ndarray, styles: Sequence[tuple[np.ndarray, float]], config: Config):
-    """Return a function, compiled once: a picture [1, height, width, 3] -> its losses [3] and the sum's gradient.
+def make_losses(networks: Networks, painting: Painting, config: Config) -> Callable:
+    """Return a function, compiled once: a picture [1, height, width, 3] -> its losses [4], gradient of the last.
 
-    `content` and the paintings, each with its share, are uint8 [height, width, 3].
+    The losses are of content, style and variation, and the sum of all three with the weights of the settings.
     """
-    (features,), first = networks, len(config.content_layers.split(","))
-    wanted = features(from_uint8(content[None]), training=False)[:first]
-    shares = np.array([share for _, share in styles]) / sum(share for _, share in styles)
-    seen = [features(from_uint8(style[None]), training=False)[first:] for style, _ in styles]
-    grams = [sum(s * gram(maps[layer]) for s, maps in zip(shares, seen, strict=True)) for layer in range(len(seen[0]))]
+    (features,) = networks
+    layers = [list(layer_weights(names).values()) for names in (config.content_layers, config.style_layers)]
+    content_weights, style_weights = (tf.constant(each) / sum(each) for each in layers)
+    first = len(content_weights)
+    weights = [config.content_weight, config.style_weight, config.variation]
+    wanted = features(from_uint8(painting.content[None]), training=False)[:first]
+    total = sum(share for _, share in painting.styles)
+    grams = [tf.constant(0.0)] * len(style_weights)
+    for style, share in painting.styles:
+        maps = features(from_uint8(style[None]), training=False)[first:]
+        grams = [sum_so_far + share / total * gram(seen) for sum_so_far, seen in zip(grams, maps, strict=True)]
 
     @tf.function
     def losses(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(picture)
             maps = features(picture, training=False)
-            kept = [relative(found, target) for found, target in zip(maps[:first], wanted, strict=True)]
-            painted = [relative(gram(found), target) for found, target in zip(maps[first:], grams, strict=True)]
-            parts = tf.stack([tf.reduce_mean(kept), tf.reduce_mean(painted), total_variation(picture)])
-            total = tf.reduce_sum(parts * [config.content_weight, config.style_weight, config.variation])
-        return parts, tape.gradient(total, picture)
+            kept = [share_left(found, target) for found, target in zip(maps[:first], wanted, strict=True)]
+            painted = [share_left(gram(found), target) for found, target in zip(maps[first:], grams, strict=True)]
+            content, style = tf.reduce_sum(content_weights * kept), tf.reduce_sum(style_weights * painted)
+            parts = tf.stack([content, style, total_variation(picture)])
+            total = tf.reduce_sum(weights * parts)
+        return tf.concat([parts, [total]], 0), tape.gradient(total, picture)
 
     return losses
 
@@ -144,69 +157,78 @@ def objective(networks: Networks, content: np.ndarray, styles: Sequence[tuple[np
 
 def train(networks: Networks, data: Painting, config: Config = Config(), output_dir: Path | None = None) -> History:
     """Paint in place, `data.picture`; return a row of losses for every epoch. Goes on from what `output_dir` holds."""
+    from tqdm import tqdm
+
     improve = {"lbfgs": by_lbfgs, "adam": by_adam}[config.optimizer]
-    noise = np.random.default_rng(config.seed).integers(0, 256, data.content.shape).astype(np.uint8)
-    style = resize_image(data.styles[0][0], *data.content.shape[:2])
-    starts = {"content": data.content, "style": style, "noise": noise}
+    start = {"content": data.content, "style": resize_image(data.styles[0][0], *data.content.shape[:2])}
+    start["noise"] = np.random.default_rng(config.seed).integers(0, 256, data.content.shape).astype(np.uint8)
     history, picture = resume_painting(output_dir)
-    for scale in range(len(history) // config.epochs, config.scales):
-        factor = 2 ** (config.scales - 1 - scale)
-        content, start = smaller(data.content, factor), smaller(starts[config.start], factor)
-        losses = objective(networks, content, [(smaller(image, factor), s) for image, s in data.styles], config)
-        picture = from_uint8(start).numpy() if picture is None else enlarged(picture, *content.shape[:2])
-        for epoch in range(len(history), (scale + 1) * config.epochs):
-            picture, parts = improve(losses, picture, config)
-            row = dict(zip(("content", "style", "variation"), map(float, parts), strict=True))
-            history.append({"epoch": epoch + 1, "pixels": picture.shape[1]} | row)
-            save_painting(output_dir, history, picture)
+    with tqdm(total=config.scales * config.epochs * config.steps, desc="painting", unit="step", disable=None) as bar:
+        bar.update(len(history) * config.steps)
+        for scale in range(len(history) // config.epochs, config.scales):
+            factor = 2 ** (config.scales - 1 - scale)
+            styles = [(smaller(image, factor), share) for image, share in data.styles]
+            canvas = Painting(smaller(start[config.start], factor), smaller(data.content, factor), styles)
+            losses = make_losses(networks, canvas, config)
+            size = canvas.content.shape[:2]
+            picture = from_uint8(canvas.picture).numpy() if picture is None else enlarged(picture, *size)
+
+            def told(x: tf.Tensor, losses: Callable = losses) -> tuple[tf.Tensor, tf.Tensor]:
+                parts, gradient = losses(x)
+                if not np.isfinite(parts).all():
+                    raise FloatingPointError(f"the losses became {parts}: choose smaller weights or rates")
+                bar.set_postfix_str(f"content {parts[0]:.3f}, style {parts[1]:.4f}", refresh=False)
+                bar.update()
+                return parts, gradient
+
+            for epoch in range(len(history), (scale + 1) * config.epochs):
+                picture = improve(told, picture, config)
+                found = dict(zip(LOSSES, map(float, losses(picture[None])[0]), strict=True))
+                history.append({"epoch": epoch + 1, "pixels": max(size)} | found)
+                save_painting(output_dir, history, picture)
     data.picture[:] = to_uint8(picture)
     return history
 
 
-def by_lbfgs(losses: Callable, picture: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Return a picture after so many evaluations of L-BFGS, and its losses (Gatys 2016, section 2.3).
+def by_lbfgs(losses: Callable, picture: np.ndarray, config: Config) -> np.ndarray:
+    """Return a picture, [height, width, 3], after so many evaluations of L-BFGS (Gatys, section 2.3).
 
-    SciPy wants float64, and a loss that is no smaller than what its tests for convergence call nothing.
+    SciPy wants float64, and a loss that is no smaller than what its tests for convergence take for nothing.
     """
     from scipy.optimize import minimize
 
-    weights = np.array([config.content_weight, config.style_weight, config.variation])
-    best = (np.inf, picture, np.zeros(3))
-
     def scaled(point: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal best
-        tried = point.reshape(picture.shape).astype(np.float32)
-        parts, gradient = losses(tf.constant(tried[None]))
-        value = float(weights @ parts.numpy())
-        best = min(best, (value, tried, parts.numpy()), key=lambda one: one[0])
-        return 1e3 * value, 1e3 * gradient.numpy().ravel().astype(np.float64)
+        parts, gradient = losses(tf.constant(point.reshape(1, *picture.shape), tf.float32))
+        return 1e3 * float(parts[-1]), 1e3 * gradient.numpy().ravel().astype(np.float64)
 
-    options = {"maxfun": config.steps, "maxiter": config.steps, "maxcor": 10, "ftol": 0, "gtol": 0}
-    minimize(scaled, picture.ravel().astype(np.float64), jac=True, method="L-BFGS-B", options=options)
-    return np.clip(best[1], -1, 1), best[2]
+    options = {"maxfun": config.steps - 1, "maxiter": config.steps, "maxcor": 10, "ftol": 0, "gtol": 0}
+    found = minimize(scaled, picture.ravel().astype(np.float64), jac=True, method="L-BFGS-B", options=options)
+    return np.clip(found.x.reshape(picture.shape).astype(np.float32), -1, 1)
 
 
-def by_adam(losses: Callable, picture: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Return a picture after so many steps of Adam, and its losses before the last."""
+def by_adam(losses: Callable, picture: np.ndarray, config: Config) -> np.ndarray:
+    """Return a picture, [height, width, 3], after so many steps of Adam."""
     canvas, optimizer = keras.Variable(picture[None]), keras.optimizers.Adam(config.learning_rate)
-    optimizer.build([canvas])
     for _ in range(config.steps):
-        parts, gradient = losses(canvas.value)
+        _, gradient = losses(canvas.value)
         optimizer.apply([gradient], [canvas])
         canvas.assign(tf.clip_by_value(canvas.value, -1, 1))
-    return canvas.numpy()[0], parts.numpy()
+    return canvas.numpy()[0]
 
 
-# %% A whole run
+# %% Use
 
 
 def stylize(networks: Networks, painting: Painting, config: Config, output_dir: Path | None = None) -> np.ndarray:
     """Return the painting, uint8 [height, width, 3], with the colours that the settings ask for."""
-    first = painting.styles[0][0]
-    content = match_colours(painting.content, first) if config.colours == "matched" else painting.content
-    canvas = painting._replace(picture=content.copy(), content=content)
+    content = painting.content
+    content = match_colours(content, painting.styles[0][0]) if config.colours == "matched" else content
+    canvas = Painting(content.copy(), content, painting.styles)
     train(networks, canvas, config, output_dir)
     return keep_colours(canvas.picture, painting.content) if config.colours == "kept" else canvas.picture
+
+
+# %% A whole run
 
 
 def experiment(
@@ -217,20 +239,25 @@ def experiment(
     shares: tuple[float, ...] = (),
     fetch: bool = False,
 ) -> Path:
-    """Paint a photo, the file `data`, in the manner of `style`, or go on; leave a run, return the picture."""
+    """Paint a photo, the file `data`, in the manner of paintings, or go on; return a picture that shows them all."""
     check_run(output_dir, "style_transfer", config, data)
-    networks = build(config)
     painting = read_painting(data, style, shares, config.size)
+    networks = networks_of(config, fetch)
     start_run(output_dir, "style_transfer", config, data)
+    started = time.monotonic()
     picture = stylize(networks, painting, config, output_dir)
-    path = write_image(picture, output_dir / "painting.png")
-    save_row([painting.content, *(image for image, _ in painting.styles), picture], output_dir / "styles.png")
-    finish_run(output_dir, networks, lambda: {})
-    return path
+    scores = {"seconds": time.monotonic() - started}
+    losses = make_losses(networks, painting, config)
+    for name, image in (("content", painting.content), ("painting", picture)):
+        scores[f"style_of_{name}"] = float(losses(from_uint8(image[None]))[0][1])
+    write_image(picture, output_dir / "painting.png")
+    beside = save_row([painting.content, *(image for image, _ in painting.styles), picture], output_dir / "beside.png")
+    finish_run(output_dir, networks, lambda: scores)
+    return beside
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
-    """Paint scikit-image's cat in the manner of a texture that the project draws; return the picture."""
+    """Paint scikit-image's cat in the manner of a drawn texture; return a picture of all three."""
     return experiment("sample", config, output_dir)
 
 
@@ -240,13 +267,12 @@ def stylize_file(
     style: tuple[Path, ...] = (),
     shares: tuple[float, ...] = (),
     config: Config = Config(),
+    fetch: bool = False,
 ) -> Path:
-    """Paint a photo, at the size that the settings say, in the manner of one or more paintings."""
-    networks = build(config)
+    """Paint a photo, at most as large as `--size` says, in the manner of one or more paintings."""
     painting = read_painting(str(source), style, shares, config.size)
-    return write_image(stylize(networks, painting, config), destination)
+    return write_image(stylize(networks_of(config, fetch), painting, config), destination)
 
 
 if __name__ == "__main__":
-    presets = {"embedded": Config(), "vgg19": VGG19, "demo": DEMO}
-    run_command(demo, presets=presets, train=experiment, stylize=stylize_file)
+    run_command(demo, presets={"demo": DEMO, "vgg19": VGG19}, train=experiment, stylize=stylize_file)

@@ -137,15 +137,15 @@ class Patches:
             row, column, jitter = 128, 128, 64
         scale = PATCH / CELL * np.exp(random.uniform(-0.45, 0.45))
         centre = column + random.uniform(-jitter, jitter), row + random.uniform(-jitter, jitter)
-        matrix = cv2.getRotationMatrix2D(centre, random.normal(0, 18), scale)
-        matrix[:, 2] += PATCH / 2 - np.array([column, row])
+        moved = np.array([[0, 0, PATCH / 2 - column], [0, 0, PATCH / 2 - row]])
+        matrix = cv2.getRotationMatrix2D(centre, random.normal(0, 18), scale) + moved
         if random.random() < 0.5:
             image = image[:, ::-1]
             matrix = matrix @ np.array([[-1, 0, image.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
         patch = cv2.warpAffine(image, matrix, (PATCH, PATCH), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT_101)
         mean = patch.mean()
         patch = (patch.astype(np.float32) - mean) * np.exp(random.normal(0, 0.25)) + mean + random.normal(0, 18)
-        patch *= np.exp(random.normal(0, 0.12, 3))
+        patch = patch * np.exp(random.normal(0, 0.12, 3))
         if random.random() < 0.15:
             patch = np.repeat(patch.mean(-1, keepdims=True), 3, -1)
         if random.random() < 0.4:
