@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import read_npz, replacing, write_npz
 from common.images import read_image, resize_image, save_gif, to_uint8, write_image
+from common.lazy import keras
 from common.textures import drawn_texture
 from common.training import History, write_history
 
@@ -60,9 +62,32 @@ def layer_weights(text: str) -> dict[str, float]:
     return found
 
 
-def smaller(image: np.ndarray, factor: float) -> np.ndarray:
-    """Return uint8 [height, width, 3] made smaller by a factor from 1."""
+def least_side(features: keras.Model, *pictures: np.ndarray) -> int:
+    """Return the fewest pixels a side that a network can look at.
+
+    Raises:
+        InputError: one of the `pictures`, [height, width, 3], has fewer.
+    """
+
+    def fits(side: int) -> bool:
+        try:
+            return all(min(shape[1:3]) > 0 for shape in features.compute_output_shape((1, side, side, 3)))
+        except ValueError:
+            return False
+
+    sides = range(SMALLEST_SIDE, 513)
+    least = sides[min(bisect.bisect_left(sides, True, key=fits), len(sides) - 1)]
+    for picture in pictures:
+        height, width = picture.shape[:2]
+        if min(height, width) < least:
+            raise InputError(f"a picture of {width}x{height} px; this network needs at least {least} a side")
+    return least
+
+
+def smaller(image: np.ndarray, factor: float, least: int = 1) -> np.ndarray:
+    """Return uint8 [height, width, 3] made smaller by a factor from 1, or until its shorter side is `least`."""
     height, width = image.shape[:2]
+    factor = max(1.0, min(factor, min(height, width) / least))
     return resize_image(image, max(1, round(height / factor)), max(1, round(width / factor)))
 
 
@@ -193,6 +218,60 @@ def read_photo(data: str) -> np.ndarray:
     return photo
 
 
+def read_style(style: str) -> np.ndarray:
+    """Return a painting, uint8 [height, width, 3], as `read_photo` does; for `sample` a texture that is drawn."""
+    return drawn_texture("swirls", 3, 512) if style == "sample" else read_photo(style)
+
+
+# Of those that come with scikit-image, without those of persons.
+PHOTOGRAPHS = (
+    "brick",
+    "cat",
+    "cell",
+    "clock",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "horse",
+    "hubble_deep_field",
+    "immunohistochemistry",
+    "moon",
+    "page",
+    "retina",
+    "rocket",
+    "stereo_motorcycle",
+)
+
+
+def photographs(longer_side: int = 640) -> dict[str, np.ndarray]:
+    """Return photographs that come with scikit-image, uint8 [height, width, 3], no larger than that."""
+    import skimage
+
+    found = {}
+    for name in PHOTOGRAPHS:
+        loaded = getattr(skimage.data, name)()
+        image = loaded[0] if isinstance(loaded, tuple) else loaded
+        image = image if image.dtype == np.uint8 else (255 * image).astype(np.uint8)
+        image = np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image[..., :3]
+        found[name] = no_larger(image, longer_side)
+    return found
+
+
+def photo_squares(size: int) -> np.ndarray:
+    """Return squares of the photographs, uint8 [n, size, size, 3]: whole, and parts of them, larger and smaller."""
+    squares = []
+    for image in photographs().values():
+        height, width = image.shape[:2]
+        for side in sorted({min(side, height, width) for side in (150, 300, 640)}):
+            across, down = (
+                np.linspace(0, length - side, 1 + round(1.5 * (length - side) / side)).astype(int)
+                for length in (width, height)
+            )
+            squares += [image[top : top + side, left : left + side] for top in down for left in across]
+    return np.stack([resize_image(square, size, size) for square in squares])
+
+
 def read_painting(data: str, styles: Sequence[Path], shares: Sequence[float], side: int) -> Painting:
     """Return a photo and paintings with a longer side of at most `side` pixels; for `sample` what the project has.
 
@@ -206,8 +285,6 @@ def read_painting(data: str, styles: Sequence[Path], shares: Sequence[float], si
         InputError: one of them cannot be read, or there is no painting, or there are not as many shares.
     """
     content = read_photo(data)
-    found = [read_photo(str(path)) for path in styles]
-    if not found and data == "sample":
-        found = [drawn_texture("swirls", 3, 512)]
+    found = [read_photo(str(path)) for path in styles] or [read_style("sample")] * (data == "sample")
     content = no_larger(content, side) if side else content
     return paintings(content, [no_larger(image, max(content.shape[:2])) for image in found], shares)

@@ -28,6 +28,7 @@ from common.canvas import (
     enlarged,
     film_suffix,
     layer_weights,
+    least_side,
     magnified_centre,
     no_larger,
     read_photo,
@@ -150,11 +151,11 @@ def tiled_gradient(gradient: Callable, picture: np.ndarray, config: Config) -> t
 
 def smoothed(gradient: np.ndarray, count: int) -> np.ndarray:
     """Return the sum of a gradient [height, width, 3] smoothed over 0, 1, 2, 4 ... pixels, brought to deviation 1."""
-    import cv2
+    from scipy.ndimage import gaussian_filter
 
     total = gradient / (gradient.std() + 1e-20)
     for number in range(count - 1):
-        part = cv2.GaussianBlur(gradient, (0, 0), 2.0**number)
+        part = gaussian_filter(gradient, 2.0**number, mode="mirror", axes=(0, 1))
         total += part / (part.std() + 1e-20)
     return total / (total.std() + 1e-20)
 
@@ -168,13 +169,13 @@ def train(networks: Networks, data: Dream, config: Config = Config(), output_dir
 
     gradient = make_gradient(networks, config)
     height, width = data.picture.shape[:2]
-    original = from_uint8(data.picture).numpy()
+    original, least = from_uint8(data.picture).numpy(), least_side(networks.features, data.picture)
     history, picture = resume_painting(output_dir)
     with tqdm(total=config.epochs * config.steps, desc="dreaming", unit="step", disable=None) as bar:
         bar.update(len(history) * config.steps)
         for octave in range(len(history), config.epochs):
             factor = config.octave_scale ** (config.epochs - 1 - octave)
-            size = max(32, round(height / factor)), max(32, round(width / factor))
+            size = max(least, round(height / factor)), max(least, round(width / factor))
             base = resized(original, *size)
             if picture is not None:  # what was dreamt so far is added to a picture that has its details
                 picture = np.clip(base + enlarged(picture - resized(original, *picture.shape[:2]), *size), -1, 1)

@@ -30,6 +30,7 @@ from common.canvas import (
     enlarged,
     keep_colours,
     layer_weights,
+    least_side,
     match_colours,
     read_painting,
     resume_painting,
@@ -91,9 +92,8 @@ def build(config: Config = Config()) -> Networks:
 def networks_of(config: Config, fetch: bool = False) -> Networks:
     """Do the same; Keras may `fetch` the weights."""
     check_settings(config)
-    least = 32 * 2 ** (config.scales - 1)
-    if config.size and config.size < least:
-        raise InputError(f"size must be at least {least} for {config.scales} scales, got {config.size}")
+    if config.size and config.size < 32:
+        raise InputError(f"size must be at least 32, got {config.size}")
     layers = [*layer_weights(config.content_layers), *layer_weights(config.style_layers)]
     return Networks(frozen_features(config.network, config.weights, layers, fetch))
 
@@ -162,16 +162,17 @@ def train(networks: Networks, data: Painting, config: Config = Config(), output_
     improve = {"lbfgs": by_lbfgs, "adam": by_adam}[config.optimizer]
     start = {"content": data.content, "style": resize_image(data.styles[0][0], *data.content.shape[:2])}
     start["noise"] = np.random.default_rng(config.seed).integers(0, 256, data.content.shape).astype(np.uint8)
+    least = least_side(networks.features, data.content, *(image for image, _ in data.styles))
     history, picture = resume_painting(output_dir)
     with tqdm(total=config.scales * config.epochs * config.steps, desc="painting", unit="step", disable=None) as bar:
         bar.update(len(history) * config.steps)
         for scale in range(len(history) // config.epochs, config.scales):
             factor = 2 ** (config.scales - 1 - scale)
-            styles = [(smaller(image, factor), share) for image, share in data.styles]
-            canvas = Painting(smaller(start[config.start], factor), smaller(data.content, factor), styles)
+            styles = [(smaller(image, factor, least), share) for image, share in data.styles]
+            first, content = (smaller(image, factor, least) for image in (start[config.start], data.content))
+            canvas = Painting(first, content, styles)
             losses = make_losses(networks, canvas, config)
-            size = canvas.content.shape[:2]
-            picture = from_uint8(canvas.picture).numpy() if picture is None else enlarged(picture, *size)
+            picture = from_uint8(first).numpy() if picture is None else enlarged(picture, *content.shape[:2])
 
             def told(x: tf.Tensor, losses: Callable = losses) -> tuple[tf.Tensor, tf.Tensor]:
                 parts, gradient = losses(x)
@@ -184,7 +185,7 @@ def train(networks: Networks, data: Painting, config: Config = Config(), output_
             for epoch in range(len(history), (scale + 1) * config.epochs):
                 picture = improve(told, picture, config)
                 found = dict(zip(LOSSES, map(float, losses(picture[None])[0]), strict=True))
-                history.append({"epoch": epoch + 1, "pixels": max(size)} | found)
+                history.append({"epoch": epoch + 1, "pixels": max(content.shape)} | found)
                 save_painting(output_dir, history, picture)
     data.picture[:] = to_uint8(picture)
     return history

@@ -23,6 +23,7 @@ import pytest
 import tensorflow as tf
 
 from common.batches import batches, side_by_side
+from common.canvas import paintings
 from common.standalone import copy_recipe
 from common.training import UNSUMMED, fit
 
@@ -30,7 +31,11 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
 ALLOWED_IMPORTS = {"common", "numpy", "scipy", "tqdm"} | set(sys.stdlib_module_names)
 HEAVY = {"tensorflow", "keras", "matplotlib", "scipy", "sklearn", "skimage", "cv2", "tensorflow_datasets"}
-PIXELS = ["targeted_attack"]  # what they change is a picture, before a network that does not learn
+PIXELS = [
+    "deepdream",
+    "style_transfer",
+    "targeted_attack",
+]  # they change pictures; no network learns
 STEPPED = [name for name in RECIPES if name not in ("dog_svm", *PIXELS)]  # dog_svm fits a closed objective
 TINY = {  # settings that make a recipe small enough for a test
     "adversarial_autoencoder": {
@@ -50,8 +55,17 @@ TINY = {  # settings that make a recipe small enough for a test
     "cyclegan": {"size": 32, "base_filters": 4, "residual_blocks": 1, "pool": 3, "batch_size": 2, "epochs": 2},
     "dcgan": {"size": 16, "channels": 1, "base_filters": 4, "batch_size": 2, "epochs": 2},
     "dcgan_faces": {"size": 16, "base_filters": 4, "batch_size": 2, "epochs": 2},
+    "deepdream": {"size": 32, "steps": 2, "epochs": 2},
     "dog_svm": {"size": 16, "outputs": 2, "epochs": 20},
     "face_swap": {"size": 32, "base_filters": 4, "latent_dim": 8, "batch_size": 2, "epochs": 2},
+    "fast_style_transfer": {
+        "size": 32,
+        "style_size": 40,
+        "base_filters": 4,
+        "residual_blocks": 1,
+        "batch_size": 2,
+        "epochs": 2,
+    },
     "fgsm": {"size": 8, "outputs": 2, "base_filters": 4, "batch_size": 2, "epochs": 2},
     "gan": {
         "size": 8,
@@ -75,10 +89,12 @@ TINY = {  # settings that make a recipe small enough for a test
         "batch_size": 2,
         "epochs": 2,
     },
+    "style_transfer": {"size": 32, "scales": 1, "steps": 3, "epochs": 2},
     "targeted_attack": {"network": "digits", "weights": "", "size": 28, "random_start": True, "epochs": 2},
     "vae_faces": {"size": 16, "latent_dim": 2, "base_filters": 2, "batch_size": 2, "epochs": 2},
     "vae": {"size": 8, "channels": 3, "units": 4, "latent_dim": 2, "batch_size": 2, "epochs": 2},
 }
+EMBEDDED = [((2, 32 // 2**stage, 32 // 2**stage, [32, 64, 128, 192][stage]), 0, np.inf) for stage in range(4)]
 SHAPES = {  # of each network's output, or outputs, at the settings above, for two examples, and its range
     "adversarial_autoencoder": {
         "encoder": ((2, 2), -np.inf, np.inf),
@@ -95,12 +111,17 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
         "discriminator": ((2, 1), -np.inf, np.inf),
         "averaged": ((2, 16, 16, 3), -1, 1),
     },
+    "deepdream": {"features": EMBEDDED[2:]},
     "dog_svm": {"features": ((2, 457), -np.inf, np.inf), "classifier": ((2, 2), 0, 0)},
     "face_swap": {
         "encoder": ((2, 8), -np.inf, np.inf),
         "inter": ((2, 4, 4, 16), -np.inf, np.inf),
         "decoder_a": ((2, 32, 32, 3), -1, 1),
         "decoder_b": ((2, 32, 32, 3), -1, 1),
+    },
+    "fast_style_transfer": {
+        "painter": ((2, 32, 32, 3), -1, 1),
+        "features": [EMBEDDED[2], *(stage for stage in EMBEDDED for _ in range(2))],
     },
     "fgsm": {name: ((2, 2), -np.inf, np.inf) for name in ("classifier", "hardened")},
     "gan": {"generator": ((2, 8, 8, 1), -1, 1), "discriminator": ((2, 1), -np.inf, np.inf)},
@@ -113,6 +134,7 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
         "classifier": ((2, 2), -np.inf, np.inf),
         "averaged": ((2, 2), -np.inf, np.inf),
     },
+    "style_transfer": {"features": [EMBEDDED[2], *(stage for stage in EMBEDDED for _ in range(2))]},
     "targeted_attack": {"classifier": ((2, 10), -np.inf, np.inf)},
     "vae_faces": {"encoder": [((2, 2), -np.inf, np.inf)] * 2, "decoder": ((2, 16, 16, 3), -1, 1)},
     "vae": {
@@ -129,8 +151,10 @@ PICTURES = {  # what a run leaves to look at
     "cyclegan": {"samples", "translations.png"},
     "dcgan": {"samples", "samples.png"},
     "dcgan_faces": {"samples", "samples.png"},
+    "deepdream": {"samples", "dream.png", "beside.png"},
     "dog_svm": JUDGED,
     "face_swap": {"samples", "swaps.png", "shift.npz"},
+    "fast_style_transfer": {"samples", "beside.png"},
     "fgsm": {"attacks.png", "accuracy.png"},
     "gan": {"samples", "samples.png"},
     "lenet": JUDGED,
@@ -138,6 +162,7 @@ PICTURES = {  # what a run leaves to look at
     "mobilenet": JUDGED,
     "pix2pix": {"samples", "translations.png"},
     "ssgan": {"samples", "samples.png"} | JUDGED,
+    "style_transfer": {"samples", "painting.png", "beside.png"},
     "targeted_attack": {"attacks.png"},
     "vae_faces": {"samples", "samples.png", "reconstructions.png", "attributes.png", "space.npz"},
     "vae": {"samples", "samples.png", "reconstructions.png", "manifold.png", "latents.png"},
@@ -150,7 +175,7 @@ def in_groups(names: list[str]) -> list:
 
 
 def test_every_recipe_is_under_test():
-    assert len(RECIPES) == 18
+    assert len(RECIPES) == 21
     assert sorted(TINY) == RECIPES == sorted(SHAPES) == sorted(PICTURES)
     fitted = [name for name in RECIPES if "tf.function" not in (ROOT / "recipes" / f"{name}.py").read_text()]
     assert sorted([*STEPPED, *PIXELS, *fitted]) == RECIPES
@@ -179,6 +204,10 @@ def tiny_data(name: str, config):
         return side_by_side(batches(images, 2, config.seed), stream) if name == "ssgan" else stream
     if name == "targeted_attack":
         return load(name).Attacks(images[..., :1].copy(), np.arange(4))
+    if name == "deepdream":
+        return load(name).Dream(images[0].copy())
+    if name == "style_transfer":
+        return paintings(images[0], [images[1]])
     of_two_kinds = name in ("pix2pix", "face_swap", "cyclegan")
     parts = (images, 255 - images) if of_two_kinds else (images,)
     return batches(parts, config.batch_size, config.seed, held_out=parts)
@@ -358,9 +387,9 @@ def test_two_seeded_runs_are_equal(name):
 @pytest.mark.parametrize("name", in_groups(PIXELS))
 def test_every_picture_changes_alike_in_two_runs_and_the_network_does_not(name):
     one, other = (trained(name, run) for run in (1, 2))
-    images = tiny_data(name, tiny(load(name), name)).images
-    assert not [number for number, image in enumerate(images) if np.array_equal(one.data.images[number], image)]
-    np.testing.assert_array_equal(one.data.images, other.data.images)
+    images = tiny_data(name, tiny(load(name), name))[0]
+    assert not [number for number, image in enumerate(images) if np.array_equal(one.data[0][number], image)]
+    np.testing.assert_array_equal(one.data[0], other.data[0])
     for old, new in zip(one.before, one.after, strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -407,13 +436,13 @@ def test_saved_networks_load_in_a_new_process_with_equal_outputs(tmp_path):
 def short_demo(tmp_path_factory) -> Callable[[str], tuple[list[str], str, Path]]:
     """Return a function that runs a recipe's demo, once: its command, what it says, its folder.
 
-    In two epochs, since all demos at their length take half an hour; their numbers stand in benchmarks/RESULTS.md.
+    In one epoch, since all demos at their length take half an hour; their numbers stand in benchmarks/RESULTS.md.
     """
 
     @functools.cache
     def run_demo(name: str) -> tuple[list[str], str, Path]:
         run = tmp_path_factory.mktemp(name) / "run"
-        command = [sys.executable, "-m", f"recipes.{name}", "--epochs", "2", "--output-dir", str(run)]
+        command = [sys.executable, "-m", f"recipes.{name}", "--epochs", "1", "--output-dir", str(run)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         return command, done.stdout, run
@@ -453,7 +482,7 @@ def test_a_copy_runs_alone_with_the_losses_of_the_recipe(name, short_demo, tmp_p
     code = f"""import dataclasses, pathlib, sys
 sys.path.insert(0, {str(tmp_path / "mine")!r})
 from {name} import DEMO, demo
-print(demo(dataclasses.replace(DEMO, epochs=2), pathlib.Path({str(tmp_path / "run")!r})))
+print(demo(dataclasses.replace(DEMO, epochs=1), pathlib.Path({str(tmp_path / "run")!r})))
 assert not {{"common", "recipes"}} & {{module.partition(".")[0] for module in sys.modules}}
 """
     command = [sys.executable, "-I", "-c", code]

@@ -1,7 +1,7 @@
 """Train the network before which pictures are made offline: data/canvas_network.keras, for style and texture dreams.
 
-    python -m tools.canvas_network                       some forty minutes on two cores; saves, prints what it can do
-    python -m tools.canvas_network --minutes 1 --output FILE.keras     a quick try
+    python -m tools.canvas_network                       some twenty minutes on two cores; saves, prints what it can do
+    python -m tools.canvas_network --steps 200 --output FILE.keras     a quick try
 
 It learns to tell patches of scikit-image's photographs and of drawn textures apart, however they are turned, scaled,
 blurred or recoloured: each patch of a photo is a class of its own (Dosovitskiy et al., "Discriminative Unsupervised
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from common.canvas import photographs
 from common.files import replacing
 from common.lazy import keras, tf
 from common.textures import TEXTURES, drawn_texture
@@ -29,41 +30,8 @@ SEED = 1
 PATCH = 64  # pixels that the network sees
 BATCH = 48
 FILTERS = (32, 64, 128, 192)  # of two convolutions each
-PHOTOS = (  # none of a person
-    "brick",
-    "cat",
-    "cell",
-    "clock",
-    "coffee",
-    "coins",
-    "grass",
-    "gravel",
-    "horse",
-    "hubble_deep_field",
-    "immunohistochemistry",
-    "moon",
-    "page",
-    "retina",
-    "rocket",
-    "stereo_left",
-)
 CELL = 96  # pixels a side of a photo's part that is a class
 TEXTURE_SEEDS = 40  # pictures of each kind of texture
-
-
-def photographs() -> dict[str, np.ndarray]:
-    """Return the photographs that come with scikit-image, uint8 [height, width, 3], at most 640 px wide."""
-    import cv2
-    import skimage
-
-    found = {}
-    for name in PHOTOS:
-        image = skimage.data.stereo_motorcycle()[0] if name == "stereo_left" else getattr(skimage.data, name)()
-        image = image if image.dtype == np.uint8 else (255 * image).astype(np.uint8)
-        image = np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image[..., :3]
-        scale = min(1.0, 640 / max(image.shape[:2]))
-        found[name] = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return found
 
 
 def build(classes: int) -> keras.Model:
@@ -159,8 +127,8 @@ class Patches:
         return np.stack(patches), np.array(numbers, np.int32)
 
 
-def train(minutes: float, seed: int = SEED) -> tuple[keras.Model, Patches]:
-    """Return the network after so many minutes, and where its patches came from."""
+def train(steps: int, seed: int = SEED) -> tuple[keras.Model, Patches]:
+    """Return the network after so many steps, and where its patches came from."""
     keras.utils.set_random_seed(seed)
     patches = Patches(seed)
     network = build(len(patches.names))
@@ -175,25 +143,28 @@ def train(minutes: float, seed: int = SEED) -> tuple[keras.Model, Patches]:
         optimizer.apply(tape.gradient(loss, network.trainable_variables), network.trainable_variables)
         return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32))
 
-    started, count, recent = time.monotonic(), 0, []
-    while (done := (time.monotonic() - started) / (60 * minutes)) < 1:
-        optimizer.learning_rate.assign(2e-3 * 0.5 * (1 + np.cos(np.pi * done)))
-        recent.append([float(value) for value in step(*patches.batch(BATCH))])
-        count += 1
-        if count % 200 == 0:
-            loss, right = np.mean(recent, 0)
-            print(f"{100 * done:3.0f} %, {count} steps: loss {loss:.3f}, right {right:.3f}", flush=True)
-            recent = []
+    recent = []
+    with ThreadPoolExecutor(1) as pool:  # one, so that the patches come in order
+        batch = pool.submit(patches.batch, BATCH)
+        for count in range(steps):
+            images, labels = batch.result()
+            batch = pool.submit(patches.batch, BATCH)
+            optimizer.learning_rate.assign(2e-3 * 0.5 * (1 + np.cos(np.pi * count / steps)))
+            recent.append([float(value) for value in step(images, labels)])
+            if count % 200 == 199:
+                loss, right = np.mean(recent, 0)
+                print(f"{count + 1} of {steps} steps: loss {loss:.3f}, right {right:.3f}", flush=True)
+                recent = []
     return network, patches
 
 
 def main() -> None:
     """Train, measure and save the network."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     given = parser.parse_args()
-    trained, patches = train(given.minutes)
+    trained, patches = train(given.steps)
     images, labels = patches.batch(2000, held_out=True)
     found = trained.predict(images / 127.5 - 1, 100, verbose=0).argmax(1)
     textures = labels >= len(patches.cells)

@@ -1,0 +1,247 @@
+"""Fast style transfer: train a network for one painting, then paint any picture in its manner in one pass.
+
+Paper    Johnson, Alahi & Fei-Fei, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", ECCV 2016,
+         doi:10.1007/978-3-319-46475-6_43 (arXiv:1603.08155); instance normalisation: Ulyanov et al. 2016,
+         arXiv:1607.08022.
+Images   uint8 [n, size, size, 3] at the borders; float32 in [-1, 1] in the networks.
+Differs  1. Losses are shares of what is wanted, so that one weight fits all layers and networks.
+         2. Pictures are enlarged by their nearest pixels and a convolution: no checkerboard (Odena et al. 2016,
+            doi:10.23915/distill.00003). Edges are mirrored.
+         3. The embedded network looks, or any other; the painter is half as wide as the paper's.
+Run      python -m recipes.fast_style_transfer                                        the demo: offline
+         python -m recipes.fast_style_transfer train --data DIR --style painting.jpg --output-dir runs/night
+         python -m recipes.fast_style_transfer stylize photo.jpg out.png --run runs/night      any size; or a folder
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.batches import Batches, batches, jittered
+from common.canvas import layer_weights, no_larger, photo_squares, read_style
+from common.cli import run_command
+from common.datasets import images_of
+from common.errors import InputError
+from common.imagenet import frozen_features
+from common.images import from_uint8, pad_to_multiple, save_grid, to_uint8
+from common.lazy import keras, tf
+from common.runs import check_run, convert_images, finish_run, load_network, read_run, start_run
+from common.training import History, fit, share
+
+# %% Configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Before the embedded network; `VGG19` has layers like those of the paper (section 4.1)."""
+
+    style: str = "sample"  # file of the painting; sample: a texture that the project draws
+    style_size: int = 256  # most pixels of its longer side: the larger, the longer the strokes
+    network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
+    weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
+    content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
+    style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # whose Gram matrices count
+    content_weight: float = 1.0
+    style_weight: float = 30.0
+    variation: float = 0.1  # weight of total variation, which smooths
+    size: int = 256  # pixels a side of the pictures it learns from; a multiple of 4
+    jitter: float = 1.12  # enlarged by this factor, then cropped back at random
+    base_filters: int = 16  # of the layers next to the image
+    residual_blocks: int = 5
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    epochs: int = 40
+    seed: int = 0
+
+
+VGG19_STYLE = ",".join(f"block{stage}_conv2" for stage in range(1, 5))
+VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block3_conv3", style_layers=VGG19_STYLE)
+DEMO = Config(size=128, residual_blocks=3, batch_size=2, epochs=8)
+DEMO_RUN = Path("runs/fast_style_transfer-demo")
+
+# %% Networks
+
+
+class Networks(NamedTuple):
+    """Who paints, and what looks, which does not learn."""
+
+    painter: keras.Model  # images [n, height, width, 3] in [-1, 1], sides multiples of 4 -> paintings, alike
+    features: keras.Model  # images -> maps of the content layers, then of the style's
+
+
+def build(config: Config = Config()) -> Networks:
+    """Return both networks; ValueError for a size that is no multiple of 4, or a layer that is not there."""
+    return networks_of(config)
+
+
+def networks_of(config: Config, fetch: bool = False) -> Networks:
+    """Do the same; Keras may `fetch` the weights of what looks."""
+    if config.size < 32 or config.size % 4:
+        raise InputError(f"size must be a multiple of 4, at least 32, got {config.size}")
+    layers, ops, width = keras.layers, keras.ops, config.base_filters
+    seeds = keras.random.SeedGenerator(config.seed)
+
+    def convolved(x, filters: int, kernel: int = 3, stride: int = 1, **options):
+        init = keras.initializers.HeNormal(seed=seeds)
+        edge = kernel // 2
+        x = ops.pad(x, [[0, 0], [edge, edge], [edge, edge], [0, 0]], mode="reflect")
+        return layers.Conv2D(filters, kernel, stride, kernel_initializer=init, **options)(x)
+
+    def normalised(x):
+        return layers.GroupNormalization(groups=-1, epsilon=1e-5)(x)  # -1: each channel of each image
+
+    x = images = keras.Input((None, None, 3), name="images")
+    for filters, kernel, stride in ((width, 9, 1), (2 * width, 3, 2), (4 * width, 3, 2)):
+        x = layers.ReLU()(normalised(convolved(x, filters, kernel, stride)))
+    for _ in range(config.residual_blocks):
+        y = layers.ReLU()(normalised(convolved(x, 4 * width)))
+        x = layers.Add()([x, normalised(convolved(y, 4 * width))])
+    for filters in (2 * width, width):
+        x = layers.ReLU()(normalised(convolved(layers.UpSampling2D(2)(x), filters)))
+    painter = keras.Model(images, convolved(x, 3, 9, activation="tanh"), name="painter")
+    names = [*layer_weights(config.content_layers), *layer_weights(config.style_layers)]
+    return Networks(painter, frozen_features(config.network, config.weights, names, fetch))
+
+
+# %% Losses
+
+
+def gram(maps: tf.Tensor) -> tf.Tensor:
+    """Return the mean products of every two channels over all places: [n, height, width, c] -> [n, c, c]."""
+    places = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
+    return tf.einsum("nhwc,nhwd->ncd", maps, maps) / places
+
+
+def share_left(found: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    """Return the squared distance of two tensors as a share of the square of the second, meaned over the images."""
+    axes = list(range(1, len(found.shape)))
+    return tf.reduce_mean(
+        tf.math.divide_no_nan(tf.reduce_sum((found - wanted) ** 2, axes), tf.reduce_sum(wanted**2, axes))
+    )
+
+
+def total_variation(pictures: tf.Tensor) -> tf.Tensor:
+    """Return the mean square of the steps between neighbours, across and down, of [n, height, width, 3]."""
+    across, down = pictures[:, :, 1:] - pictures[:, :, :-1], pictures[:, 1:] - pictures[:, :-1]
+    return tf.reduce_mean(across**2) + tf.reduce_mean(down**2)
+
+
+def make_losses(networks: Networks, config: Config) -> Callable:
+    """Return a function of photos and paintings, [n, height, width, 3] in [-1, 1] -> content, style, variation."""
+    _, features = networks
+    layers = [list(layer_weights(names).values()) for names in (config.content_layers, config.style_layers)]
+    content_weights, style_weights = (tf.constant(each) / sum(each) for each in layers)
+    first = len(content_weights)
+    style = no_larger(read_style(config.style), config.style_size)
+    grams = [gram(maps) for maps in features(from_uint8(style[None]), training=False)[first:]]
+
+    def losses(photos: tf.Tensor, paintings: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        wanted, maps = features(photos, training=False)[:first], features(paintings, training=False)
+        kept = [share_left(found, target) for found, target in zip(maps[:first], wanted, strict=True)]
+        painted = [share_left(gram(found), target) for found, target in zip(maps[first:], grams, strict=True)]
+        content, style = tf.reduce_sum(content_weights * kept), tf.reduce_sum(style_weights * painted)
+        return content, style, total_variation(paintings)
+
+    return losses
+
+
+# %% Training
+
+
+def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
+    """Train the painter in place on batches of uint8 images; return each epoch's mean losses."""
+    painter, _ = networks
+    losses = make_losses(networks, config)
+    optimizer = keras.optimizers.Adam(config.learning_rate)
+    optimizer.build(painter.trainable_variables)
+
+    @tf.function
+    def step(photos: tf.Tensor) -> dict[str, tf.Tensor]:
+        photos = from_uint8(photos)
+        with tf.GradientTape() as tape:
+            content, style, variation = losses(photos, painter(photos, training=True))
+            loss = config.content_weight * content + config.style_weight * style + config.variation * variation
+            loss = share(loss)
+        optimizer.apply(tape.gradient(loss, painter.trainable_variables), painter.trainable_variables)
+        return {"content": share(content), "style": share(style), "variation": share(variation)}
+
+    def sample(epoch: int) -> None:
+        if output_dir is not None and data.held_out:
+            save_beside(painter, data.held_out[0], output_dir / "samples" / f"epoch-{epoch:04d}.png")
+
+    state = networks._asdict() | {"optimizer": optimizer}
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+
+
+# %% Use
+
+
+def stylize(painter: keras.Model, image: np.ndarray) -> np.ndarray:
+    """Paint uint8 [height, width, 3] of any size; the result has the same shape and type."""
+    height, width = image.shape[:2]
+    return to_uint8(painter(from_uint8(pad_to_multiple(image, 4)[None]), training=False))[0, :height, :width]
+
+
+def save_beside(painter: keras.Model, photos: np.ndarray, path: Path) -> Path:
+    """Write a picture of up to six photos, uint8 [n, size, size, 3], above what the painter makes of them."""
+    shown = photos[:: max(1, len(photos) // 6)][:6]
+    return save_grid(np.concatenate([shown, [stylize(painter, photo) for photo in shown]]), path, len(shown))
+
+
+# %% A whole run
+
+
+def experiment(
+    data: str = "sample",
+    config: Config = Config(),
+    output_dir: Path = Path("runs/fast_style_transfer"),
+    skip_bad: bool = False,
+    fetch: bool = False,
+) -> Path:
+    """Read `data`, train a painter for one style or go on; leave a run in `output_dir`, return its picture's path."""
+    config = config if config.style == "sample" else replace(config, style=str(Path(config.style).resolve()))
+    check_run(output_dir, "fast_style_transfer", config, data)
+    read_style(config.style)
+    networks = networks_of(config, fetch)
+    photos = images_of(data, config.size, 3, functools.partial(photo_squares, config.size), skip_bad, fetch)
+    (held_out,) = photos.held_out(60)
+    load = jittered(photos, config.size, config.jitter)
+    start_run(output_dir, "fast_style_transfer", config, data)
+    train(networks, batches(photos.train, config.batch_size, config.seed, load, (held_out,)), config, output_dir)
+    picture = save_beside(networks.painter, held_out, output_dir / "beside.png")
+    finish_run(output_dir, networks, lambda: evaluate(networks, held_out, config))
+    return picture
+
+
+def evaluate(networks: Networks, photos: np.ndarray, config: Config) -> dict[str, float]:
+    """Return what is left of content and style in paintings of held-out photos, and of style in the photos."""
+    losses = make_losses(networks, config)
+    columns: dict[str, list[float]] = {"content": [], "style": [], "style_of_photos": []}
+    for photo in photos:
+        before, after = (from_uint8(image[None]) for image in (photo, stylize(networks.painter, photo)))
+        found = [*losses(before, after)[:2], losses(before, before)[1]]
+        for column, value in zip(columns.values(), found, strict=True):
+            column.append(float(value))
+    return {name: float(np.mean(column)) for name, column in columns.items()}
+
+
+def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
+    """Learn to paint in the manner of a drawn texture; return a picture of held-out photos and their paintings."""
+    return experiment("sample", config, output_dir)
+
+
+def stylize_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_bad: bool = False) -> Path:
+    """Paint an image, or every image of a folder into a folder, with the painter of a run."""
+    read_run(run, "fast_style_transfer", Config)
+    return convert_images(source, destination, functools.partial(stylize, load_network(run, "painter")), 0, skip_bad)
+
+
+if __name__ == "__main__":
+    presets = {"embedded": Config(), "vgg19": VGG19, "demo": DEMO}
+    run_command(demo, presets=presets, train=experiment, stylize=stylize_file)
