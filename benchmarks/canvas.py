@@ -281,10 +281,6 @@ def measure_dreams(content: Sequence[Path], weights: Path, output_dir: Path) -> 
 
     layers = "block_6_expand_relu,block_10_expand_relu"
     trained: dict[str, Any] = {"network": "MobileNetV2", "weights": str(weights), "layers": layers}
-        "network": "MobileNetV2",
-        "weights": str(weights),
-        "layers": "block_6_expand_relu,block_10_expand_relu",
-    }
     scores: dict[str, Any] = {}
     for network, config in (("embedded", deepdream.Config()), ("MobileNetV2", deepdream.Config(**trained))):
         networks, seconds = deepdream.build(config), []
