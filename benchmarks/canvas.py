@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import Measured, describe, machine, markdown_table, run_benchmark, write_between
-from common.canvas import match_colours, no_larger, paintings, read_painting, read_photo, read_style
+from common.canvas import canvas_of, match_colours, no_larger, read_painting, read_photo, read_style
 from common.errors import InputError
 from common.files import replacing
 from common.imagenet import caffe_images
@@ -86,7 +86,7 @@ def measure_gradients() -> dict[str, Any]:
     for name, config, side in (("embedded", embedded, SIDE), ("VGG19, random weights", vgg19, SIDE // 2)):
         single = style_transfer.build(config)
         networks = {"float32": single, "bfloat16": style_transfer.Networks(in_bfloat16(single.features))}
-        square = paintings(read_square(side), [read_style("sample")])
+        square = canvas_of(read_square(side), [(read_style("sample"), 1.0)])
         losses = {kind: style_transfer.make_losses(each, square, config) for kind, each in networks.items()}
         picture = from_uint8(square.picture[None])
         seconds: dict[str, list[float]] = {}
@@ -164,7 +164,7 @@ def measure_optimizers() -> dict[str, Any]:
     networks = style_transfer.build(config)
     style = read_style("sample")
     photo = match_colours(read_square(256), style)
-    losses = style_transfer.make_losses(networks, paintings(photo, [style]), config)
+    losses = style_transfer.make_losses(networks, canvas_of(photo, [(style, 1.0)]), config)
     start = from_uint8(photo).numpy()
     losses(start[None])
     ways: dict[str, tuple[Callable, Any]] = {"L-BFGS": (style_transfer.by_lbfgs, config)}
@@ -262,7 +262,7 @@ def measure_paintings(
         seconds, left = [], []
         for painting in style:
             for photo in content:
-                both = read_painting(str(photo), [painting], (), config.size)
+                both = read_painting(str(photo), str(painting), config.size)
                 started = time.monotonic()
                 picture = style_transfer.stylize(networks, both, config)
                 seconds.append(time.monotonic() - started)

@@ -27,37 +27,26 @@ class Painting(NamedTuple):
     styles: list[tuple[np.ndarray, float]]  # uint8 [height, width, 3], any size, each with its share
 
 
-def paintings(content: np.ndarray, styles: Sequence[np.ndarray], shares: Sequence[float] = ()) -> Painting:
-    """Return a picture that is still its content, and the paintings with their shares, equal where none are given.
+def canvas_of(content: np.ndarray, styles: Sequence[tuple[np.ndarray, float]]) -> Painting:
+    """Return a picture that is still its content."""
+    return Painting(content.copy(), content, list(styles))
+
+
+def weighted_names(text: str) -> dict[str, float]:
+    """Return the weight of each name in "NAME,NAME=WEIGHT", of layers or files; 1 where none is said.
 
     Raises:
-        InputError: there is no painting, or there are not as many shares, above 0.
-    """
-    shares = list(shares) or [1.0] * len(styles)
-    if not styles:
-        raise InputError("give a painting, --style painting.jpg; or several")
-    if len(shares) != len(styles) or min(shares) <= 0:
-        raise InputError(f"--shares takes a number above 0 for each of the {len(styles)} paintings, got {shares}")
-    return Painting(content.copy(), content, list(zip(styles, shares, strict=True)))
-
-
-def layer_weights(text: str) -> dict[str, float]:
-    """Return the weight of each layer in "NAME,NAME=WEIGHT"; 1 where none is said.
-
-    Raises:
-        InputError: a weight is no number above 0, or a layer is there twice.
+        InputError: a weight is not above 0, or a name is empty or there twice.
     """
     found: dict[str, float] = {}
     for part in text.split(","):
-        name, _, weight = part.strip().partition("=")
+        name, _, weight = part.strip().rpartition("=")
         try:
-            value = float(weight or 1)
+            value = float(weight)
         except ValueError:
-            value = 0.0
+            name, value = part.strip(), 1.0
         if not name or name in found or not 0 < value < np.inf:
-            raise InputError(
-                f"layers are NAME or NAME=WEIGHT with a weight above 0, each once; got {part!r} in {text!r}"
-            )
+            raise InputError(f"expected NAME or NAME=WEIGHT, above 0, each name once; got {part!r} in {text!r}")
         found[name] = value
     return found
 
@@ -272,19 +261,25 @@ def photo_squares(size: int) -> np.ndarray:
     return np.stack([resize_image(square, size, size) for square in squares])
 
 
-def read_painting(data: str, styles: Sequence[Path], shares: Sequence[float], side: int) -> Painting:
+def with_absolute_paths(style: str) -> str:
+    """Return what `read_painting` takes, with paths in full, so that a run goes on from another folder too."""
+    names = {name if name == "sample" else str(Path(name).resolve()): w for name, w in weighted_names(style).items()}
+    return ",".join(name if weight == 1 else f"{name}={weight:g}" for name, weight in names.items())
+
+
+def read_painting(data: str, style: str, side: int) -> Painting:
     """Return a photo and paintings with a longer side of at most `side` pixels; for `sample` what the project has.
 
     Args:
         data: the photo's file, or `sample`.
-        styles: the paintings' files; for `sample` they may be left out.
-        shares: above 0, of each of them; equal ones where none are given.
-        side: 0 leaves the photo as it is, and makes the paintings as large.
+        style: FILE or FILE=SHARE of each painting, separated by commas; or `sample`.
+        side: 0 leaves the photo as it is, and makes the paintings no larger.
 
     Raises:
-        InputError: one of them cannot be read, or there is no painting, or there are not as many shares.
+        InputError: one of them cannot be read.
     """
     content = read_photo(data)
-    found = [read_photo(str(path)) for path in styles] or [read_style("sample")] * (data == "sample")
     content = no_larger(content, side) if side else content
-    return paintings(content, [no_larger(image, max(content.shape[:2])) for image in found], shares)
+    longer = max(content.shape[:2])
+    styles = [(no_larger(read_style(name), longer), share) for name, share in weighted_names(style).items()]
+    return canvas_of(content, styles)

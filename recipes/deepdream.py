@@ -27,7 +27,6 @@ import numpy as np
 from common.canvas import (
     enlarged,
     film_suffix,
-    layer_weights,
     least_side,
     magnified_centre,
     no_larger,
@@ -36,6 +35,7 @@ from common.canvas import (
     resume_painting,
     save_film,
     save_painting,
+    weighted_names,
 )
 from common.cli import run_command
 from common.errors import InputError
@@ -100,7 +100,7 @@ def networks_of(config: Config, fetch: bool = False) -> Networks:
         raise InputError(f"size must be at least 32, got {config.size}")
     if config.tile % 32 or config.border % 32:
         raise InputError(f"tile and border must be multiples of 32, got {config.tile} and {config.border}")
-    return Networks(frozen_features(config.network, config.weights, list(layer_weights(config.layers)), fetch))
+    return Networks(frozen_features(config.network, config.weights, list(weighted_names(config.layers)), fetch))
 
 
 # %% Loss and gradient
@@ -112,7 +112,7 @@ def make_gradient(networks: Networks, config: Config) -> Callable:
     The loss, a mean over the picture, is multiplied by its pixels, so that the gradients of parts fit together.
     Compiled once, whatever the sizes.
     """
-    (features,), weights = networks, list(layer_weights(config.layers).values())
+    (features,), weights = networks, list(weighted_names(config.layers).values())
     shapes = [tf.TensorShape(shape) for shape in features.compute_output_shape((1, 1024, 1024, 3))]
     factors = [w * 1024 * 1024 / np.prod(shape[1:]) for w, shape in zip(weights, shapes, strict=True)]
 
@@ -174,13 +174,15 @@ def train(networks: Networks, data: Dream, config: Config = Config(), output_dir
     with tqdm(total=config.epochs * config.steps, desc="dreaming", unit="step", disable=None) as bar:
         bar.update(len(history) * config.steps)
         for octave in range(len(history), config.epochs):
+            started = time.monotonic()
             factor = config.octave_scale ** (config.epochs - 1 - octave)
             size = max(least, round(height / factor)), max(least, round(width / factor))
             base = resized(original, *size)
             if picture is not None:  # what was dreamt so far is added to a picture that has its details
                 picture = np.clip(base + enlarged(picture - resized(original, *picture.shape[:2]), *size), -1, 1)
             picture, loss = dream_octave(gradient, base if picture is None else picture, config, octave, bar.update)
-            history.append({"epoch": octave + 1, "pixels": max(size), "loss": loss})
+            seconds = time.monotonic() - started
+            history.append({"epoch": octave + 1, "loss": loss, "pixels": max(size), "seconds": seconds})
             save_painting(output_dir, history, picture)
     data.picture[:] = to_uint8(picture)
     return history
@@ -217,16 +219,14 @@ def experiment(
     photo = no_larger(photo, config.size) if config.size else photo
     networks = networks_of(config, fetch)
     start_run(output_dir, "deepdream", config, data)
-    started = time.monotonic()
     dream = Dream(photo.copy())
     train(networks, dream, config, output_dir)
-    scores = {"seconds": time.monotonic() - started}
+    scores = {"mean_change": float(np.abs(dream.picture.astype(float) - photo).mean())}
     write_image(dream.picture, output_dir / "dream.png")
     beside = save_row([photo, dream.picture], output_dir / "beside.png")
     gradient = make_gradient(networks, config)
     for name, image in (("loss_before", photo), ("loss_after", dream.picture)):
         scores[name] = tiled_gradient(gradient, from_uint8(image).numpy(), config)[0]
-    scores["mean_change"] = float(np.abs(dream.picture.astype(float) - photo).mean())
     finish_run(output_dir, networks, lambda: scores)
     return beside
 

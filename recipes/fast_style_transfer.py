@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.batches import Batches, batches, jittered
-from common.canvas import layer_weights, no_larger, photo_squares, read_style
+from common.canvas import no_larger, photo_squares, read_style, weighted_names, with_absolute_paths
 from common.cli import run_command
 from common.datasets import images_of
 from common.errors import InputError
@@ -105,7 +105,7 @@ def networks_of(config: Config, fetch: bool = False) -> Networks:
     for filters in (2 * width, width):
         x = layers.ReLU()(normalised(convolved(layers.UpSampling2D(2)(x), filters)))
     painter = keras.Model(images, convolved(x, 3, 9, activation="tanh"), name="painter")
-    names = [*layer_weights(config.content_layers), *layer_weights(config.style_layers)]
+    names = [*weighted_names(config.content_layers), *weighted_names(config.style_layers)]
     return Networks(painter, frozen_features(config.network, config.weights, names, fetch))
 
 
@@ -135,7 +135,7 @@ def total_variation(pictures: tf.Tensor) -> tf.Tensor:
 def make_losses(networks: Networks, config: Config) -> Callable:
     """Return a function of photos and paintings, [n, height, width, 3] in [-1, 1] -> content, style, variation."""
     _, features = networks
-    layers = [list(layer_weights(names).values()) for names in (config.content_layers, config.style_layers)]
+    layers = [list(weighted_names(names).values()) for names in (config.content_layers, config.style_layers)]
     content_weights, style_weights = (tf.constant(each) / sum(each) for each in layers)
     first = len(content_weights)
     style = no_larger(read_style(config.style), config.style_size)
@@ -205,7 +205,7 @@ def experiment(
     fetch: bool = False,
 ) -> Path:
     """Read `data`, train a painter for one style or go on; leave a run in `output_dir`, return its picture's path."""
-    config = config if config.style == "sample" else replace(config, style=str(Path(config.style).resolve()))
+    config = replace(config, style=with_absolute_paths(config.style))
     check_run(output_dir, "fast_style_transfer", config, data)
     read_style(config.style)
     networks = networks_of(config, fetch)

@@ -10,7 +10,7 @@ Differs  1. The content first gets the painting's colours, as `--colours matched
          4. L-BFGS forgets at every save what it knew of curvature, so that a run goes on bit for bit.
 Run      python -m recipes.style_transfer                                the demo: a photo and a drawn texture, offline
          python -m recipes.style_transfer stylize photo.jpg out.png --style painting.jpg
-         python -m recipes.style_transfer stylize photo.jpg out.png --style a.jpg b.jpg --shares 2 1 --colours kept
+         python -m recipes.style_transfer stylize photo.jpg out.png --style a.jpg=2,b.jpg=1 --colours kept
          python -m recipes.style_transfer stylize photo.jpg out.png --style a.jpg --preset vgg19 --fetch    as the paper
          python -m recipes.style_transfer train --data photo.jpg --style a.jpg --output-dir runs/a   stopped? goes on
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,15 +27,17 @@ import numpy as np
 
 from common.canvas import (
     Painting,
+    canvas_of,
     enlarged,
     keep_colours,
-    layer_weights,
     least_side,
     match_colours,
     read_painting,
     resume_painting,
     save_painting,
     smaller,
+    weighted_names,
+    with_absolute_paths,
 )
 from common.cli import run_command
 from common.errors import InputError
@@ -52,6 +54,7 @@ from common.training import History
 class Config:
     """Before the embedded network; `VGG19` has the paper's layers (section 3)."""
 
+    style: str = "sample"  # FILE or FILE=SHARE of paintings, separated by commas; sample: a drawn texture
     network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
     weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
     content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
@@ -94,7 +97,7 @@ def networks_of(config: Config, fetch: bool = False) -> Networks:
     check_settings(config)
     if config.size and config.size < 32:
         raise InputError(f"size must be at least 32, got {config.size}")
-    layers = [*layer_weights(config.content_layers), *layer_weights(config.style_layers)]
+    layers = [*weighted_names(config.content_layers), *weighted_names(config.style_layers)]
     return Networks(frozen_features(config.network, config.weights, layers, fetch))
 
 
@@ -126,7 +129,7 @@ def make_losses(networks: Networks, painting: Painting, config: Config) -> Calla
     The losses are of content, style and variation, and the sum of all three with the weights of the settings.
     """
     (features,) = networks
-    layers = [list(layer_weights(names).values()) for names in (config.content_layers, config.style_layers)]
+    layers = [list(weighted_names(names).values()) for names in (config.content_layers, config.style_layers)]
     content_weights, style_weights = (tf.constant(each) / sum(each) for each in layers)
     first = len(content_weights)
     weights = [config.content_weight, config.style_weight, config.variation]
@@ -183,9 +186,11 @@ def train(networks: Networks, data: Painting, config: Config = Config(), output_
                 return parts, gradient
 
             for epoch in range(len(history), (scale + 1) * config.epochs):
+                started = time.monotonic()
                 picture = improve(told, picture, config)
                 found = dict(zip(LOSSES, map(float, losses(picture[None])[0]), strict=True))
-                history.append({"epoch": epoch + 1, "pixels": max(content.shape)} | found)
+                found |= {"pixels": max(content.shape), "seconds": time.monotonic() - started}
+                history.append({"epoch": epoch + 1} | found)
                 save_painting(output_dir, history, picture)
     data.picture[:] = to_uint8(picture)
     return history
@@ -224,7 +229,7 @@ def stylize(networks: Networks, painting: Painting, config: Config, output_dir: 
     """Return the painting, uint8 [height, width, 3], with the colours that the settings ask for."""
     content = painting.content
     content = match_colours(content, painting.styles[0][0]) if config.colours == "matched" else content
-    canvas = Painting(content.copy(), content, painting.styles)
+    canvas = canvas_of(content, painting.styles)
     train(networks, canvas, config, output_dir)
     return keep_colours(canvas.picture, painting.content) if config.colours == "kept" else canvas.picture
 
@@ -236,18 +241,16 @@ def experiment(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/style_transfer"),
-    style: tuple[Path, ...] = (),
-    shares: tuple[float, ...] = (),
     fetch: bool = False,
 ) -> Path:
     """Paint a photo, the file `data`, in the manner of paintings, or go on; return a picture that shows them all."""
+    config = replace(config, style=with_absolute_paths(config.style))
     check_run(output_dir, "style_transfer", config, data)
-    painting = read_painting(data, style, shares, config.size)
+    painting = read_painting(data, config.style, config.size)
     networks = networks_of(config, fetch)
     start_run(output_dir, "style_transfer", config, data)
-    started = time.monotonic()
     picture = stylize(networks, painting, config, output_dir)
-    scores = {"seconds": time.monotonic() - started}
+    scores = {}
     losses = make_losses(networks, painting, config)
     for name, image in (("content", painting.content), ("painting", picture)):
         scores[f"style_of_{name}"] = float(losses(from_uint8(image[None]))[0][1])
@@ -265,13 +268,11 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def stylize_file(
     source: Path,
     destination: Path,
-    style: tuple[Path, ...] = (),
-    shares: tuple[float, ...] = (),
     config: Config = Config(),
     fetch: bool = False,
 ) -> Path:
     """Paint a photo, at most as large as `--size` says, in the manner of one or more paintings."""
-    painting = read_painting(str(source), style, shares, config.size)
+    painting = read_painting(str(source), config.style, config.size)
     return write_image(stylize(networks_of(config, fetch), painting, config), destination)
 
 

@@ -23,7 +23,7 @@ import pytest
 import tensorflow as tf
 
 from common.batches import batches, side_by_side
-from common.canvas import paintings
+from common.canvas import canvas_of
 from common.standalone import copy_recipe
 from common.training import UNSUMMED, fit
 
@@ -207,7 +207,7 @@ def tiny_data(name: str, config):
     if name == "deepdream":
         return load(name).Dream(images[0].copy())
     if name == "style_transfer":
-        return paintings(images[0], [images[1]])
+        return canvas_of(images[0], [(images[1], 1.0)])
     of_two_kinds = name in ("pix2pix", "face_swap", "cyclegan")
     parts = (images, 255 - images) if of_two_kinds else (images,)
     return batches(parts, config.batch_size, config.seed, held_out=parts)
