@@ -12,6 +12,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import read_npz, replacing, write_npz
 from common.images import read_image, resize_image, save_gif, to_uint8, write_image
+from common.latents import NormalMap
 from common.lazy import keras
 from common.textures import drawn_texture
 from common.training import History, write_history
@@ -24,12 +25,13 @@ class Painting(NamedTuple):
 
     picture: np.ndarray  # uint8 [height, width, 3]
     content: np.ndarray  # the same
-    styles: list[tuple[np.ndarray, float]]  # uint8 [height, width, 3], any size, each with its share
+    styles: list[tuple[np.ndarray, float]]  # uint8 [height, width, 3], any size, each with its share; sum 1
 
 
 def canvas_of(content: np.ndarray, styles: Sequence[tuple[np.ndarray, float]]) -> Painting:
-    """Return a picture that is still its content."""
-    return Painting(content.copy(), content, list(styles))
+    """Return a picture that is still its content; the shares of the paintings are brought to a sum of 1."""
+    total = sum(share for _, share in styles)
+    return Painting(content.copy(), content, [(image, share / total) for image, share in styles])
 
 
 def weighted_names(text: str) -> dict[str, float]:
@@ -40,15 +42,22 @@ def weighted_names(text: str) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for part in text.split(","):
-        name, _, weight = part.strip().rpartition("=")
+        name, sign, weight = part.strip().rpartition("=")
         try:
-            value = float(weight)
+            value = float(weight) if sign else 1.0
         except ValueError:
             name, value = part.strip(), 1.0
+        name = name if sign else part.strip()
         if not name or name in found or not 0 < value < np.inf:
             raise InputError(f"expected NAME or NAME=WEIGHT, above 0, each name once; got {part!r} in {text!r}")
         found[name] = value
     return found
+
+
+def map_shapes(features: keras.Model, side: int) -> list[tuple[int, ...]]:
+    """Return the shape of each of a network's maps, [1, height, width, channels], for a square of `side` pixels."""
+    shapes = features.compute_output_shape((1, side, side, 3))
+    return [shapes] if isinstance(shapes, tuple) and isinstance(shapes[0], int) else list(shapes)
 
 
 def least_side(features: keras.Model, *pictures: np.ndarray) -> int:
@@ -60,7 +69,7 @@ def least_side(features: keras.Model, *pictures: np.ndarray) -> int:
 
     def fits(side: int) -> bool:
         try:
-            return all(min(shape[1:3]) > 0 for shape in features.compute_output_shape((1, side, side, 3)))
+            return all(min(shape[1:3]) > 0 for shape in map_shapes(features, side))
         except ValueError:
             return False
 
@@ -73,7 +82,7 @@ def least_side(features: keras.Model, *pictures: np.ndarray) -> int:
     return least
 
 
-def smaller(image: np.ndarray, factor: float, least: int = 1) -> np.ndarray:
+def smaller(image: np.ndarray, factor: float, least: int) -> np.ndarray:
     """Return uint8 [height, width, 3] made smaller by a factor from 1, or until its shorter side is `least`."""
     height, width = image.shape[:2]
     factor = max(1.0, min(factor, min(height, width) / least))
@@ -81,8 +90,8 @@ def smaller(image: np.ndarray, factor: float, least: int = 1) -> np.ndarray:
 
 
 def no_larger(image: np.ndarray, side: int) -> np.ndarray:
-    """Return uint8 [height, width, 3] made smaller, where that is needed, until its longer side is `side`."""
-    return smaller(image, max(1.0, max(image.shape[:2]) / side))
+    """Return uint8 [height, width, 3] made smaller until its longer side is at most `side`, or its shorter side 32."""
+    return smaller(image, max(image.shape[:2]) / side, SMALLEST_SIDE)
 
 
 def enlarged(picture: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -119,6 +128,8 @@ def film_suffix(path: Path) -> str:
 def save_film(frames: np.ndarray, path: Path, per_second: int = 15) -> Path:
     """Write uint8 [n, height, width, 3] as a GIF, or as an MP4 in MPEG-4, which players but not all browsers show.
 
+    MPEG-4 needs even sides: an odd one gets its last row or column twice.
+
     Raises:
         InputError: `path` ends in neither, or OpenCV cannot write MPEG-4 here.
     """
@@ -126,6 +137,7 @@ def save_film(frames: np.ndarray, path: Path, per_second: int = 15) -> Path:
 
     if film_suffix(path) == ".gif":
         return save_gif(frames, path, 1000 // per_second // 10 * 10)
+    frames = np.pad(frames, [(0, 0), *((0, length % 2) for length in frames.shape[1:3]), (0, 0)], mode="edge")
     height, width = frames.shape[1:3]
     with replacing(path) as draft:
         film = cv2.VideoWriter(str(draft), cv2.VideoWriter.fourcc(*"mp4v"), per_second, (width, height))
@@ -140,20 +152,11 @@ def save_film(frames: np.ndarray, path: Path, per_second: int = 15) -> Path:
 def match_colours(content: np.ndarray, style: np.ndarray) -> np.ndarray:
     """Return the content with the mean and the covariance of the painting's colours, uint8 [height, width, 3].
 
-    The linear map of Gatys et al. 2016, arXiv:1606.05897, section 2.1, by way of symmetric square roots.
+    Gatys et al. 2016, arXiv:1606.05897, section 2.1, by the linear map that moves colours least.
     """
-    (mean, covariance), (wanted_mean, wanted) = (
-        (part.mean(0), np.cov(part.T) + 1e-3 * np.eye(3))
-        for part in (image.reshape(-1, 3).astype(np.float64) for image in (content, style))
-    )
-    matrix = _power(wanted, 0.5) @ _power(covariance, -0.5)
-    return np.clip(np.rint((content - mean) @ matrix.T + wanted_mean), 0, 255).astype(np.uint8)
-
-
-def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """Return a symmetric matrix without negative eigenvalues to some power."""
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.maximum(values, 1e-12) ** exponent) @ vectors.T
+    colours, wanted = (image.reshape(-1, 3).astype(np.float64) for image in (content, style))
+    matched = NormalMap.between(colours, wanted).there(colours)
+    return np.clip(np.rint(matched), 0, 255).astype(np.uint8).reshape(content.shape)
 
 
 def keep_colours(painted: np.ndarray, content: np.ndarray) -> np.ndarray:
@@ -179,11 +182,11 @@ def save_painting(output_dir: Path | None, history: History, picture: np.ndarray
     write_history(output_dir, history)
 
 
-def resume_painting(output_dir: Path | None) -> tuple[History, np.ndarray | None]:
-    """Return what `save_painting` kept last, bit for bit; nothing where there is none."""
+def resume_painting(output_dir: Path | None) -> tuple[History, np.ndarray]:
+    """Return what `save_painting` kept last, bit for bit; an empty picture where there is none."""
     kept = sorted((output_dir / "checkpoints").glob("step-*.npz")) if output_dir is not None else []
     if not kept:
-        return [], None
+        return [], np.empty((0, 0, 3), np.float32)
     arrays = read_npz(kept[-1])
     picture = arrays.pop("picture")
     rows = zip(*(values.tolist() for values in arrays.values()), strict=True)
@@ -264,7 +267,7 @@ def photo_squares(size: int) -> np.ndarray:
 def with_absolute_paths(style: str) -> str:
     """Return what `read_painting` takes, with paths in full, so that a run goes on from another folder too."""
     names = {name if name == "sample" else str(Path(name).resolve()): w for name, w in weighted_names(style).items()}
-    return ",".join(name if weight == 1 else f"{name}={weight:g}" for name, weight in names.items())
+    return ",".join(name if w == 1 and "=" not in name else f"{name}={w!r}" for name, w in names.items())
 
 
 def read_painting(data: str, style: str, side: int) -> Painting:

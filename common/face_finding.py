@@ -17,6 +17,7 @@ from common.errors import InputError
 from common.faces import drawn_faces
 from common.files import replacing
 from common.images import checked_images, find_images, read_image, resize_image, save_table
+from common.latents import NormalMap
 from common.marks import check_marked_path, with_caption, write_marked
 from common.scores import pair_scores
 
@@ -166,55 +167,11 @@ class ColourShift(NamedTuple):
         return np.clip(np.round((images - self.offset) / np.maximum(self.factor, 0.05)), 0, 255).astype(np.uint8)
 
 
-class LatentMap(NamedTuple):
-    """The linear map that takes one normal distribution of latents to another and moves them least on the way.
-
-    With covariances A and B its matrix is A^(-1/2) (A^(1/2) B A^(1/2))^(1/2) A^(-1/2) (Olkin & Pukelsheim 1982,
-    doi:10.1016/0024-3795(82)90112-4), and its inverse is the map from B to A.
-    """
-
-    matrix: np.ndarray  # float64 [d, d], symmetric
-    source: np.ndarray  # float64 [d]: the mean that is left
-    target: np.ndarray  # float64 [d]: the mean that is reached
-
-    @classmethod
-    def between(cls, source: np.ndarray, target: np.ndarray) -> LatentMap:
-        """Return the map from latents [n, d] to latents [m, d].
-
-        Where n is not much more than d a covariance is mostly chance: of each, d / (n + d) gives way to the same
-        variance in all directions (after Ledoit & Wolf 2004, doi:10.1016/S0047-259X(03)00096-4).
-        """
-
-        def covariance(latents: np.ndarray) -> np.ndarray:
-            count, dimensions = latents.shape
-            measured = np.atleast_2d(np.cov(latents, rowvar=False, bias=True))
-            even = np.eye(dimensions) * max(np.trace(measured) / dimensions, 1e-12)
-            return measured + (even - measured) * dimensions / (count + dimensions)
-
-        root = _symmetric_power(covariance(source), 0.5)
-        inverse = _symmetric_power(covariance(source), -0.5)
-        matrix = inverse @ _symmetric_power(root @ covariance(target) @ root, 0.5) @ inverse
-        return cls(matrix, source.mean(0, dtype=np.float64), target.mean(0, dtype=np.float64))
-
-    def there(self, latents: np.ndarray) -> np.ndarray:
-        """Map latents [n, d], to float32."""
-        return ((latents - self.source) @ self.matrix + self.target).astype(np.float32)
-
-    def back(self, latents: np.ndarray) -> np.ndarray:
-        """Undo `there`."""
-        return (np.linalg.solve(self.matrix, (latents - self.target).T).T + self.source).astype(np.float32)
-
-
-def _symmetric_power(matrix: np.ndarray, power: float) -> np.ndarray:
-    values, vectors = np.linalg.eigh(matrix)
-    return vectors * np.maximum(values, 1e-30) ** power @ vectors.T
-
-
 class PersonShift(NamedTuple):
     """The way from person A to person B, in the colours of faces and in the latents of an encoder."""
 
     colours: ColourShift
-    latents: LatentMap
+    latents: NormalMap
 
     def write(self, path: Path) -> None:
         """Write it as an .npz, for `read`."""
@@ -227,7 +184,7 @@ class PersonShift(NamedTuple):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 colours = ColourShift(*(arrays[name] for name in ColourShift._fields))
-                return cls(colours, LatentMap(*(arrays[name] for name in LatentMap._fields)))
+                return cls(colours, NormalMap(*(arrays[name] for name in NormalMap._fields)))
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such file; has this run finished training?") from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -160,7 +160,11 @@ def frozen_features(network: str, weights: str, names: Sequence[str], fetch: boo
         load_pretrained(found, weights, file, imagenet, fetch)
     elif network in ("embedded", "file"):
         path = data_file("canvas_network.keras") if network == "embedded" else Path(weights)
+        if path.suffix != ".keras":
+            raise InputError(f"--weights {weights}: expected a .keras file, which holds a whole network")
         found = load_network(path.parent, path.stem)
+        if [tuple(each.shape) for each in found.inputs] != [(None, None, None, 3)]:
+            raise InputError(f"{path}: does not take pictures in colour of any size, but {found.input_shape}")
     else:
         choices = ", ".join(["embedded", *APPLICATIONS, "file"])
         raise InputError(f"network must be one of {choices}, got {network!r}")
@@ -168,7 +172,7 @@ def frozen_features(network: str, weights: str, names: Sequence[str], fetch: boo
     for name in names:
         if name not in maps:
             raise InputError(f"{name!r} is no layer of {network} that gives maps; choose from {', '.join(maps)}")
-    seen = keras.Model(found.input, [maps[name] for name in names])
+    seen = keras.Model(found.inputs, [maps[name] for name in names])
     images = keras.Input((None, None, 3), name="images")
     caffe = network in APPLICATIONS and APPLICATIONS[network].caffe
     features = keras.Model(images, seen(caffe_images(images) if caffe else images), name="features")

@@ -248,15 +248,21 @@ def to_uint8(images: np.ndarray | tf.Tensor) -> np.ndarray:
     return np.clip(np.round((np.asarray(images, np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
+def image_suffix(path: Path) -> str:
+    """Return the suffix of an image's name, in small letters. Raises InputError where it has none."""
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise InputError(f"{path}: no suffix of an image; it must end in one of {' '.join(IMAGE_SUFFIXES)}")
+    return suffix
+
+
 def write_image(image: np.ndarray, path: Path) -> Path:
     """Write uint8 [height, width, 1 or 3] in the format of the path's suffix (JPEG and WebP at quality 95).
 
     Raises:
         InputError: the suffix is none of IMAGE_SUFFIXES.
     """
-    suffix = path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        raise InputError(f"{path}: no suffix of an image; it must end in one of {' '.join(IMAGE_SUFFIXES)}")
+    suffix = image_suffix(path)
     options: dict[str, Any] = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
     with replacing(path) as draft:
         _pillow_image(image).save(draft, **options)

@@ -4,12 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import InputError
 from common.files import replacing
 from common.images import save_table
+
+
+class NormalMap(NamedTuple):
+    """The linear map that takes one normal distribution to another and moves points least on the way.
+
+    With covariances A and B its matrix is A^(-1/2) (A^(1/2) B A^(1/2))^(1/2) A^(-1/2) (Olkin & Pukelsheim 1982,
+    doi:10.1016/0024-3795(82)90112-4), and its inverse is the map from B to A.
+    """
+
+    matrix: np.ndarray  # float64 [d, d], symmetric
+    source: np.ndarray  # float64 [d]: the mean that is left
+    target: np.ndarray  # float64 [d]: the mean that is reached
+
+    @classmethod
+    def between(cls, source: np.ndarray, target: np.ndarray) -> NormalMap:
+        """Return the map from points [n, d], latents or colours, to others, [m, d].
+
+        Where n is not much more than d a covariance is mostly chance: of each, d / (n + d) gives way to the same
+        variance in all directions (after Ledoit & Wolf 2004, doi:10.1016/S0047-259X(03)00096-4).
+        """
+
+        def covariance(points: np.ndarray) -> np.ndarray:
+            count, dimensions = points.shape
+            measured = np.atleast_2d(np.cov(points, rowvar=False, bias=True))
+            even = np.eye(dimensions) * max(np.trace(measured) / dimensions, 1e-12)
+            return measured + (even - measured) * dimensions / (count + dimensions)
+
+        root = _symmetric_power(covariance(source), 0.5)
+        inverse = _symmetric_power(covariance(source), -0.5)
+        matrix = inverse @ _symmetric_power(root @ covariance(target) @ root, 0.5) @ inverse
+        return cls(matrix, source.mean(0, dtype=np.float64), target.mean(0, dtype=np.float64))
+
+    def there(self, points: np.ndarray) -> np.ndarray:
+        """Map points [n, d], to float32."""
+        return ((points - self.source) @ self.matrix + self.target).astype(np.float32)
+
+    def back(self, points: np.ndarray) -> np.ndarray:
+        """Undo `there`."""
+        return (np.linalg.solve(self.matrix, (points - self.target).T).T + self.source).astype(np.float32)
+
+
+def _symmetric_power(matrix: np.ndarray, power: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * np.maximum(values, 1e-30) ** power @ vectors.T
 
 
 def nearest(latents: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:

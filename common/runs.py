@@ -71,6 +71,7 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "base_filters": (1, math.inf),
     "batch_size": (1, math.inf),
     "beta_1": (0, 0.999999),
+    "border": (32, math.inf),
     "colour": (0, 2),
     "confidence": (0, 1),
     "consistency": (0, math.inf),

@@ -29,6 +29,7 @@ from common.canvas import (
     film_suffix,
     least_side,
     magnified_centre,
+    map_shapes,
     no_larger,
     read_photo,
     resized,
@@ -40,7 +41,7 @@ from common.canvas import (
 from common.cli import run_command
 from common.errors import InputError
 from common.imagenet import frozen_features
-from common.images import from_uint8, save_row, to_uint8, write_image
+from common.images import from_uint8, image_suffix, save_row, to_uint8, write_image
 from common.lazy import keras, tf
 from common.runs import check_run, check_settings, finish_run, start_run
 from common.training import History
@@ -112,15 +113,15 @@ def make_gradient(networks: Networks, config: Config) -> Callable:
     The loss, a mean over the picture, is multiplied by its pixels, so that the gradients of parts fit together.
     Compiled once, whatever the sizes.
     """
-    (features,), weights = networks, list(weighted_names(config.layers).values())
-    shapes = [tf.TensorShape(shape) for shape in features.compute_output_shape((1, 1024, 1024, 3))]
-    factors = [w * 1024 * 1024 / np.prod(shape[1:]) for w, shape in zip(weights, shapes, strict=True)]
+    (features,), weights = networks, weighted_names(config.layers).values()
+    shapes = map_shapes(features, 1024)
+    factors = [w * 1024 * 1024 / np.prod(shape) for w, shape in zip(weights, shapes, strict=True)]
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32)])
     def gradient(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(picture)
-            maps = features(picture, training=False)
+            maps = tf.nest.flatten(features(picture, training=False))
             loss = tf.add_n([factor * tf.reduce_sum(seen**2) for factor, seen in zip(factors, maps, strict=True)])
             across, down = picture[:, :, 1:] - picture[:, :, :-1], picture[:, 1:] - picture[:, :-1]
             loss -= config.variation * (tf.reduce_sum(across**2) + tf.reduce_sum(down**2))
@@ -173,18 +174,20 @@ def train(networks: Networks, data: Dream, config: Config = Config(), output_dir
     history, picture = resume_painting(output_dir)
     with tqdm(total=config.epochs * config.steps, desc="dreaming", unit="step", disable=None) as bar:
         bar.update(len(history) * config.steps)
-        for octave in range(len(history), config.epochs):
+        for octave in range(config.epochs):
             started = time.monotonic()
             factor = config.octave_scale ** (config.epochs - 1 - octave)
             size = max(least, round(height / factor)), max(least, round(width / factor))
+            if history and history[-1]["pixels"] >= max(size):
+                continue
             base = resized(original, *size)
-            if picture is not None:  # what was dreamt so far is added to a picture that has its details
+            if len(picture):  # what was dreamt so far is added to a picture that has its details
                 picture = np.clip(base + enlarged(picture - resized(original, *picture.shape[:2]), *size), -1, 1)
-            picture, loss = dream_octave(gradient, base if picture is None else picture, config, octave, bar.update)
+            picture, loss = dream_octave(gradient, picture if len(picture) else base, config, octave, bar.update)
             seconds = time.monotonic() - started
             history.append({"epoch": octave + 1, "loss": loss, "pixels": max(size), "seconds": seconds})
             save_painting(output_dir, history, picture)
-    data.picture[:] = to_uint8(picture)
+    data.picture[:] = to_uint8(enlarged(picture, height, width))
     return history
 
 
@@ -238,6 +241,7 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 
 def dream_file(source: Path, destination: Path, config: Config = Config(), fetch: bool = False) -> Path:
     """Dream a picture; what is written is as large as what was read."""
+    image_suffix(destination)
     dream = Dream(read_photo(str(source)))
     train(networks_of(config, fetch), dream, config)
     return write_image(dream.picture, destination)

@@ -27,8 +27,9 @@ import numpy as np
 from common.batches import Batches, batches, side_by_side
 from common.cli import run_command
 from common.errors import InputError
-from common.face_finding import LatentMap, PersonShift, convert_faces, drawn_people, judge_swaps, two_people
+from common.face_finding import PersonShift, convert_faces, drawn_people, judge_swaps, two_people
 from common.images import from_uint8, save_table, to_uint8
+from common.latents import NormalMap
 from common.lazy import keras, tf
 from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.training import History, fit, share
@@ -217,7 +218,7 @@ def experiment(
     streams = [batches(faces, size, config.seed, held_out=(held_out,)) for faces, held_out in sides]
     start_run(output_dir, "face_swap", config, data, people.names)
     train(networks, side_by_side(*streams), config, output_dir)
-    shift = PersonShift(colours, LatentMap.between(*(encode(networks.encoder, faces) for faces in (moved, people.b))))
+    shift = PersonShift(colours, NormalMap.between(*(encode(networks.encoder, faces) for faces in (moved, people.b))))
     shift.write(output_dir / "shift.npz")
     picture = output_dir / "swaps.png"
     scores = judge_swaps(people, functools.partial(swap, networks, shift=shift), colours, picture)

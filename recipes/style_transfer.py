@@ -42,7 +42,7 @@ from common.canvas import (
 from common.cli import run_command
 from common.errors import InputError
 from common.imagenet import frozen_features
-from common.images import from_uint8, resize_image, save_row, to_uint8, write_image
+from common.images import from_uint8, image_suffix, resize_image, save_row, to_uint8, write_image
 from common.lazy import keras, tf
 from common.runs import check_run, check_settings, finish_run, start_run
 from common.training import History
@@ -134,11 +134,10 @@ def make_losses(networks: Networks, painting: Painting, config: Config) -> Calla
     first = len(content_weights)
     weights = [config.content_weight, config.style_weight, config.variation]
     wanted = features(from_uint8(painting.content[None]), training=False)[:first]
-    total = sum(share for _, share in painting.styles)
     grams = [tf.constant(0.0)] * len(style_weights)
     for style, share in painting.styles:
         maps = features(from_uint8(style[None]), training=False)[first:]
-        grams = [sum_so_far + share / total * gram(seen) for sum_so_far, seen in zip(grams, maps, strict=True)]
+        grams = [sum_so_far + share * gram(seen) for sum_so_far, seen in zip(grams, maps, strict=True)]
 
     @tf.function
     def losses(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -169,13 +168,14 @@ def train(networks: Networks, data: Painting, config: Config = Config(), output_
     history, picture = resume_painting(output_dir)
     with tqdm(total=config.scales * config.epochs * config.steps, desc="painting", unit="step", disable=None) as bar:
         bar.update(len(history) * config.steps)
-        for scale in range(len(history) // config.epochs, config.scales):
-            factor = 2 ** (config.scales - 1 - scale)
+        for factor in (2**halvings for halvings in reversed(range(config.scales))):
             styles = [(smaller(image, factor, least), share) for image, share in data.styles]
             first, content = (smaller(image, factor, least) for image in (start[config.start], data.content))
-            canvas = Painting(first, content, styles)
-            losses = make_losses(networks, canvas, config)
-            picture = from_uint8(first).numpy() if picture is None else enlarged(picture, *content.shape[:2])
+            pixels = max(content.shape)
+            if history and history[-1]["pixels"] > pixels:
+                continue
+            losses = make_losses(networks, Painting(first, content, styles), config)
+            picture = enlarged(picture, *content.shape[:2]) if len(picture) else from_uint8(first).numpy()
 
             def told(x: tf.Tensor, losses: Callable = losses) -> tuple[tf.Tensor, tf.Tensor]:
                 parts, gradient = losses(x)
@@ -185,14 +185,14 @@ def train(networks: Networks, data: Painting, config: Config = Config(), output_
                 bar.update()
                 return parts, gradient
 
-            for epoch in range(len(history), (scale + 1) * config.epochs):
+            for _ in range(sum(row["pixels"] == pixels for row in history), config.epochs):
                 started = time.monotonic()
                 picture = improve(told, picture, config)
                 found = dict(zip(LOSSES, map(float, losses(picture[None])[0]), strict=True))
-                found |= {"pixels": max(content.shape), "seconds": time.monotonic() - started}
-                history.append({"epoch": epoch + 1} | found)
+                found |= {"pixels": pixels, "seconds": time.monotonic() - started}
+                history.append({"epoch": len(history) + 1} | found)
                 save_painting(output_dir, history, picture)
-    data.picture[:] = to_uint8(picture)
+    data.picture[:] = to_uint8(enlarged(picture, *data.content.shape[:2]))
     return history
 
 
@@ -250,10 +250,8 @@ def experiment(
     networks = networks_of(config, fetch)
     start_run(output_dir, "style_transfer", config, data)
     picture = stylize(networks, painting, config, output_dir)
-    scores = {}
-    losses = make_losses(networks, painting, config)
-    for name, image in (("content", painting.content), ("painting", picture)):
-        scores[f"style_of_{name}"] = float(losses(from_uint8(image[None]))[0][1])
+    losses, both = make_losses(networks, painting, config), {"content": painting.content, "painting": picture}
+    scores = {f"style_of_{name}": float(losses(from_uint8(image[None]))[0][1]) for name, image in both.items()}
     write_image(picture, output_dir / "painting.png")
     beside = save_row([painting.content, *(image for image, _ in painting.styles), picture], output_dir / "beside.png")
     finish_run(output_dir, networks, lambda: scores)
@@ -272,6 +270,7 @@ def stylize_file(
     fetch: bool = False,
 ) -> Path:
     """Paint a photo, at most as large as `--size` says, in the manner of one or more paintings."""
+    image_suffix(destination)
     painting = read_painting(str(source), config.style, config.size)
     return write_image(stylize(networks_of(config, fetch), painting, config), destination)
 

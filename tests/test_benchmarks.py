@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
+import io
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +20,19 @@ from PIL import Image
 
 import recipes.dcgan
 import recipes.dcgan_faces
+import recipes.deepdream
 import recipes.dog_svm
 import recipes.fgsm
 import recipes.gan
 import recipes.mlp
 import recipes.mobilenet
 import recipes.pix2pix
+import recipes.style_transfer
 from benchmarks import (
     adversarial,
     attacks,
     autoencoders,
+    canvas,
     clothes,
     dcgan,
     markdown_table,
@@ -38,7 +45,7 @@ from common.attacked import Attacked
 from common.clothes import drawn_clothes
 from common.errors import InputError
 from common.faces import drawn_faces
-from common.images import LABEL_COLOURS, read_image
+from common.images import LABEL_COLOURS, read_image, write_image
 from common.labelled import Split
 from common.lazy import keras
 from common.runs import start_run
@@ -88,7 +95,7 @@ def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, line, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pix2pix", "dcgan", "clothes", "autoencoders", "adversarial"])
+@pytest.mark.parametrize("name", ["pix2pix", "dcgan", "clothes", "autoencoders", "adversarial", "canvas"])
 def test_help_comes_without_tensorflow(name):
     code = f"import sys, runpy; sys.argv = ['{name}.py', '--help']\n"
     code += f"try: runpy.run_module('benchmarks.{name}', None, '__main__')\nfinally: print('tensorflow' in sys.modules)"
@@ -664,3 +671,318 @@ def test_libraries_move_the_same_pixels(tmp_path):
     for key, value in scores.items():
         if key.endswith("equal"):
             assert value == 1 if "1 step" in key else value > 0.999, (key, value)  # signs of what is all but 0
+
+
+# %% Canvas
+
+
+def looking(*filters: int, kernel: int = 3, seed: int = 0) -> keras.Model:
+    """Convolutions without padding, the size halved between them: images -> the maps of all."""
+    x = images = keras.Input((None, None, 3))
+    maps = []
+    for number, count in enumerate(filters):
+        x = keras.layers.AveragePooling2D(2)(x) if number else x
+        init = keras.initializers.HeNormal(seed=seed + number)
+        x = keras.layers.Conv2D(count, kernel, activation="relu", kernel_initializer=init, name=f"conv{number + 1}")(x)
+        maps.append(x)
+    return keras.Model(images, maps)
+
+
+def within(network: keras.Model) -> keras.Model:
+    """The same as a layer of another, as it comes from `frozen_features`."""
+    images = keras.Input((None, None, 3))
+    return keras.Model(images, network(images))
+
+
+def test_the_work_of_convolutions_is_counted_by_hand():
+    """Of 20 pixels a side 18 are left, then 9 and 7, then 3 and 1; a product and a sum each."""
+    expected = 2 * (18**2 * 9 * 3 * 4 + 7**2 * 9 * 4 * 5 + 1 * 9 * 5 * 6)
+    assert canvas.convolution_work(looking(4, 5, 6), 20) == expected
+    assert canvas.convolution_work(within(looking(4, 5, 6)), 20) == expected
+    assert canvas.convolution_work(looking(7), 12) == 2 * 10**2 * 9 * 3 * 7
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_network_in_bfloat16_gives_nearly_the_same_in_float32(wrapped):
+    network = within(looking(8, 12)) if wrapped else looking(8, 12)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 24, 20, 3)).astype(np.float32)
+    for maps, expected in zip(canvas.in_bfloat16(network)(images), network(images), strict=True):
+        found, expected = maps.numpy(), expected.numpy()
+        assert found.dtype == np.float32 and found.shape == expected.shape
+        assert 1e-4 * np.linalg.norm(expected) < np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+        np.testing.assert_array_equal(tf.cast(tf.cast(maps, tf.bfloat16), tf.float32), found)
+
+
+def test_a_network_in_bfloat16_has_the_same_weights_and_the_first_keeps_its_precision():
+    network = looking(3, 4)
+    cast = canvas.in_bfloat16(network)
+    for before, after in zip(network.weights, cast.weights, strict=True):
+        assert before.dtype == after.dtype == "float32"
+        np.testing.assert_array_equal(before, after)
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+
+
+def squeezenet_arrays() -> dict[str, Any]:
+    """SqueezeNet with one to four filters in each layer."""
+    generator = np.random.default_rng(0)
+    shapes = {"conv1": (3, 3, 3, 4)}
+    channels = 4
+    for number in range(2, 10):
+        narrow, ones, threes = number % 3 + 1, number % 2 + 1, 3
+        shapes[f"fire{number}/squeeze1x1"] = (1, 1, channels, narrow)
+        shapes[f"fire{number}/expand1x1"] = (1, 1, narrow, ones)
+        shapes[f"fire{number}/expand3x3"] = (3, 3, narrow, threes)
+        channels = ones + threes
+    arrays = {}
+    for name, shape in shapes.items():
+        arrays[f"{name}/kernel"] = generator.normal(0.1, 0.4, shape).astype(np.float32)
+        arrays[f"{name}/bias"] = generator.normal(0.3, 0.2, shape[-1]).astype(np.float32)
+    return arrays
+
+
+def squeezenet_written_out(arrays: dict[str, Any], picture: np.ndarray) -> dict[str, np.ndarray]:
+    """The maps of conv1 and of each fire for [height, width, 3] in [-1, 1]."""
+
+    def convolved(x: np.ndarray, name: str) -> np.ndarray:
+        kernel, bias = arrays[f"{name}/kernel"].astype(np.float64), arrays[f"{name}/bias"]
+        edge = len(kernel) // 2
+        padded = np.pad(x, [(edge, edge), (edge, edge), (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], (0, 1))
+        return np.maximum(np.tensordot(windows, kernel, ((2, 3, 4), (2, 0, 1))) + bias, 0)
+
+    def halved(x: np.ndarray) -> np.ndarray:
+        height, width, channels = x.shape
+        return x.reshape(height // 2, 2, width // 2, 2, channels).mean((1, 3))
+
+    blue_green_red = 127.5 * (picture[..., ::-1] + 1) - [103.939, 116.779, 123.68]
+    maps = {"conv1": convolved(blue_green_red, "conv1")}
+    x = halved(maps["conv1"])
+    for number in range(2, 10):
+        x = convolved(halved(x) if number in (2, 4, 6) else x, f"fire{number}/squeeze1x1")
+        x = np.concatenate([convolved(x, f"fire{number}/expand{size}x{size}") for size in (1, 3)], -1)
+        maps[f"fire{number}"] = x
+    return maps
+
+
+def test_squeezenet_is_the_one_written_out_in_numpy(tmp_path):
+    arrays = squeezenet_arrays()
+    np.savez(tmp_path / "squeezenet.npz", **arrays)
+    network = canvas.squeezenet_layers(tmp_path / "squeezenet.npz")
+    picture = np.random.default_rng(1).uniform(-1, 1, (32, 48, 3))
+    maps = squeezenet_written_out(arrays, picture)
+    assert maps["fire9"].shape == (2, 3, 5) and maps["fire9"].max() > 0
+    seen = keras.Model(network.input, [network.get_layer(name).output for name in maps])
+    for found, (name, expected) in zip(seen(picture[None].astype(np.float32)), maps.items(), strict=True):
+        np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+    np.testing.assert_array_equal(network(picture[None].astype(np.float32)), found)
+
+
+def test_squeezenet_takes_white_for_255_less_the_means_of_blue_green_and_red(tmp_path):
+    arrays = squeezenet_arrays()
+    kernel = np.zeros((3, 3, 3, 4), np.float32)
+    kernel[1, 1, [0, 1, 2], [0, 1, 2]] = 1
+    np.savez(tmp_path / "squeezenet.npz", **arrays | {"conv1/kernel": kernel, "conv1/bias": np.zeros(4, np.float32)})
+    network = canvas.squeezenet_layers(tmp_path / "squeezenet.npz")
+    conv1 = keras.Model(network.input, network.get_layer("conv1").output)
+    white, red = np.ones((1, 16, 16, 3), np.float32), np.array([1, -1, -1], np.float32) * np.ones((1, 16, 16, 1))
+    np.testing.assert_allclose(conv1(white)[0, 0, 0], [151.061, 138.221, 131.32, 0], rtol=1e-5)
+    np.testing.assert_allclose(conv1(red)[0, 5, 5], [0, 0, 131.32, 0], rtol=1e-5)
+
+
+def test_tables_of_pictures_made_through_a_network():
+    numbers = {
+        "gradients": {
+            "embedded, 512 px, float32": {"seconds": 2.0, "rate": 50.0, "peak": 100.0, "share": 0.5},
+            "embedded, 512 px, bfloat16": {"seconds": 1.0, "cosine": 0.999, "faster": 2.0},
+        },
+        "optimizers": {"L-BFGS": {f"{limit} s": limit / 1000 for limit in canvas.SECONDS} | {"evaluations": 88}},
+        "megapixels": {"4000 x 3000 px, 2 steps": {"seconds": 60.0, "gigabytes": 3.5}},
+        "paintings": {"embedded": {"paintings": 6, "seconds": 30.0, "left": 0.125}},
+        "dreams": {"MobileNetV2": {"dreams": 4, "seconds": 12.0}},
+    }
+    text = canvas.tables(numbers)
+    for line in (
+        "| a gradient | seconds | GFLOP/s | of a matrix product | share | faster than float32 | "
+        "cosine to float32's gradient |",
+        "| embedded, 512 px, float32 | 2.000 | 50.000 | 100.000 | 0.500 |  |  |",
+        "| embedded, 512 px, bfloat16 | 1.000 |  |  |  | 2.000 | 0.999 |",
+        "| lowest loss after | 5 s | 10 s | 20 s | 40 s | 80 s | evaluations |",
+        "| L-BFGS | 0.005 | 0.010 | 0.020 | 0.040 | 0.080 | 88 |",
+        "| 4000 x 3000 px, 2 steps | 60.000 | 3.500 |",
+        "| paintings | paintings | seconds each | style loss left, of the photo's |",
+        "| embedded | 6 | 30.000 | 0.125 |",
+        "| MobileNetV2 | 4 | 12.000 |",
+    ):
+        assert line in text.splitlines()
+    assert "lowest loss" not in canvas.tables({"dreams": numbers["dreams"]}) and canvas.tables({}) == ""
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"only": ("dream",)}, "'dream' is none of gradients, optimizers, megapixels that can be measured"),
+    ({"only": ("gradients", "paintings"), "content": (Path("a.png"),)}, "'paintings' is none of"),
+    ({"only": ("dreams",), "weights": Path("weights.h5")}, "'dreams' is none of"),
+])  # fmt: skip
+def test_what_of_pictures_cannot_be_measured_with_what_was_given(given, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        canvas.measure(output_dir=tmp_path, **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_measured_once_and_only_what_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # which takes most of the time
+    asked = []
+
+    def fake(name):
+        def measure(*given):
+            asked.append((name, *given))
+            return {name: {"seconds": float(len(asked))}}
+
+        return measure
+
+    for name in ("gradients", "optimizers", "megapixels", "paintings", "dreams"):
+        monkeypatch.setattr(canvas, f"measure_{name}", fake(name))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- canvas -->\n<!-- canvas -->\n")
+    files = {"content": (Path("a.png"),), "style": (Path("b.png"),), "weights": Path("w.h5"), "output_dir": tmp_path}
+    canvas.measure(**files, only=("dreams", "gradients"))
+    assert asked == [("gradients",), ("dreams", (Path("a.png"),), Path("w.h5"), tmp_path)]
+    for _ in range(2):
+        canvas.measure(**files, results=page)
+    assert [name for name, *_ in asked] == ["gradients", "dreams", "optimizers", "megapixels", "paintings"]
+    assert asked[-1] == ("paintings", (Path("a.png"),), (Path("b.png"),), None, tmp_path)
+    assert "| dreams |  | 2.000 |" in page.read_text() and "| dreams |  | 2.000 |" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "canvas.json").read_text())) == {name for name, *_ in asked}
+
+
+def style_left(network: keras.Model, picture: np.ndarray, style: np.ndarray) -> float:
+    """What is left of the style loss before one convolution of single pixels."""
+    kernel, bias = (part.astype(np.float64) for part in network.get_layer("conv1").get_weights())
+
+    def products(image: np.ndarray) -> np.ndarray:
+        maps = np.maximum((image.reshape(-1, 3) / 127.5 - 1) @ kernel[0, 0] + bias, 0)
+        return maps.T @ maps / len(maps)
+
+    return ((products(picture) - products(style)) ** 2).sum() / (products(style) ** 2).sum()
+
+
+@pytest.mark.slow
+def test_each_photo_is_painted_in_the_manner_of_each_painting(tmp_path, monkeypatch):
+    """Before two networks of one convolution, of which one stands for SqueezeNet."""
+    networks = {name: looking(5, kernel=1, seed=seed) for seed, name in enumerate(("embedded", "SqueezeNet"))}
+    networks["embedded"].save(tmp_path / "one.keras")
+    monkeypatch.setattr(canvas, "squeezenet_layers", lambda path: networks["SqueezeNet"])
+    layers = {"content_layers": "conv1", "style_layers": "conv1"}
+    monkeypatch.setattr(canvas, "SQUEEZENET", {"network": "file"} | layers)
+    little = {
+        "network": "file",
+        "weights": str(tmp_path / "one.keras"),
+        "size": 32,
+        "scales": 1,
+        "epochs": 1,
+        "steps": 3,
+    }
+    config = recipes.style_transfer.Config
+    monkeypatch.setattr(recipes.style_transfer, "Config", lambda **given: config(**little | layers | given))
+    photo, painting = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    painting //= 3
+    files = [write_image(photo, tmp_path / "cat.png"), write_image(painting, tmp_path / "night.png")]
+    scores = canvas.measure_paintings(files[:1], files[1:], tmp_path / "arrays.npz", tmp_path / "out")
+    assert scores.keys() == networks.keys()
+    for name, row in scores.items():
+        painted = read_image(tmp_path / "out" / name / "night-cat.png")
+        assert painted.shape == photo.shape and row["paintings"] == 1 and row["seconds"] > 0
+        after, before = (style_left(networks[name], image, painting) for image in (painted, photo))
+        assert row["left"] == pytest.approx(after / before, rel=1e-2, abs=1e-4) and row["left"] < 0.5
+
+
+@pytest.mark.slow
+def test_a_gradient_is_timed_in_two_precisions_beside_a_product_of_matrices(monkeypatch):
+    monkeypatch.setattr(canvas, "SIDE", 40)
+    monkeypatch.setattr(canvas, "ROUNDS", 2)
+    monkeypatch.setattr(canvas, "PRODUCT_SIDE", 64)
+    network = within(looking(4, 6))
+    monkeypatch.setattr(recipes.style_transfer, "build", lambda config: recipes.style_transfer.Networks(network))
+    config = recipes.style_transfer.Config(content_layers="conv1", style_layers="conv2")
+    monkeypatch.setattr(recipes.style_transfer, "VGG19", config)
+    monkeypatch.setattr(recipes.style_transfer, "Config", lambda: config)
+    scores = canvas.measure_gradients()
+    assert list(scores) == [
+        f"{name} px, {kind}"
+        for name in ("embedded, 40", "VGG19, random weights, 20")
+        for kind in ("float32", "bfloat16")
+    ]
+    for (name, row), side in zip(scores.items(), (40, 40, 20, 20), strict=True):
+        work = 4 * ((side - 2) ** 2 * 9 * 3 * 4 + ((side - 2) // 2 - 2) ** 2 * 9 * 4 * 6) / 1e9
+        assert row["rate"] * row["seconds"] == pytest.approx(work)
+        assert row["share"] == pytest.approx(row["rate"] / row["peak"])
+        assert ("cosine" in row) == ("faster" in row) == name.endswith("bfloat16")
+        assert row.get("cosine", 1.0) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.slow
+def test_optimizers_are_told_their_lowest_losses_after_some_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(canvas, "SECONDS", (0.4, 0.8))
+    monkeypatch.setattr(
+        canvas, "read_square", lambda side: np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    )
+    looking(5, kernel=1).save(tmp_path / "one.keras")
+    config = recipes.style_transfer.Config(
+        network="file", weights=str(tmp_path / "one.keras"), content_layers="conv1", style_layers="conv1", scales=1
+    )
+    monkeypatch.setattr(recipes.style_transfer, "Config", lambda **_: config)
+    scores = canvas.measure_optimizers()
+    assert list(scores) == ["L-BFGS", *(f"Adam, rate {rate}" for rate in (0.01, 0.02, 0.05, 0.1))]
+    for row in scores.values():
+        assert 0 < row["0.8 s"] <= row["0.4 s"] and row["evaluations"] > 1
+    assert scores["L-BFGS"]["0.8 s"] < scores["Adam, rate 0.01"]["0.4 s"]
+
+
+def test_megapixels_are_dreamt_by_code_that_says_its_seconds_and_gigabytes(tmp_path, monkeypatch):
+    """The code runs here and not in a process of its own; the photo is a tile, six times down and eight across."""
+    square = np.random.default_rng(0).integers(0, 256, (5, 5, 3), np.uint8)
+    monkeypatch.setattr(canvas, "read_square", lambda side: square if side == 500 else None)
+    dreamt = []
+
+    def dream_file(*given):
+        dreamt.append(given)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(recipes.deepdream, "dream_file", dream_file)
+
+    def run(command: list[str], **options) -> subprocess.CompletedProcess:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            exec(command[2], {})
+        return subprocess.CompletedProcess(command, 0, said.getvalue())
+
+    monkeypatch.setattr(canvas.subprocess, "run", run)
+    (row,) = canvas.measure_megapixels(tmp_path).values()
+    assert 0.2 <= row["seconds"] < 5 and 0.1 < row["gigabytes"] < 100
+    ((source, destination, config),) = dreamt
+    np.testing.assert_array_equal(read_image(source), np.tile(square, (6, 8, 1)))
+    assert destination.parent == tmp_path and destination != source
+    assert (config.epochs, config.steps) == (1, 2)
+
+
+def test_each_photo_is_dreamt_before_two_networks(tmp_path, monkeypatch):
+    built = []
+
+    def build(config):
+        built.append(config)
+        return config.network
+
+    monkeypatch.setattr(recipes.deepdream, "build", build)
+
+    def train(network, dream, config):
+        dream.picture[:] = 0 if network == "embedded" else 250
+
+    monkeypatch.setattr(recipes.deepdream, "train", train)
+    photo = write_image(np.full((320, 640, 3), 128, np.uint8), tmp_path / "cat.png")
+    scores = canvas.measure_dreams([photo], tmp_path / "weights.h5", tmp_path)
+    assert [(row["dreams"], row["seconds"] < 1) for row in scores.values()] == [(1, True)] * 2
+    assert built[0] == recipes.deepdream.Config()
+    assert (built[1].network, built[1].weights) == ("MobileNetV2", str(tmp_path / "weights.h5"))
+    for name, value in (("embedded", 0), ("MobileNetV2", 250)):
+        both = read_image(tmp_path / f"dream-{name}" / "cat.png")
+        assert both.shape == (320, 2 * 640 + 4, 3)
+        assert (both[:, :640] == 128).all() and (both[:, -640:] == value).all()

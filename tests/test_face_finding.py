@@ -11,7 +11,6 @@ from common.errors import InputError
 from common.face_finding import (
     ColourShift,
     FaceBox,
-    LatentMap,
     PersonShift,
     TwoPeople,
     blend_face,
@@ -27,6 +26,7 @@ from common.face_finding import (
 )
 from common.faces import drawn_faces
 from common.images import read_image, write_image
+from common.latents import NormalMap
 from common.marks import SYNTHETIC_SOURCE
 from common.scores import frechet_distance
 
@@ -145,12 +145,12 @@ def test_latents_get_the_mean_and_the_covariance_of_the_others_and_come_back():
     rng = np.random.default_rng(0)
     one = rng.normal(size=(20_000, 4)) @ rng.normal(size=(4, 4)) + (1, 2, 3, 4)
     other = rng.normal(size=(30_000, 4)) @ rng.normal(size=(4, 4)) - 5
-    way = LatentMap.between(one, other)
+    way = NormalMap.between(one, other)
     moved = way.there(one)
     np.testing.assert_allclose(moved.mean(0), other.mean(0), atol=1e-3)
     np.testing.assert_allclose(np.cov(moved.T), np.cov(other.T), atol=0.01)
     np.testing.assert_allclose(way.back(moved), one, atol=1e-3)
-    np.testing.assert_allclose(LatentMap.between(other, one).matrix, np.linalg.inv(way.matrix), atol=1e-2)
+    np.testing.assert_allclose(NormalMap.between(other, one).matrix, np.linalg.inv(way.matrix), atol=1e-2)
     np.testing.assert_allclose(way.matrix, way.matrix.T, atol=1e-9)
     assert np.linalg.eigvalsh(way.matrix).min() > 0  # so nothing is turned round
 
@@ -159,22 +159,22 @@ def test_the_map_of_latents_is_the_one_that_moves_them_least():
     """The mean square of the way is then the Frechet distance of the two normal distributions."""
     rng = np.random.default_rng(1)
     one, other = rng.normal(size=(5000, 3)) * (1, 2, 3) + 1, rng.normal(size=(5000, 3)) @ rng.normal(size=(3, 3))
-    cost = ((LatentMap.between(one, other).there(one) - one) ** 2).sum(1).mean()
+    cost = ((NormalMap.between(one, other).there(one) - one) ** 2).sum(1).mean()
     assert cost == pytest.approx(frechet_distance(one, other), rel=0.01)
 
 
 def test_of_few_latents_only_the_mean_and_the_overall_spread_are_trusted():
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(4, 100)), 3 * rng.normal(size=(4, 100)) + 1
-    matrix = LatentMap.between(one, other).matrix
+    matrix = NormalMap.between(one, other).matrix
     values = np.linalg.eigvalsh(matrix)
     assert values.min() > 1 and values.max() < 9
-    assert np.isfinite(LatentMap.between(np.zeros((2, 5)), other[:, :5]).matrix).all()
+    assert np.isfinite(NormalMap.between(np.zeros((2, 5)), other[:, :5]).matrix).all()
 
 
 def test_what_leads_from_one_person_to_the_other_is_kept_in_a_file(tmp_path):
     path = tmp_path / "shift.npz"
-    latents = LatentMap(np.diag([1.0, 3.0]), np.zeros(2), np.ones(2))
+    latents = NormalMap(np.diag([1.0, 3.0]), np.zeros(2), np.ones(2))
     shift = PersonShift(ColourShift(np.array([1.0, 2.0, 0.5]), np.zeros(3)), latents)
     shift.write(path)
     again = PersonShift.read(path)

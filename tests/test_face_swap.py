@@ -9,9 +9,10 @@ from PIL import Image
 
 from common.batches import batches, side_by_side
 from common.errors import InputError
-from common.face_finding import ColourShift, LatentMap, PersonShift
+from common.face_finding import ColourShift, PersonShift
 from common.faces import drawn_faces
 from common.images import from_uint8, read_image, to_uint8, write_image
+from common.latents import NormalMap
 from common.runs import load_network
 from recipes import face_swap
 from recipes.face_swap import Config, build, decode, encode, experiment, l1_loss, swap, swap_file, train, warp
@@ -160,7 +161,7 @@ def test_a_swap_reads_the_latents_of_one_with_the_decoder_of_the_other(networks)
     images, rng = faces(3, 5), np.random.default_rng(0)
     colours = ColourShift(np.array([0.9, 1.1, 1.0]), np.array([10.0, -20.0, 0.0]))
     matrix = np.eye(8) + 0.2 * rng.uniform(size=(8, 8))
-    shift = PersonShift(colours, LatentMap(matrix @ matrix.T, rng.normal(size=8), rng.normal(size=8)))
+    shift = PersonShift(colours, NormalMap(matrix @ matrix.T, rng.normal(size=8), rng.normal(size=8)))
     moved = np.clip(np.round(images * colours.factor + colours.offset), 0, 255).astype(np.uint8)
     latents = (encoder(from_uint8(moved)).numpy() - shift.latents.source) @ shift.latents.matrix + shift.latents.target
     expected = to_uint8(decoder_b(inter(latents.astype(np.float32))))
@@ -201,7 +202,7 @@ def test_a_run_on_own_faces_and_a_photo(run, tmp_path):
     np.testing.assert_allclose(mean_a * colours.factor + colours.offset, mean_b, atol=1e-6)
     np.testing.assert_allclose(colours.factor, spread_b / spread_a, rtol=1e-6)
     encoder = load_network(run, "encoder")
-    expected = LatentMap.between(encode(encoder, colours.there(a)), encode(encoder, b))
+    expected = NormalMap.between(encode(encoder, colours.there(a)), encode(encoder, b))
     np.testing.assert_allclose(latents.matrix, expected.matrix, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(latents.target, encode(encoder, b).mean(0), atol=1e-5)
     write_image(drawn_faces(1, 3, 128, character=11)[0][0], tmp_path / "photo.png")
@@ -239,8 +240,8 @@ def test_two_tints_under_changing_light_are_learnt_and_swapped():
     train(networks, side_by_side(batches(a, 16, 0), batches(b, 16, 1)), config)
     lights = rng.uniform(-0.7, 0.7, (32, 2))
     asked, truth = people(red, lights), people(blue, lights)
-    still = LatentMap(np.eye(8), np.zeros(8), np.zeros(8))
-    moved = LatentMap.between(encode(networks.encoder, a), encode(networks.encoder, b))
+    still = NormalMap(np.eye(8), np.zeros(8), np.zeros(8))
+    moved = NormalMap.between(encode(networks.encoder, a), encode(networks.encoder, b))
     errors = [
         np.abs(swap(networks, asked, "a2b", PersonShift(ColourShift(np.ones(3), np.zeros(3)), way)) - truth.astype(int))
         for way in (still, moved)

@@ -20,6 +20,7 @@ from common.imagenet import (
     Pretrained,
     caffe_images,
     frozen_classifier,
+    frozen_features,
     imagenet_classes,
     imagenet_classifier,
     known_classifier,
@@ -273,3 +274,124 @@ def test_a_classifier_of_a_run_and_what_is_none(tmp_path):
     assert known[1:5] == (("cat", "dog"), 8, 3, 0) and not known.classifier.trainable_variables
     with pytest.raises(InputError, match=r"features.keras: takes .*8, 8, 3.* gives .*6, 6, 4.*; no classifier of 2"):
         frozen_classifier("run", str(tmp_path / "features.keras"))
+
+
+# Maps of layers
+
+
+def headless(include_top: bool, weights: str | None, input_shape: tuple[int | None, ...] = (None, None, 3)):
+    assert include_top is False
+    images = keras.Input(input_shape)
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="softplus", name="first")(images)
+    network = keras.Model(images, keras.layers.Conv2D(5, 3, padding="same", name="second")(x), name="headless")
+    if weights is not None:  # as Keras's own
+        random = np.random.default_rng(5)
+        network.set_weights([random.normal(0, 0.1, each.shape) for each in network.get_weights()])
+    return network
+
+
+@pytest.fixture
+def small_features(monkeypatch) -> None:
+    for name, file in (("MobileNetV2", "no_top_file.h5"), ("VGG19", "vgg.h5")):
+        monkeypatch.setattr(keras.applications, name, headless)
+        monkeypatch.setitem(imagenet.APPLICATIONS, name, Application(12, name == "VGG19", file))
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "VGG19"])
+def test_features_are_the_maps_of_keras_own_network_before_its_images(name, small_features, tmp_path):
+    network = headless(False, None)
+    network.save_weights(tmp_path / "a.weights.h5")
+    features = frozen_features(name, str(tmp_path / "a.weights.h5"), ["second", "first"])
+    images = pixels(2, 9, 14, 3)
+    inside = keras.Model(network.input, [network.get_layer(each).output for each in ("second", "first")])
+    expected = inside(keras_preprocessing(name)(images.copy()))
+    for found, wanted in zip(features(images / 127.5 - 1), expected, strict=True):
+        assert np.abs(wanted).max() > 0.1
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+    assert not features.trainable_variables and len(features.variables) == 4
+
+
+@pytest.mark.parametrize("name, file", [("MobileNetV2", "no_top_file_no_top.h5"), ("VGG19", "vgg_notop.h5")])
+def test_features_with_keras_own_weights_are_sought_where_keras_keeps_them(name, file, small_features, home):
+    line = the_line(lambda: frozen_features(name, "imagenet", ["first"]))
+    assert str(home / file) in line and "--fetch" in line
+    kernel = headless(False, "imagenet").get_weights()[0]
+    fetched = frozen_features(name, "imagenet", ["first"], fetch=True)
+    home.mkdir(parents=True)
+    (home / file).touch()
+    for features in (fetched, frozen_features(name, "imagenet", ["first"])):
+        np.testing.assert_allclose(features.variables[0], kernel, rtol=1e-6)
+
+
+def stored_maps(folder: Path) -> tuple[keras.Model, Path]:
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, activation="softplus", name="far")(images)
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(keras.layers.AveragePooling2D(2, name="half")(x))
+    network = keras.Model(images, keras.layers.Dense(2, name="classes")(x))
+    network.save(folder / "own.keras")
+    return network, folder / "own.keras"
+
+
+def test_features_of_a_file_are_the_maps_of_that_network_as_it_stands(tmp_path):
+    network, path = stored_maps(tmp_path)
+    features = frozen_features("file", str(path), ["half", "far"])
+    images = pixels(1, 10, 12, 3) / 127.5 - 1
+    half, far = features(images)
+    kernel, bias = network.get_layer("far").get_weights()
+    windows = np.lib.stride_tricks.sliding_window_view(images[0], (3, 3), (0, 1))
+    expected = np.logaddexp(0, np.einsum("hwcij,ijco->hwo", windows, kernel) + bias)
+    np.testing.assert_allclose(far[0], expected, atol=1e-5)
+    np.testing.assert_allclose(half[0], expected.reshape(4, 2, 5, 2, 4).mean((1, 3)), atol=1e-5)
+    assert not features.trainable_variables
+
+
+def test_a_layer_that_is_none_or_gives_no_maps_and_those_that_do(tmp_path):
+    _, path = stored_maps(tmp_path)
+    for name in ("near", "mean", "classes", ""):
+        line = the_line(lambda name=name: frozen_features("file", str(path), ["far", name]))
+        assert line.startswith(f"{name!r} is no layer of file that gives maps; choose from ")
+        assert line.endswith(", far, half")
+
+
+def test_a_network_that_is_none_and_a_file_that_is_not_there(small_features, tmp_path):
+    line = the_line(lambda: frozen_features("VGG16", "", ["a"]))
+    assert line.startswith("network must be one of embedded, ") and line.endswith("VGG19, file, got 'VGG16'")
+    assert all(name in line for name in imagenet.APPLICATIONS)
+    line = the_line(lambda: frozen_features("file", str(tmp_path / "none.keras"), ["a"]))
+    assert line.startswith(f"{tmp_path / 'none.keras'}: there is no such file")
+    (tmp_path / "bad.keras").write_bytes(b"PK nothing")
+    line = the_line(lambda: frozen_features("file", str(tmp_path / "bad.keras"), ["a"]))
+    assert line.startswith(f"{tmp_path / 'bad.keras'}: cannot be loaded (")
+    line = the_line(lambda: frozen_features("VGG19", str(tmp_path / "none.h5"), ["a"]))
+    assert "none.h5: there is no such file of weights" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(imagenet.APPLICATIONS))
+@pytest.mark.filterwarnings("ignore:`input_shape` is undefined")  # Keras's MobileNetV2, of weights for 224 pixels
+def test_the_headless_file_that_is_sought_is_the_one_that_keras_fetches(name, monkeypatch, home):
+    asked = []
+
+    def stop(file: str, *_, **__):
+        asked.append(file)
+        raise InterruptedError
+
+    module = importlib.import_module(getattr(keras.applications, name).__module__)
+    monkeypatch.setattr(module.file_utils, "get_file", stop)
+    with pytest.raises(InterruptedError):
+        getattr(keras.applications, name)(weights="imagenet", include_top=False)
+    assert str(home / asked[0]) in the_line(lambda: frozen_features(name, "imagenet", ["a"]))
+
+
+@pytest.mark.slow
+def test_the_maps_of_vgg19_are_those_of_keras_and_any_size_will_do(tmp_path):
+    network = keras.applications.VGG19(weights=None, include_top=False)
+    network.save_weights(tmp_path / "vgg.weights.h5")
+    names = ["block1_conv1", "block2_pool", "block3_conv2"]
+    features = frozen_features("VGG19", str(tmp_path / "vgg.weights.h5"), names)
+    images = pixels(1, 40, 53, 3)
+    inside = keras.Model(network.input, [network.get_layer(name).output for name in names])
+    expected = inside(keras.applications.vgg19.preprocess_input(images.copy()))
+    for found, wanted in zip(features(images / 127.5 - 1), expected, strict=True):
+        assert np.abs(wanted).max() > 0
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())

@@ -29,6 +29,7 @@ from common.images import (
     resize_image,
     save_gif,
     save_grid,
+    save_row,
     save_table,
     to_uint8,
     write_image,
@@ -535,6 +536,26 @@ def test_grid_of_few_grey_tiles_is_as_wide_as_they_are(tmp_path: Path) -> None:
     path = save_grid(noise(3, 4, 4, 1), tmp_path / "grid.png")
     with Image.open(path) as picture:
         assert picture.size == (2 + 3 * 6, 8) and picture.mode == "L"
+
+
+def test_a_row_has_each_picture_as_high_as_the_others_with_white_between(tmp_path: Path) -> None:
+    colours = [(200, 10, 30), (0, 90, 250), (5, 160, 20)]
+    sizes = [(20, 40), (10, 5), (400, 1)]
+    images = [np.full((*size, 3), colour, np.uint8) for size, colour in zip(sizes, colours, strict=True)]
+    row = read_image(save_row(images, tmp_path / "row.png", height=30))
+    widths = [60, 15, 1]  # 30 times the width, divided by the height; a pixel at least
+    assert row.shape == (30, sum(widths) + 2 * 4, 3)
+    left = 0
+    for width, colour in zip(widths, colours, strict=True):
+        assert (row[:, left : left + width] == colour).all()
+        assert (row[:, left + width : left + width + 4] == 255).all()
+        left += width + 4
+    assert read_image(save_row(images[:1], tmp_path / "one.png")).shape == (320, 640, 3)
+    np.testing.assert_array_equal(
+        read_image(save_row([noise(30, 7, 3)] * 2, tmp_path / "two.png", 30))[:, 11:], noise(30, 7, 3)
+    )
+    with pytest.raises(InputError, match="no suffix of an image"):
+        save_row(images, tmp_path / "row.gif2")
 
 
 def test_table_has_captions_at_the_left_and_mixes_grey_with_colour(tmp_path: Path) -> None:

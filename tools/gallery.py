@@ -13,6 +13,7 @@ PICTURES |= {"autoencoder": "reconstructions.png", "conv_autoencoder": "latents.
 PICTURES |= {"vae_faces": "attributes.png", "adversarial_autoencoder": "styles.png", "face_swap": "swaps.png"}
 PICTURES |= {"gan": "samples.png", "dcgan_faces": "samples.png", "ssgan": "classified.png"}
 PICTURES |= {"cyclegan": "translations.png", "fgsm": "attacks.png", "targeted_attack": "attacks.png"}
+PICTURES |= dict.fromkeys(("style_transfer", "fast_style_transfer", "deepdream"), "beside.png")
 PICTURES |= dict.fromkeys(("dog_svm", "mlp", "lenet", "mobilenet"), "classified.png")
 ROOT = Path(__file__).parents[1]
 
