@@ -111,6 +111,7 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, math.inf),
     "steps_per_call": (1, math.inf),
     "stop_at": (0, math.inf),
+    "style_size": (32, math.inf),
     "style_weight": (0, math.inf),
     "sure": (0, 1),
     "tile": (32, math.inf),

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.batches import Batches, batches, jittered
-from common.canvas import no_larger, photo_squares, read_style, weighted_names, with_absolute_paths
+from common.canvas import least_side, no_larger, photo_squares, read_style, weighted_names
 from common.cli import run_command
 from common.datasets import images_of
 from common.errors import InputError
@@ -71,7 +71,7 @@ DEMO_RUN = Path("runs/fast_style_transfer-demo")
 class Networks(NamedTuple):
     """Who paints, and what looks, which does not learn."""
 
-    painter: keras.Model  # images [n, height, width, 3] in [-1, 1], sides multiples of 4 -> paintings, alike
+    painter: keras.Model  # images [n, height, width, 3] in [-1, 1], sides multiples of 4, from 8 -> paintings, alike
     features: keras.Model  # images -> maps of the content layers, then of the style's
 
 
@@ -106,7 +106,10 @@ def networks_of(config: Config, fetch: bool = False) -> Networks:
         x = layers.ReLU()(normalised(convolved(layers.UpSampling2D(2)(x), filters)))
     painter = keras.Model(images, convolved(x, 3, 9, activation="tanh"), name="painter")
     names = [*weighted_names(config.content_layers), *weighted_names(config.style_layers)]
-    return Networks(painter, frozen_features(config.network, config.weights, names, fetch))
+    features = frozen_features(config.network, config.weights, names, fetch)
+    if config.size < least_side(features):
+        raise InputError(f"size must be at least {least_side(features)} for this network, got {config.size}")
+    return Networks(painter, features)
 
 
 # %% Losses
@@ -185,7 +188,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 def stylize(painter: keras.Model, image: np.ndarray) -> np.ndarray:
     """Paint uint8 [height, width, 3] of any size; the result has the same shape and type."""
     height, width = image.shape[:2]
-    return to_uint8(painter(from_uint8(pad_to_multiple(image, 4)[None]), training=False))[0, :height, :width]
+    return to_uint8(painter(from_uint8(pad_to_multiple(image, 8)[None]), training=False))[0, :height, :width]
 
 
 def save_beside(painter: keras.Model, photos: np.ndarray, path: Path) -> Path:
@@ -205,7 +208,8 @@ def experiment(
     fetch: bool = False,
 ) -> Path:
     """Read `data`, train a painter for one style or go on; leave a run in `output_dir`, return its picture's path."""
-    config = replace(config, style=with_absolute_paths(config.style))
+    if config.style != "sample":  # a run may go on from another folder
+        config = replace(config, style=str(Path(config.style).resolve()))
     check_run(output_dir, "fast_style_transfer", config, data)
     read_style(config.style)
     networks = networks_of(config, fetch)

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -107,10 +109,8 @@ class Patches:
         centre = column + random.uniform(-jitter, jitter), row + random.uniform(-jitter, jitter)
         moved = np.array([[0, 0, PATCH / 2 - column], [0, 0, PATCH / 2 - row]])
         matrix = cv2.getRotationMatrix2D(centre, random.normal(0, 18), scale) + moved
-        if random.random() < 0.5:
-            image = image[:, ::-1]
-            matrix = matrix @ np.array([[-1, 0, image.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
-        patch = cv2.warpAffine(image, matrix, (PATCH, PATCH), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT_101)
+        patch = cv2.warpAffine(image, matrix, (PATCH, PATCH), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        patch = patch[:, ::-1] if random.random() < 0.5 else patch
         mean = patch.mean()
         patch = (patch.astype(np.float32) - mean) * np.exp(random.normal(0, 0.25)) + mean + random.normal(0, 18)
         patch = patch * np.exp(random.normal(0, 0.12, 3))
@@ -158,6 +158,20 @@ def train(steps: int, seed: int = SEED) -> tuple[keras.Model, Patches]:
     return network, patches
 
 
+def save(network: keras.Model, path: Path) -> None:
+    """Write a .keras file, compressed, that is the same whenever it is written."""
+    with replacing(path) as draft:
+        network.save(draft)
+        with zipfile.ZipFile(draft) as archive:
+            parts = {entry: archive.read(entry) for entry in archive.namelist()}
+        metadata = json.loads(parts["metadata.json"])
+        parts["metadata.json"] = json.dumps({"keras_version": metadata["keras_version"]}).encode()
+        parts["config.json"] = re.sub(rb', "shared_object_id": \d+', b"", parts["config.json"])
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+            for entry, content in parts.items():
+                archive.writestr(zipfile.ZipInfo(entry), content, zipfile.ZIP_DEFLATED)
+
+
 def main() -> None:
     """Train, measure and save the network."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -173,13 +187,7 @@ def main() -> None:
     )
     print(f"patches, distorted anew: {np.mean(found[~textures] == labels[~textures]):.3f} of {len(patches.cells)}")
     network = folded(trained)
-    with replacing(given.output) as draft:
-        network.save(draft)
-        with zipfile.ZipFile(draft) as archive:
-            parts = {entry: archive.read(entry) for entry in archive.namelist()}
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-            for entry, content in parts.items():
-                archive.writestr(zipfile.ZipInfo(entry), content, zipfile.ZIP_DEFLATED)  # no date: equal files
+    save(network, given.output)
     print(f"{given.output.name}: {network.count_params():,} parameters, {given.output.stat().st_size:,} bytes")
     print(f"sha256 {hashlib.sha256(given.output.read_bytes()).hexdigest()}")
 

@@ -1,0 +1,561 @@
+"""Fast style transfer before a network of 1x1 convolutions, which is written out in NumPy, float64, to compare with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
+
+from common.batches import batches
+from common.errors import InputError
+from common.images import read_image, write_image
+from recipes.fast_style_transfer import (
+    Config,
+    Networks,
+    build,
+    evaluate,
+    experiment,
+    gram,
+    make_losses,
+    share_left,
+    stylize,
+    stylize_file,
+    total_variation,
+    train,
+)
+
+# Keras 3 reads variables in a way that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+FILTERS = {"conv1": 4, "conv2": 5, "conv3": 6}
+
+
+def three_convolutions() -> keras.Model:
+    """Two convolutions of single pixels, half the size, and a third: the same at every call."""
+    x = images = keras.Input((None, None, 3), name="images")
+    for number, (name, filters) in enumerate(FILTERS.items()):
+        x = keras.layers.AveragePooling2D(2, name="pool")(x) if name == "conv3" else x
+        kernel, bias = (keras.initializers.RandomNormal(stddev=0.6, seed=seed + number) for seed in (10, 20))
+        layer = keras.layers.Conv2D(
+            filters, 1, activation="softplus", kernel_initializer=kernel, bias_initializer=bias, name=name
+        )
+        x = layer(x)
+    return keras.Model(images, x, name="three")
+
+
+def looks(*names: str) -> keras.Model:
+    network = three_convolutions()
+    features = keras.Model(network.input, [network.get_layer(name).output for name in names])
+    features.trainable = False
+    return features
+
+
+def weights_of(network: keras.Model) -> dict[str, list[np.ndarray]]:
+    return {name: [each.astype(np.float64) for each in network.get_layer(name).get_weights()] for name in FILTERS}
+
+
+WRITTEN_OUT = weights_of(three_convolutions())
+
+
+def maps_written_out(pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """The maps of `three_convolutions` for [n, height, width, 3] in [-1, 1], of even sides."""
+    x, maps = pictures.astype(np.float64), {}
+    for name, (kernel, bias) in WRITTEN_OUT.items():
+        if name == "conv3":
+            count, height, width, channels = x.shape
+            x = x.reshape(count, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+        x = np.logaddexp(0, x @ kernel[0, 0] + bias)
+        maps[name] = x
+    return maps
+
+
+def losses_written_out(
+    photos: np.ndarray,
+    paintings: np.ndarray,
+    style: np.ndarray,
+    content_layers: dict[str, float],
+    style_layers: dict[str, float],
+) -> list[float]:
+    """Of pictures in [-1, 1], one after another."""
+
+    def products(maps: np.ndarray) -> np.ndarray:
+        flat = maps.reshape(-1, maps.shape[-1])
+        return flat.T @ flat / len(flat)
+
+    def left(found: np.ndarray, wanted: np.ndarray) -> float:
+        return ((found - wanted) ** 2).sum() / (wanted**2).sum()
+
+    columns = []
+    wanted = maps_written_out(style[None])
+    for photo, painting in zip(photos.astype(np.float64), paintings.astype(np.float64), strict=True):
+        before, after = maps_written_out(photo[None]), maps_written_out(painting[None])
+        kept = sum(w * left(after[name], before[name]) for name, w in content_layers.items())
+        painted = sum(w * left(products(after[name]), products(wanted[name])) for name, w in style_layers.items())
+        steps = (np.diff(painting, axis=0) ** 2).mean() + (np.diff(painting, axis=1) ** 2).mean()
+        columns.append([kept / sum(content_layers.values()), painted / sum(style_layers.values()), steps])
+    return np.mean(columns, 0).tolist()
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def unit(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float64) / 127.5 - 1
+
+
+def tensor(images: np.ndarray) -> tf.Tensor:
+    return tf.constant(unit(images), tf.float32)
+
+
+SMALL = Config(
+    network="file",
+    content_layers="conv2",
+    style_layers="conv1,conv3",
+    size=32,
+    base_filters=2,
+    residual_blocks=1,
+    batch_size=2,
+    epochs=1,
+)
+
+
+@pytest.fixture
+def style(tmp_path) -> Path:
+    """A reddish painting of 40x36 pixels."""
+    return write_image(noise(36, 40, 3, seed=9) // np.array([1, 3, 4], np.uint8), tmp_path / "painting.png")
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    three_convolutions().save(tmp_path / "three.keras")
+    return tmp_path / "three.keras"
+
+
+def settings(style: Path, weights: Path = Path("none"), **changes) -> Config:
+    return replace(SMALL, style=str(style), weights=str(weights), **changes)
+
+
+# Losses
+
+
+def test_gram_matrices_of_a_batch_by_hand():
+    maps = tf.constant([[[[1.0, 2.0], [3.0, 4.0]]], [[[2.0, 0.0], [0.0, -4.0]]]])
+    assert gram(maps).numpy().tolist() == [[[5, 7], [7, 10]], [[2, 0], [0, 8]]]
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7, 4), (2, 1, 9, 2), (1, 8, 8, 1)])
+def test_a_gram_matrix_is_the_mean_of_products_in_each_image(shape):
+    maps = np.random.default_rng(0).normal(1, 2, shape)
+    flat = maps.reshape(shape[0], -1, shape[3])
+    expected = [image.T @ image / len(image) for image in flat]
+    np.testing.assert_allclose(gram(tf.constant(maps, tf.float32)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("found, wanted, expected", [
+    ([[3.0, 4.0]], [[0.0, 2.0]], 13 / 4),
+    ([[3.0, 4.0], [1.0, 5.0]], [[0.0, 2.0], [1.0, 5.0]], 13 / 8),
+    ([[2.0, 10.0], [0.0, 0.0]], [[1.0, 5.0], [100.0, 500.0]], 1),
+    ([[1.0, 5.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 2.0]], 1 / 8),
+    ([[3.0, 4.0], [2.0, 2.0]], [0.0, 2.0], (13 / 4 + 1) / 2),
+])  # fmt: skip
+def test_the_share_that_is_left_is_one_of_each_image_and_then_their_mean(found, wanted, expected):
+    """The last wanted tensor is one for all images."""
+    wanted = np.broadcast_to(wanted, np.shape(found)).astype(np.float32)
+    assert float(share_left(tf.constant(found), tf.constant(wanted))) == pytest.approx(expected)
+
+
+def test_a_gram_matrix_that_all_images_should_have_is_compared_with_each():
+    found, wanted = np.random.default_rng(0).normal(size=(3, 4, 4)), np.random.default_rng(1).normal(size=(1, 4, 4))
+    expected = np.mean([((image - wanted[0]) ** 2).sum() / (wanted**2).sum() for image in found])
+    assert float(share_left(tf.constant(found), tf.constant(wanted))) == pytest.approx(expected)
+
+
+def test_total_variation_in_closed_form():
+    y, x = np.mgrid[:7, :9]
+    ramp = np.stack([0.1 * x, 0.2 * y, 0.1 * x - 0.3 * y], -1)
+    steps = (0.1**2 + 0 + 0.1**2) / 3 + (0 + 0.2**2 + 0.3**2) / 3
+    checks = np.where((x + y) % 2, 1.0, -1.0)[..., None].repeat(3, -1)
+    flat = np.full(ramp.shape, 0.3)
+    for pictures, expected in (([ramp], steps), ([checks], 8), ([ramp, checks, flat], (steps + 8) / 3), ([flat], 0)):
+        found = total_variation(tf.constant(np.stack(pictures), tf.float32))
+        assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize("content, painted", [
+    ({"conv2": 1}, {"conv1": 1, "conv3": 1}),
+    ({"conv3": 1}, {"conv1": 1, "conv2": 0.5, "conv3": 4}),
+    ({"conv1": 0.25, "conv3": 2}, {"conv2": 1}),
+])  # fmt: skip
+def test_losses_are_those_written_out_with_the_weights_of_the_layers(style, content, painted):
+    layers = [",".join(f"{name}={weight}" for name, weight in each.items()) for each in (content, painted)]
+    config = settings(style, content_layers=layers[0], style_layers=layers[1])
+    photos, paintings = noise(3, 12, 16, 3), noise(3, 12, 16, 3, seed=1) // 2
+    losses = make_losses(Networks(keras.Model(), looks(*content, *painted)), config)
+    expected = losses_written_out(unit(photos), unit(paintings), unit(read_image(style)), content, painted)
+    np.testing.assert_allclose(losses(tensor(photos), tensor(paintings)), expected, rtol=1e-4)
+
+
+@pytest.fixture
+def losses(style):
+    """Before the layers of `SMALL`."""
+    return make_losses(Networks(keras.Model(), looks("conv2", "conv1", "conv3")), settings(style))
+
+
+def test_unchanged_photos_have_no_loss_of_content_but_one_of_style(losses):
+    photos = tensor(noise(3, 12, 16, 3))
+    content, painted, _ = losses(photos, photos)
+    assert float(content) == 0 and float(painted) > 0.01
+
+
+def test_where_each_painting_is_the_style_picture_there_is_no_loss_of_style(losses, style):
+    picture = read_image(style)[None]
+    content, painted, _ = losses(tensor(noise(3, 36, 40, 3)), tensor(picture.repeat(3, 0)))
+    assert float(painted) == pytest.approx(0, abs=1e-9) and float(content) > 0.01
+    assert float(losses(tensor(picture), tensor(255 - picture))[1]) > 0.01
+
+
+def test_a_larger_painting_is_made_as_small_as_style_size_says(tmp_path):
+    large = write_image(noise(80, 120, 3) // 2, tmp_path / "large.png")
+    config = replace(settings(large), style_size=60)
+    small = np.asarray(Image.open(large).resize((60, 40), Image.Resampling.BICUBIC))
+    losses = make_losses(Networks(keras.Model(), looks("conv2", "conv1", "conv3")), config)
+    assert float(losses(tensor(small[None]), tensor(small[None]))[1]) == pytest.approx(0, abs=1e-9)
+    whole = tensor(read_image(large)[None])
+    assert float(losses(whole, whole)[1]) > 1e-6
+
+
+# The painter
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory) -> keras.Model:
+    """One whose normalisations do not leave things as they are."""
+    path = tmp_path_factory.mktemp("looks") / "three.keras"
+    three_convolutions().save(path)
+    network = build(replace(SMALL, weights=str(path), base_filters=3)).painter
+    generator = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.GroupNormalization):
+            shape = layer.gamma.shape
+            layer.set_weights([generator.uniform(0.5, 1.5, shape), generator.normal(0, 0.3, shape)])
+        elif isinstance(layer, keras.layers.Conv2D):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel, generator.normal(0, 0.1, bias.shape)])
+    return network
+
+
+def painted_written_out(painter: keras.Model, picture: np.ndarray) -> np.ndarray:
+    """What a painter with one residual block makes of a picture, [height, width, 3] in [-1, 1]."""
+    kinds = (keras.layers.Conv2D, keras.layers.GroupNormalization)
+    convolutions, norms = (iter([layer for layer in painter.layers if isinstance(layer, kind)]) for kind in kinds)
+
+    def convolved(x: np.ndarray, stride: int = 1) -> np.ndarray:
+        kernel, bias = next(convolutions).get_weights()
+        side = len(kernel)
+        padded = np.pad(x, [(side // 2, side // 2), (side // 2, side // 2), (0, 0)], mode="reflect")
+        windows = sliding_window_view(padded, (side, side), (0, 1))[::stride, ::stride]
+        return np.tensordot(windows, kernel.astype(np.float64), ((2, 3, 4), (2, 0, 1))) + bias
+
+    def normalised(x: np.ndarray) -> np.ndarray:
+        gamma, beta = next(norms).get_weights()
+        return gamma * (x - x.mean((0, 1))) / np.sqrt(x.var((0, 1)) + 1e-5) + beta
+
+    def relu(x: np.ndarray) -> np.ndarray:
+        return np.maximum(x, 0)
+
+    x = picture.astype(np.float64)
+    for stride in (1, 2, 2):
+        x = relu(normalised(convolved(x, stride)))
+    x = x + normalised(convolved(relu(normalised(convolved(x)))))
+    for _ in range(2):
+        x = relu(normalised(convolved(x.repeat(2, 0).repeat(2, 1))))
+    x = np.tanh(convolved(x))
+    assert next(convolutions, None) is next(norms, None) is None
+    return x
+
+
+def test_the_painter_is_the_one_written_out_and_edges_are_mirrored(painter):
+    picture = unit(noise(12, 20, 3))
+    found = painter(tf.constant(picture[None], tf.float32))[0]
+    np.testing.assert_allclose(found, painted_written_out(painter, picture), atol=1e-4)
+
+
+def test_a_picture_is_painted_alone_as_in_a_batch(painter):
+    pictures = noise(4, 16, 24, 3) // np.array([1, 2, 3, 4], np.uint8)[:, None, None, None]
+    together = np.asarray(painter(tensor(pictures)))
+    for picture, painted in zip(pictures, together, strict=True):
+        np.testing.assert_allclose(painter(tensor(picture[None]))[0], painted, atol=1e-5)
+    assert np.abs(np.diff(together, axis=0)).mean() > 0.01
+
+
+@pytest.mark.parametrize("height, width", [(45, 70), (32, 33), (9, 64), (8, 8), (7, 101), (5, 6)])
+def test_pictures_of_any_size_are_painted_in_that_size(painter, height, width):
+    """Mirrored to a multiple of 4, the outermost row twice, painted, and cut back."""
+    picture = noise(height, width, 3)
+    found = stylize(painter, picture)
+    assert found.dtype == np.uint8 and found.shape == picture.shape
+    padded = np.pad(picture, ((0, -height % 4), (0, -width % 4), (0, 0)), mode="symmetric")
+    expected = (painted_written_out(painter, unit(padded))[:height, :width] + 1) * 127.5
+    np.testing.assert_allclose(found, expected, atol=0.52)
+
+
+def test_the_border_of_a_grey_picture_is_painted_as_its_midst(painter):
+    found = stylize(painter, np.full((45, 70, 3), 90, np.uint8)).reshape(-1, 3).astype(int)
+    assert np.ptp(found, axis=0).max() <= 1
+
+
+def test_the_default_painter_has_as_many_weights_as_counted_by_hand(weights):
+    """A bias for each filter; two numbers for each channel that is normalised."""
+
+    def convolution(kernel: int, before: int, after: int) -> int:
+        return (kernel**2 * before + 1) * after
+
+    down = convolution(9, 3, 16) + convolution(3, 16, 32) + convolution(3, 32, 64)
+    up = convolution(3, 64, 32) + convolution(3, 32, 16) + convolution(9, 16, 3)
+    norms = 2 * (16 + 32 + 64 + 10 * 64 + 32 + 16)
+    network = build(
+        replace(Config(), network="file", content_layers="conv2", style_layers="conv1", weights=str(weights))
+    )
+    assert network.painter.count_params() == down + 10 * convolution(3, 64, 64) + up + norms
+    assert network.features.trainable_variables == []
+
+
+def test_the_seed_decides_the_painter(weights):
+    kernels = [build(replace(SMALL, weights=str(weights), seed=seed)).painter.get_weights()[0] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert np.abs(kernels[0] - kernels[2]).max() > 0.01
+
+
+# Training
+
+
+def networks_of(painter: keras.Model | None = None) -> Networks:
+    """A painter, the same each time where none is given, before the layers of `SMALL`."""
+    features = looks("conv2", "conv1", "conv3")
+    return Networks(painter or mixer(), features)
+
+
+def mixer() -> keras.Model:
+    """A convolution of single pixels in place of a painter."""
+    images = keras.Input((None, None, 3))
+    kernel = keras.initializers.RandomNormal(stddev=0.5, seed=3)
+    return keras.Model(images, keras.layers.Conv2D(3, 1, activation="tanh", kernel_initializer=kernel)(images))
+
+
+@pytest.mark.slow
+def test_a_row_tells_the_losses_of_what_is_painted(style):
+    networks, photos = networks_of(), noise(2, 12, 16, 3)
+    (row,) = train(networks, batches(photos, 2, 0), settings(style, learning_rate=0.0))
+    kernel, bias = networks.painter.get_weights()
+    painted = np.tanh(unit(photos) @ kernel[0, 0] + bias)
+    layers = {"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0}
+    expected = losses_written_out(unit(photos), painted, unit(read_image(style)), *layers)
+    np.testing.assert_allclose([row[name] for name in ("content", "style", "variation")], expected, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", ["content", "style", "variation"])
+def test_what_has_a_weight_falls_and_what_looks_does_not_learn(style, wanted):
+    networks = networks_of()
+    looked = [each.copy() for each in networks.features.get_weights()]
+    none = {"content_weight": 0.0, "style_weight": 0.0, "variation": 0.0}
+    name = wanted if wanted == "variation" else f"{wanted}_weight"
+    config = settings(style, epochs=30, learning_rate=0.05, **none | {name: 1.0})
+    history = train(networks, batches(noise(2, 12, 16, 3), 2, 0), config)
+    assert history[-1][wanted] < 0.4 * history[0][wanted]
+    for before, after in zip(looked, networks.features.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.slow
+def test_a_few_steps_of_a_painter_lower_the_loss_of_style(style, weights):
+    config = settings(style, weights, epochs=12, learning_rate=0.01)
+    history = train(build(config), batches(noise(4, 32, 32, 3), 2, 0), config)
+    assert history[-1]["style"] < 0.5 * history[0]["style"]
+
+
+def test_scores_are_means_over_held_out_photos_and_their_eight_bit_paintings(style):
+    networks, photos = networks_of(), noise(3, 12, 16, 3)
+    kernel, bias = networks.painter.get_weights()
+    painted = np.rint((np.tanh(unit(photos) @ kernel[0, 0] + bias) + 1) * 127.5)
+    target, layers = unit(read_image(style)), ({"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0})
+    content, after, _ = losses_written_out(unit(photos), unit(painted), target, *layers)
+    _, before, _ = losses_written_out(unit(photos), unit(photos), target, *layers)
+    scores = evaluate(networks, photos, settings(style))
+    assert scores == pytest.approx({"content": content, "style": after, "style_of_photos": before}, rel=1e-3)
+
+
+# A whole run
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    for number in range(7):
+        write_image(noise(40, 50, 3, seed=number), tmp_path / "photos" / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def outcome(run: Path) -> tuple[list[np.ndarray], list[str], str]:
+    """The painter's weights, what its history says besides times, and its scores."""
+    weights = keras.models.load_model(run / "painter.keras").get_weights()
+    rows = [line.rsplit(",", 2)[0] for line in (run / "history.csv").read_text().splitlines()]
+    return weights, rows, (run / "results.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_ended_goes_on_as_one_that_never_did_bit_for_bit(style, weights, photos, tmp_path):
+    config = settings(style, weights, residual_blocks=0)
+    for name, lengths in (("whole", (2,)), ("stopped", (1, 2))):
+        for epochs in lengths:
+            picture = experiment(str(photos), replace(config, epochs=epochs), tmp_path / name)
+    assert picture == tmp_path / "stopped" / "beside.png"
+    (one, rows, scores), (other, other_rows, other_scores) = (outcome(tmp_path / name) for name in ("whole", "stopped"))
+    assert rows == other_rows and len(rows) == 3 and rows[0] == "epoch,content,style,variation"
+    assert scores == other_scores and set(json.loads(scores)) == {"content", "style", "style_of_photos"}
+    for before, after in zip(one, other, strict=True):
+        np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(read_image(picture), read_image(tmp_path / "whole" / "beside.png"))
+    samples = {path.name for path in (tmp_path / "stopped" / "samples").iterdir()}
+    assert samples == {"epoch-0001.png", "epoch-0002.png"}
+
+
+@pytest.mark.slow
+def test_the_painting_is_kept_with_its_whole_path_and_a_run_keeps_to_it(style, weights, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    config = settings(Path(style.name), weights)
+    experiment(str(photos), config, run)
+    assert json.loads((run / "config.json").read_text())["config"]["style"] == str(style.resolve())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    experiment(str(photos), replace(config, style=f"../{style.name}"), run)
+    other = write_image(read_image(style), tmp_path / "elsewhere" / style.name)
+    with pytest.raises(InputError, match=f"holds a run with style '{style}', not '{other}'"):
+        experiment(str(photos), config, run)
+
+
+@pytest.mark.parametrize("content, line", [
+    (None, "no.jpg: No such file"),
+    (b"", "no.jpg: an empty file"),
+    (b"these are words", "no.jpg: not a PNG, JPEG"),
+    (b"\x89PNG\r\n\x1a\n and no more", "no.jpg: damaged"),
+])  # fmt: skip
+def test_a_painting_that_cannot_be_read_is_found_before_anything_is_written(content, line, weights, photos, tmp_path):
+    if content is not None:
+        (tmp_path / "no.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=line):
+        experiment(str(photos), settings(tmp_path / "no.jpg", weights), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_painting_that_is_too_small_is_refused(weights, photos, tmp_path):
+    small = write_image(noise(31, 50, 3), tmp_path / "small.png")
+    with pytest.raises(InputError, match="small.png: 50x31 px; each side must be at least 32"):
+        experiment(str(photos), settings(small, weights), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("changes, line", [
+    ({"size": 34}, "size must be a multiple of 4, at least 32, got 34"),
+    ({"size": 28}, "size must be a multiple of 4, at least 32, got 28"),
+    ({"style_layers": "conv1,conv9"}, "'conv9' is no layer of file that gives maps"),
+    ({"content_layers": "conv9"}, "'conv9' is no layer"),
+    ({"style_layers": "conv1=-1"}, "expected NAME or NAME=WEIGHT"),
+    ({"network": "VGG16"}, "network must be one of embedded, .*VGG19, file, got 'VGG16'"),
+    ({"weights": "nowhere/three.keras"}, "nowhere/three.keras: there is no such file"),
+    ({"style_weight": -1.0}, "style_weight must be 0 or more"),
+    ({"jitter": 0.9}, "jitter must be 1 or more"),
+    ({"base_filters": 0}, "base_filters must be 1 or more"),
+    ({"batch_size": 7}, "6 items are fewer than one batch of 7"),
+])  # fmt: skip
+def test_settings_that_cannot_be(changes, line, style, weights, photos, tmp_path):
+    with pytest.raises(InputError, match=line):
+        experiment(str(photos), replace(settings(style, weights), **changes), tmp_path / "run")
+    assert not list(tmp_path.glob("run/**/*.keras")) and not list(tmp_path.glob("run/checkpoints"))
+
+
+# Use
+
+
+@pytest.fixture
+def finished_run(painter, tmp_path) -> Path:
+    from common.runs import start_run
+
+    start_run(tmp_path / "run", "fast_style_transfer", SMALL, "sample")
+    painter.save(tmp_path / "run" / "painter.keras")
+    return tmp_path / "run"
+
+
+def test_a_file_is_painted_into_a_file(finished_run, painter, tmp_path):
+    write_image(noise(21, 34, 3), tmp_path / "photo.png")
+    found = stylize_file(tmp_path / "photo.png", tmp_path / "new" / "out.png", finished_run)
+    assert found == tmp_path / "new" / "out.png"
+    np.testing.assert_array_equal(read_image(found), stylize(painter, noise(21, 34, 3)))
+
+
+def test_a_folder_is_painted_into_a_folder_each_picture_in_its_size(finished_run, painter, tmp_path):
+    pictures = {name: noise(*size, 3, seed=size[0]) for name, size in (("a", (21, 34)), ("b", (32, 16)), ("c", (9, 9)))}
+    for name, picture in pictures.items():
+        write_image(picture, tmp_path / "photos" / f"{name}.png")
+    assert stylize_file(tmp_path / "photos", tmp_path / "out", finished_run) == tmp_path / "out"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "c.png"}
+    for name, picture in pictures.items():
+        np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{name}.png"), stylize(painter, picture))
+
+
+def test_a_bad_picture_of_a_folder_is_named_and_left_out_where_that_is_asked_for(finished_run, tmp_path, capsys):
+    write_image(noise(16, 16, 3), tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "b.png").write_bytes(b"words")
+    with pytest.raises(InputError, match="b.png: not a PNG"):
+        stylize_file(tmp_path / "photos", tmp_path / "out", finished_run)
+    stylize_file(tmp_path / "photos", tmp_path / "out", finished_run, skip_bad=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+    assert "b.png" in capsys.readouterr().err
+
+
+def test_without_a_run_nothing_is_painted(tmp_path):
+    write_image(noise(16, 16, 3), tmp_path / "a.png")
+    with pytest.raises(InputError, match="nowhere: no run here"):
+        stylize_file(tmp_path / "a.png", tmp_path / "out.png", tmp_path / "nowhere")
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_and_then_paints(style, weights, photos, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    flags = {"--data": "photos", "--output-dir": "run", "--style": style.name, "--network": "file"}
+    flags |= {"--weights": weights.name, "--content-layers": "conv2", "--style-layers": "conv1=2,conv3"}
+    flags |= {"--size": "32", "--base-filters": "2", "--residual-blocks": "1", "--batch-size": "3", "--epochs": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.fast_style_transfer",
+        "train",
+        *(part for flag in flags.items() for part in flag),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(Path("run") / "beside.png")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["style_layers"] == "conv1=2,conv3" and config["base_filters"] == 2
+    assert (tmp_path / "run" / "report.html").is_file()
+    out = stylize_file(photos / "0.png", tmp_path / "out.png", tmp_path / "run")
+    network = keras.models.load_model(tmp_path / "run" / "painter.keras")
+    np.testing.assert_array_equal(read_image(out), stylize(network, read_image(photos / "0.png")))
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (4, 4), (3, 50), (5, 9)])
+def test_a_picture_may_be_as_small_as_a_pixel(height, width, painter):
+    picture = noise(height, width, 3)
+    assert stylize(painter, picture).shape == picture.shape
