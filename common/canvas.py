@@ -212,7 +212,7 @@ def read_photo(data: str) -> np.ndarray:
 
 def read_style(style: str) -> np.ndarray:
     """Return a painting, uint8 [height, width, 3], as `read_photo` does; for `sample` a texture that is drawn."""
-    return drawn_texture("swirls", 3, 512) if style == "sample" else read_photo(style)
+    return drawn_texture("strokes", 5, 512) if style == "sample" else read_photo(style)
 
 
 # Of those that come with scikit-image, without those of persons.
@@ -250,17 +250,20 @@ def photographs(longer_side: int = 640) -> dict[str, np.ndarray]:
     return found
 
 
+COLOURFUL = ("cat", "coffee", "hubble_deep_field", "immunohistochemistry", "retina", "rocket", "stereo_motorcycle")
+
+
 def photo_squares(size: int) -> np.ndarray:
-    """Return squares of the photographs, uint8 [n, size, size, 3]: whole, and parts of them, larger and smaller."""
-    squares = []
-    for image in photographs().values():
-        height, width = image.shape[:2]
-        for side in sorted({min(side, height, width) for side in (150, 300, 640)}):
+    """Return squares of photographs in colour, uint8 [n, size, size, 3]: whole ones, and parts of several sizes."""
+    squares, photos = [], photographs()
+    for name in COLOURFUL:
+        height, width = photos[name].shape[:2]
+        for side in sorted({min(side, height, width) for side in (120, 200, 300, 640)}):
             across, down = (
                 np.linspace(0, length - side, 1 + round(1.5 * (length - side) / side)).astype(int)
                 for length in (width, height)
             )
-            squares += [image[top : top + side, left : left + side] for top in down for left in across]
+            squares += [photos[name][top : top + side, left : left + side] for top in down for left in across]
     return np.stack([resize_image(square, size, size) for square in squares])
 
 

@@ -55,12 +55,12 @@ class Config:
 
     network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
     weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
-    layers: str = "conv3_2,conv4_1"  # NAME or NAME=WEIGHT, separated by commas: whose maps should grow
+    layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should grow
     size: int = 512  # most pixels of the longer side in `train` and `zoom`; 0: as the photo is, as `dream` leaves it
     epochs: int = 4  # octaves, of which each is larger than the one before; after each there is a picture, and a save
     octave_scale: float = 1.4
     steps: int = 14  # of an octave
-    step_size: float = 0.02  # of a step, in [-1, 1]: how far a pixel moves whose gradient is one standard deviation
+    step_size: float = 0.01  # of a step, in [-1, 1]: how far a pixel moves whose gradient is one standard deviation
     smoothings: int = 3  # gradients that are added: as it is, and smoothed over 1, 2, 4 and more pixels
     variation: float = 0.0  # weight of total variation, which is taken from the loss: smooths
     shift: int = 32  # most pixels by which the picture is moved before each step, so that no place is special

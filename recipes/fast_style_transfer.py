@@ -7,7 +7,9 @@ Images   uint8 [n, size, size, 3] at the borders; float32 in [-1, 1] in the netw
 Differs  1. Losses are shares of what is wanted, so that one weight fits all layers and networks.
          2. Pictures are enlarged by their nearest pixels and a convolution: no checkerboard (Odena et al. 2016,
             doi:10.23915/distill.00003). Edges are mirrored.
-         3. The embedded network looks, or any other; the painter is half as wide as the paper's.
+         3. The photo first gets the painting's colours (Gatys et al. 2016, arXiv:1606.05897, section 2.1), and what is
+            learnt is the difference to that.
+         4. The embedded network looks, or any other; the painter is half as wide as the paper's.
 Run      python -m recipes.fast_style_transfer                                        the demo: offline
          python -m recipes.fast_style_transfer train --data DIR --style painting.jpg --output-dir runs/night
          python -m recipes.fast_style_transfer stylize photo.jpg out.png --run runs/night      any size; or a folder
@@ -29,9 +31,10 @@ from common.cli import run_command
 from common.datasets import images_of
 from common.errors import InputError
 from common.imagenet import frozen_features
-from common.images import from_uint8, pad_to_multiple, save_grid, to_uint8
+from common.images import from_uint8, pad_to_multiple, read_image, save_grid, to_uint8, write_image
 from common.lazy import keras, tf
 from common.runs import check_run, convert_images, finish_run, load_network, read_run, start_run
+from common.seasons import drawn_seasons
 from common.training import History, fit, share
 
 # %% Configuration
@@ -48,8 +51,8 @@ class Config:
     content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
     style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # whose Gram matrices count
     content_weight: float = 1.0
-    style_weight: float = 30.0
-    variation: float = 0.1  # weight of total variation, which smooths
+    style_weight: float = 5.0
+    variation: float = 10.0  # weight of total variation, which smooths
     size: int = 256  # pixels a side of the pictures it learns from; a multiple of 4
     jitter: float = 1.12  # enlarged by this factor, then cropped back at random
     base_filters: int = 16  # of the layers next to the image
@@ -62,7 +65,7 @@ class Config:
 
 VGG19_STYLE = ",".join(f"block{stage}_conv2" for stage in range(1, 5))
 VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block3_conv3", style_layers=VGG19_STYLE)
-DEMO = Config(size=128, residual_blocks=3, batch_size=2, epochs=8)
+DEMO = Config(size=128, residual_blocks=3, batch_size=2, learning_rate=2e-3, epochs=4)
 DEMO_RUN = Path("runs/fast_style_transfer-demo")
 
 # %% Networks
@@ -87,11 +90,10 @@ def networks_of(config: Config, fetch: bool = False) -> Networks:
     layers, ops, width = keras.layers, keras.ops, config.base_filters
     seeds = keras.random.SeedGenerator(config.seed)
 
-    def convolved(x, filters: int, kernel: int = 3, stride: int = 1, **options):
-        init = keras.initializers.HeNormal(seed=seeds)
+    def convolved(x, filters: int, kernel: int = 3, stride: int = 1, init=keras.initializers.HeNormal):
         edge = kernel // 2
         x = ops.pad(x, [[0, 0], [edge, edge], [edge, edge], [0, 0]], mode="reflect")
-        return layers.Conv2D(filters, kernel, stride, kernel_initializer=init, **options)(x)
+        return layers.Conv2D(filters, kernel, stride, kernel_initializer=init(seed=seeds))(x)
 
     def normalised(x):
         return layers.GroupNormalization(groups=-1, epsilon=1e-5)(x)  # -1: each channel of each image
@@ -104,7 +106,9 @@ def networks_of(config: Config, fetch: bool = False) -> Networks:
         x = layers.Add()([x, normalised(convolved(y, 4 * width))])
     for filters in (2 * width, width):
         x = layers.ReLU()(normalised(convolved(layers.UpSampling2D(2)(x), filters)))
-    painter = keras.Model(images, convolved(x, 3, 9, activation="tanh"), name="painter")
+    little = functools.partial(keras.initializers.RandomNormal, stddev=1e-3)  # so that it begins with the photo itself
+    x = layers.Activation("tanh")(1.5 * images + convolved(x, 3, 9, init=little))
+    painter = keras.Model(images, x, name="painter")
     names = [*weighted_names(config.content_layers), *weighted_names(config.style_layers)]
     features = frozen_features(config.network, config.weights, names, fetch)
     if config.size < least_side(features):
@@ -154,19 +158,37 @@ def make_losses(networks: Networks, config: Config) -> Callable:
     return losses
 
 
+# %% Colours
+
+
+def mean_and_covariance(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return those of the colours of each image: [n, height, width, 3] -> [n, 1, 1, 3] and [n, 3, 3]."""
+    mean = tf.reduce_mean(images, (1, 2), keepdims=True)
+    return mean, gram(images - mean) + 1e-2 * tf.eye(3)  # without which the noise of a grey photo would become colours
+
+
+def with_colours(photos: tf.Tensor, style: np.ndarray) -> tf.Tensor:
+    """Return photos [n, height, width, 3] in [-1, 1] with the colours' mean and covariance of a painting, uint8."""
+    (mean, own), (wanted_mean, wanted) = mean_and_covariance(photos), mean_and_covariance(from_uint8(style[None]))
+    values, vectors = tf.linalg.eigh(own)
+    whiten = vectors / tf.sqrt(values)[:, None] @ tf.linalg.matrix_transpose(vectors)
+    matched = tf.einsum("nhwc,ncd->nhwd", photos - mean, whiten @ tf.linalg.sqrtm(wanted)) + wanted_mean
+    return tf.clip_by_value(matched, -1.0, 1.0)
+
+
 # %% Training
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
     """Train the painter in place on batches of uint8 images; return each epoch's mean losses."""
     painter, _ = networks
-    losses = make_losses(networks, config)
+    losses, painting = make_losses(networks, config), read_style(config.style)
     optimizer = keras.optimizers.Adam(config.learning_rate)
     optimizer.build(painter.trainable_variables)
 
     @tf.function
     def step(photos: tf.Tensor) -> dict[str, tf.Tensor]:
-        photos = from_uint8(photos)
+        photos = with_colours(from_uint8(photos), painting)
         with tf.GradientTape() as tape:
             content, style, variation = losses(photos, painter(photos, training=True))
             loss = config.content_weight * content + config.style_weight * style + config.variation * variation
@@ -176,7 +198,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     def sample(epoch: int) -> None:
         if output_dir is not None and data.held_out:
-            save_beside(painter, data.held_out[0], output_dir / "samples" / f"epoch-{epoch:04d}.png")
+            save_beside(painter, painting, data.held_out[0], output_dir / "samples" / f"epoch-{epoch:04d}.png")
 
     state = networks._asdict() | {"optimizer": optimizer}
     return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
@@ -185,19 +207,26 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 # %% Use
 
 
-def stylize(painter: keras.Model, image: np.ndarray) -> np.ndarray:
-    """Paint uint8 [height, width, 3] of any size; the result has the same shape and type."""
+def stylize(painter: keras.Model, style: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Paint uint8 [height, width, 3] of any size in the manner of `style`, which the painter has learnt; alike."""
     height, width = image.shape[:2]
-    return to_uint8(painter(from_uint8(pad_to_multiple(image, 8)[None]), training=False))[0, :height, :width]
+    photo = with_colours(from_uint8(pad_to_multiple(image, 8)[None]), style)
+    return to_uint8(painter(photo, training=False))[0, :height, :width]
 
 
-def save_beside(painter: keras.Model, photos: np.ndarray, path: Path) -> Path:
+def save_beside(painter: keras.Model, style: np.ndarray, photos: np.ndarray, path: Path) -> Path:
     """Write a picture of up to six photos, uint8 [n, size, size, 3], above what the painter makes of them."""
     shown = photos[:: max(1, len(photos) // 6)][:6]
-    return save_grid(np.concatenate([shown, [stylize(painter, photo) for photo in shown]]), path, len(shown))
+    return save_grid(np.concatenate([shown, [stylize(painter, style, photo) for photo in shown]]), path, len(shown))
 
 
 # %% A whole run
+
+
+def sample_pictures(config: Config = DEMO) -> np.ndarray:
+    """Return the embedded data: drawn landscapes and parts of scikit-image's photographs, uint8 [n, size, size, 3]."""
+    pictures = np.concatenate([drawn_seasons(300, config.seed, config.size)[0], photo_squares(config.size)])
+    return pictures[np.random.default_rng(config.seed).permutation(len(pictures))]
 
 
 def experiment(
@@ -211,28 +240,27 @@ def experiment(
     if config.style != "sample":  # a run may go on from another folder
         config = replace(config, style=str(Path(config.style).resolve()))
     check_run(output_dir, "fast_style_transfer", config, data)
-    read_style(config.style)
+    style = read_style(config.style)
     networks = networks_of(config, fetch)
-    photos = images_of(data, config.size, 3, functools.partial(photo_squares, config.size), skip_bad, fetch)
+    photos = images_of(data, config.size, 3, functools.partial(sample_pictures, config), skip_bad, fetch)
     (held_out,) = photos.held_out(60)
     load = jittered(photos, config.size, config.jitter)
     start_run(output_dir, "fast_style_transfer", config, data)
+    write_image(style, output_dir / "style.png")
     train(networks, batches(photos.train, config.batch_size, config.seed, load, (held_out,)), config, output_dir)
-    picture = save_beside(networks.painter, held_out, output_dir / "beside.png")
+    picture = save_beside(networks.painter, style, held_out, output_dir / "beside.png")
     finish_run(output_dir, networks, lambda: evaluate(networks, held_out, config))
     return picture
 
 
 def evaluate(networks: Networks, photos: np.ndarray, config: Config) -> dict[str, float]:
-    """Return what is left of content and style in paintings of held-out photos, and of style in the photos."""
-    losses = make_losses(networks, config)
-    columns: dict[str, list[float]] = {"content": [], "style": [], "style_of_photos": []}
+    """Return what is left of content and style in paintings of held-out photos, and of style with colours alone."""
+    losses, style, rows = make_losses(networks, config), read_style(config.style), []
     for photo in photos:
-        before, after = (from_uint8(image[None]) for image in (photo, stylize(networks.painter, photo)))
-        found = [*losses(before, after)[:2], losses(before, before)[1]]
-        for column, value in zip(columns.values(), found, strict=True):
-            column.append(float(value))
-    return {name: float(np.mean(column)) for name, column in columns.items()}
+        before = with_colours(from_uint8(photo[None]), style)
+        content, left, _ = losses(before, from_uint8(stylize(networks.painter, style, photo)[None]))
+        rows.append([float(content), float(left), float(losses(before, before)[1])])
+    return dict(zip(("content", "style", "style_of_colours_alone"), np.mean(rows, 0).tolist(), strict=True))
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
@@ -243,7 +271,8 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def stylize_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_bad: bool = False) -> Path:
     """Paint an image, or every image of a folder into a folder, with the painter of a run."""
     read_run(run, "fast_style_transfer", Config)
-    return convert_images(source, destination, functools.partial(stylize, load_network(run, "painter")), 0, skip_bad)
+    convert = functools.partial(stylize, load_network(run, "painter"), read_image(run / "style.png"))
+    return convert_images(source, destination, convert, 0, skip_bad)
 
 
 if __name__ == "__main__":

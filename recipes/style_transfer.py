@@ -60,12 +60,12 @@ class Config:
     content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
     style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # whose Gram matrices count
     content_weight: float = 1.0
-    style_weight: float = 3000.0
-    variation: float = 10.0  # weight of total variation, which smooths
+    style_weight: float = 60.0
+    variation: float = 100.0  # weight of total variation, which smooths
     colours: Literal["matched", "kept", "free"] = "matched"  # to the painting's first; or the content's at the end
     start: Literal["content", "style", "noise"] = "content"
     size: int = 512  # most pixels of the longer side; 0: as the photo is
-    scales: int = 3  # sizes that are painted one after another, each twice the one before
+    scales: int = 2  # sizes that are painted one after another, each twice the one before
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
     learning_rate: float = 0.02  # of Adam, in [-1, 1]
     steps: int = 40  # times that the losses are computed in an epoch

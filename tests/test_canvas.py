@@ -384,7 +384,7 @@ def test_the_sample_is_the_cat_and_a_drawn_texture():
     np.testing.assert_array_equal(painting.picture, painting.content)
     assert not np.shares_memory(painting.picture, painting.content)
     ((style, share),) = painting.styles
-    np.testing.assert_array_equal(style, no_larger(drawn_texture("swirls", 3, 512), 451))
+    np.testing.assert_array_equal(style, no_larger(drawn_texture("strokes", 5, 512), 451))
     assert style.shape == (451, 451, 3) and share == 1
 
 

@@ -111,7 +111,7 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
         "discriminator": ((2, 1), -np.inf, np.inf),
         "averaged": ((2, 16, 16, 3), -1, 1),
     },
-    "deepdream": {"features": EMBEDDED[2:]},
+    "deepdream": {"features": EMBEDDED[2:3]},
     "dog_svm": {"features": ((2, 457), -np.inf, np.inf), "classifier": ((2, 2), 0, 0)},
     "face_swap": {
         "encoder": ((2, 8), -np.inf, np.inf),

@@ -167,9 +167,9 @@ def save(network: keras.Model, path: Path) -> None:
         metadata = json.loads(parts["metadata.json"])
         parts["metadata.json"] = json.dumps({"keras_version": metadata["keras_version"]}).encode()
         parts["config.json"] = re.sub(rb', "shared_object_id": \d+', b"", parts["config.json"])
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for entry, content in parts.items():
-                archive.writestr(zipfile.ZipInfo(entry), content, zipfile.ZIP_DEFLATED)
+                archive.writestr(zipfile.ZipInfo(entry), content, zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
 def main() -> None:
