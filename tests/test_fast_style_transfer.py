@@ -17,8 +17,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from common.batches import batches
+from common.canvas import photo_squares
 from common.errors import InputError
-from common.images import read_image, write_image
+from common.images import read_image, resize_image, write_image
+from common.seasons import drawn_seasons
+from recipes import fast_style_transfer
 from recipes.fast_style_transfer import (
     Config,
     Networks,
@@ -27,11 +30,15 @@ from recipes.fast_style_transfer import (
     experiment,
     gram,
     make_losses,
+    mean_and_covariance,
+    sample_pictures,
+    save_beside,
     share_left,
     stylize,
     stylize_file,
     total_variation,
     train,
+    with_colours,
 )
 
 # Keras 3 reads variables in a way that NumPy 2 deprecates.
@@ -106,6 +113,19 @@ def losses_written_out(
     return np.mean(columns, 0).tolist()
 
 
+def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+    """Of a symmetric matrix."""
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * values**exponent @ vectors.T
+
+
+def coloured_written_out(photo: np.ndarray, painting: np.ndarray) -> np.ndarray:
+    """A photo with the colours of a painting, both [height, width, 3] in [-1, 1]."""
+    own, wanted = (np.cov(each.reshape(-1, 3).T, bias=True) + 0.01 * np.eye(3) for each in (photo, painting))
+    centred, mean = photo - photo.mean((0, 1)), painting.mean((0, 1))
+    return np.clip(centred @ power(own, -0.5) @ power(wanted, 0.5) + mean, -1, 1)
+
+
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -116,6 +136,9 @@ def unit(images: np.ndarray) -> np.ndarray:
 
 def tensor(images: np.ndarray) -> tf.Tensor:
     return tf.constant(unit(images), tf.float32)
+
+
+PAINTING = noise(36, 40, 3, seed=9) // np.array([1, 3, 4], np.uint8)  # reddish
 
 
 SMALL = Config(
@@ -132,8 +155,7 @@ SMALL = Config(
 
 @pytest.fixture
 def style(tmp_path) -> Path:
-    """A reddish painting of 40x36 pixels."""
-    return write_image(noise(36, 40, 3, seed=9) // np.array([1, 3, 4], np.uint8), tmp_path / "painting.png")
+    return write_image(PAINTING, tmp_path / "painting.png")
 
 
 @pytest.fixture
@@ -202,7 +224,7 @@ def test_losses_are_those_written_out_with_the_weights_of_the_layers(style, cont
     config = settings(style, content_layers=layers[0], style_layers=layers[1])
     photos, paintings = noise(3, 12, 16, 3), noise(3, 12, 16, 3, seed=1) // 2
     losses = make_losses(Networks(keras.Model(), looks(*content, *painted)), config)
-    expected = losses_written_out(unit(photos), unit(paintings), unit(read_image(style)), content, painted)
+    expected = losses_written_out(unit(photos), unit(paintings), unit(PAINTING), content, painted)
     np.testing.assert_allclose(losses(tensor(photos), tensor(paintings)), expected, rtol=1e-4)
 
 
@@ -218,8 +240,8 @@ def test_unchanged_photos_have_no_loss_of_content_but_one_of_style(losses):
     assert float(content) == 0 and float(painted) > 0.01
 
 
-def test_where_each_painting_is_the_style_picture_there_is_no_loss_of_style(losses, style):
-    picture = read_image(style)[None]
+def test_where_each_painting_is_the_style_picture_there_is_no_loss_of_style(losses):
+    picture = PAINTING[None]
     content, painted, _ = losses(tensor(noise(3, 36, 40, 3)), tensor(picture.repeat(3, 0)))
     assert float(painted) == pytest.approx(0, abs=1e-9) and float(content) > 0.01
     assert float(losses(tensor(picture), tensor(255 - picture))[1]) > 0.01
@@ -235,12 +257,88 @@ def test_a_larger_painting_is_made_as_small_as_style_size_says(tmp_path):
     assert float(losses(whole, whole)[1]) > 1e-6
 
 
+# Colours
+
+
+def correlated(
+    mean: list[float], spread: list[list[float]], seed: int, height: int = 40, width: int = 50
+) -> np.ndarray:
+    """A picture, [height, width, 3] in [-1, 1], of normal colours with these sums of channels."""
+    normal = np.random.default_rng(seed).normal(size=(height, width, 3)).clip(-3, 3)
+    return np.clip(normal @ np.array(spread) + mean, -1, 1)
+
+
+VIVID = correlated([0.1, 0.2, -0.1], [[0.5, 0.1, 0.0], [0.0, 0.4, 0.2], [0.1, 0.0, 0.5]], 1)
+OCHRE = noise(36, 40, 3, seed=5) // np.array([2, 3, 5], np.uint8) + np.array([90, 60, 40], np.uint8)
+WIDE = noise(40, 30, 3, seed=6)  # all colours, far apart
+
+
+def coloured(photo: np.ndarray, painting: np.ndarray) -> np.ndarray:
+    return with_colours(tf.constant(photo[None], tf.float32), painting).numpy()[0].astype(np.float64)
+
+
+def covariance(picture: np.ndarray) -> np.ndarray:
+    return np.cov(picture.reshape(-1, 3).T, bias=True)
+
+
+def test_mean_and_covariance_of_colours_by_hand():
+    """Of two places each, and a hundredth where a colour meets itself."""
+    images = [[[[1.0, 0.0, 0.5], [-1.0, 0.0, 0.25]]], [[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]]]
+    mean, found = mean_and_covariance(tf.constant(images))
+    assert mean.numpy().tolist() == [[[[0, 0, 0.375]]], [[[0.5, 0.5, 0.5]]]]
+    first = [[1.01, 0, 0.125], [0, 0.01, 0], [0.125, 0, 0.025625]]
+    np.testing.assert_allclose(found, [first, 0.01 * np.eye(3)], atol=1e-7)
+
+
+@pytest.mark.parametrize("painting", [PAINTING, OCHRE, WIDE])
+def test_photos_of_a_batch_get_the_colours_written_out_for_each(painting):
+    flat = np.full((40, 50, 3), [0.5, -0.5, 0.1])
+    photos = np.stack([VIVID, 0.2 * VIVID - 0.6, unit(noise(40, 50, 3)), flat])
+    found = with_colours(tf.constant(photos, tf.float32), painting).numpy()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [coloured_written_out(photo, unit(painting)) for photo in photos], atol=5e-5)
+
+
+def test_coloured_photos_end_at_black_and_white():
+    found = coloured(np.clip(VIVID * 4, -1, 1) ** 9, WIDE)
+    assert found.min() == -1 and found.max() == 1
+
+
+def test_a_coloured_photo_has_the_mean_and_the_covariance_of_the_painting_up_to_the_regulariser():
+    found, wanted = coloured(VIVID, OCHRE), covariance(unit(OCHRE))
+    assert np.abs(found).max() < 0.999  # nothing is cut off
+    np.testing.assert_allclose(found.mean((0, 1)), unit(OCHRE).mean((0, 1)), atol=1e-5)
+    root = power(wanted + 0.01 * np.eye(3), 0.5)
+    left = 0.01 * np.eye(3) - 0.01 * root @ np.linalg.inv(covariance(VIVID) + 0.01 * np.eye(3)) @ root
+    np.testing.assert_allclose(covariance(found), wanted + left, atol=1e-5)
+    assert np.abs(left).max() < 0.01 < 0.1 * np.abs(covariance(VIVID) - wanted).max()
+
+
+def test_a_picture_with_its_own_colours_stays_as_it_is():
+    np.testing.assert_allclose(coloured(unit(OCHRE), OCHRE), unit(OCHRE), atol=2e-5)
+
+
+def test_a_photo_of_one_colour_gets_the_mean_of_the_painting():
+    found = coloured(np.full((9, 8, 3), 0.3), WIDE)
+    np.testing.assert_allclose(found, np.tile(unit(WIDE).mean((0, 1)), (9, 8, 1)), atol=1e-5)
+
+
+def test_the_noise_of_a_grey_photo_does_not_become_colours():
+    """Steps of one in 255, before a painting whose colours are 74 apart."""
+    grain = np.random.default_rng(0).integers(-1, 2, (40, 50, 3))
+    flat = 127.5 * (coloured(unit(120 + grain), WIDE) - unit(WIDE).mean((0, 1)))
+    assert np.abs(flat).max() < 20 and flat.std() < 6 < 70 < 127.5 * unit(WIDE).std()
+    shades = np.linspace(30, 220, 50)[None, :, None].repeat(40, 0).repeat(3, 2)
+    smooth, grainy = (127.5 * coloured(unit(each), WIDE) for each in (shades, shades + grain))
+    assert np.ptp(smooth, axis=(0, 1)).min() > 100 and (grainy - smooth).std() < 6
+
+
 # The painter
 
 
 @pytest.fixture(scope="module")
 def painter(tmp_path_factory) -> keras.Model:
-    """One whose normalisations do not leave things as they are."""
+    """One whose normalisations do not leave things as they are, and which changes a photo much."""
     path = tmp_path_factory.mktemp("looks") / "three.keras"
     three_convolutions().save(path)
     network = build(replace(SMALL, weights=str(path), base_filters=3)).painter
@@ -251,6 +349,7 @@ def painter(tmp_path_factory) -> keras.Model:
             layer.set_weights([generator.uniform(0.5, 1.5, shape), generator.normal(0, 0.3, shape)])
         elif isinstance(layer, keras.layers.Conv2D):
             kernel, bias = layer.get_weights()
+            kernel = 50 * kernel if len(bias) == 3 else kernel  # the last, next to nothing at first
             layer.set_weights([kernel, generator.normal(0, 0.1, bias.shape)])
     return network
 
@@ -280,7 +379,7 @@ def painted_written_out(painter: keras.Model, picture: np.ndarray) -> np.ndarray
     x = x + normalised(convolved(relu(normalised(convolved(x)))))
     for _ in range(2):
         x = relu(normalised(convolved(x.repeat(2, 0).repeat(2, 1))))
-    x = np.tanh(convolved(x))
+    x = np.tanh(1.5 * picture + convolved(x))
     assert next(convolutions, None) is next(norms, None) is None
     return x
 
@@ -289,6 +388,14 @@ def test_the_painter_is_the_one_written_out_and_edges_are_mirrored(painter):
     picture = unit(noise(12, 20, 3))
     found = painter(tf.constant(picture[None], tf.float32))[0]
     np.testing.assert_allclose(found, painted_written_out(painter, picture), atol=1e-4)
+    assert np.abs(found - np.tanh(1.5 * picture)).mean() > 0.1
+
+
+def test_at_first_a_painter_changes_photos_little(weights):
+    config = replace(Config(), network="file", content_layers="conv2", style_layers="conv1", weights=str(weights))
+    photos = unit(noise(2, 32, 40, 3))
+    found = build(config).painter(tf.constant(photos, tf.float32))
+    assert 1e-3 < np.abs(found - np.tanh(1.5 * photos)).mean() < 0.03
 
 
 def test_a_picture_is_painted_alone_as_in_a_batch(painter):
@@ -299,19 +406,19 @@ def test_a_picture_is_painted_alone_as_in_a_batch(painter):
     assert np.abs(np.diff(together, axis=0)).mean() > 0.01
 
 
-@pytest.mark.parametrize("height, width", [(45, 70), (32, 33), (9, 64), (8, 8), (7, 101), (5, 6)])
+@pytest.mark.parametrize("height, width", [(45, 70), (32, 36), (9, 64), (8, 8), (7, 101), (5, 6), (1, 1)])
 def test_pictures_of_any_size_are_painted_in_that_size(painter, height, width):
-    """Mirrored to a multiple of 4, the outermost row twice, painted, and cut back."""
-    picture = noise(height, width, 3)
-    found = stylize(painter, picture)
+    """Mirrored to a multiple of 8, the outermost row twice, coloured, painted, and cut back."""
+    picture = noise(height, width, 3) // np.array([3, 1, 2], np.uint8)
+    found = stylize(painter, PAINTING, picture)
     assert found.dtype == np.uint8 and found.shape == picture.shape
-    padded = np.pad(picture, ((0, -height % 4), (0, -width % 4), (0, 0)), mode="symmetric")
-    expected = (painted_written_out(painter, unit(padded))[:height, :width] + 1) * 127.5
-    np.testing.assert_allclose(found, expected, atol=0.52)
+    padded = np.pad(picture, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="symmetric")
+    painted = painted_written_out(painter, coloured_written_out(unit(padded), unit(PAINTING)))
+    np.testing.assert_allclose(found, (painted[:height, :width] + 1) * 127.5, atol=0.52)
 
 
 def test_the_border_of_a_grey_picture_is_painted_as_its_midst(painter):
-    found = stylize(painter, np.full((45, 70, 3), 90, np.uint8)).reshape(-1, 3).astype(int)
+    found = stylize(painter, PAINTING, np.full((45, 70, 3), 90, np.uint8)).reshape(-1, 3).astype(int)
     assert np.ptp(found, axis=0).max() <= 1
 
 
@@ -358,9 +465,10 @@ def test_a_row_tells_the_losses_of_what_is_painted(style):
     networks, photos = networks_of(), noise(2, 12, 16, 3)
     (row,) = train(networks, batches(photos, 2, 0), settings(style, learning_rate=0.0))
     kernel, bias = networks.painter.get_weights()
-    painted = np.tanh(unit(photos) @ kernel[0, 0] + bias)
+    before = np.stack([coloured_written_out(photo, unit(PAINTING)) for photo in unit(photos)])
+    painted = np.tanh(before @ kernel[0, 0] + bias)
     layers = {"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0}
-    expected = losses_written_out(unit(photos), painted, unit(read_image(style)), *layers)
+    expected = losses_written_out(before, painted, unit(PAINTING), *layers)
     np.testing.assert_allclose([row[name] for name in ("content", "style", "variation")], expected, rtol=1e-4)
 
 
@@ -380,23 +488,64 @@ def test_what_has_a_weight_falls_and_what_looks_does_not_learn(style, wanted):
 
 @pytest.mark.slow
 def test_a_few_steps_of_a_painter_lower_the_loss_of_style(style, weights):
-    config = settings(style, weights, epochs=12, learning_rate=0.01)
-    history = train(build(config), batches(noise(4, 32, 32, 3), 2, 0), config)
-    assert history[-1]["style"] < 0.5 * history[0]["style"]
+    """Of smooth photos, to which the painting's grain is to be added."""
+    config = settings(style, weights, epochs=12, learning_rate=0.01, variation=0.0)
+    smooth = np.stack([resize_image(noise(3, 3, 3, seed=seed), 32, 32) for seed in range(4)])
+    history = train(build(config), batches(smooth, 2, 0), config)
+    assert history[0]["style"] > 0.01 and history[-1]["style"] < 0.5 * history[0]["style"]
 
 
 def test_scores_are_means_over_held_out_photos_and_their_eight_bit_paintings(style):
-    networks, photos = networks_of(), noise(3, 12, 16, 3)
+    networks, photos = networks_of(), noise(3, 16, 24, 3)
     kernel, bias = networks.painter.get_weights()
-    painted = np.rint((np.tanh(unit(photos) @ kernel[0, 0] + bias) + 1) * 127.5)
-    target, layers = unit(read_image(style)), ({"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0})
-    content, after, _ = losses_written_out(unit(photos), unit(painted), target, *layers)
-    _, before, _ = losses_written_out(unit(photos), unit(photos), target, *layers)
+    before = np.stack([coloured_written_out(photo, unit(PAINTING)) for photo in unit(photos)])
+    painted = np.rint((np.tanh(before @ kernel[0, 0] + bias) + 1) * 127.5)
+    target, layers = unit(PAINTING), ({"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0})
+    content, after, _ = losses_written_out(before, unit(painted), target, *layers)
+    _, alone, _ = losses_written_out(before, before, target, *layers)
     scores = evaluate(networks, photos, settings(style))
-    assert scores == pytest.approx({"content": content, "style": after, "style_of_photos": before}, rel=1e-3)
+    assert scores == pytest.approx({"content": content, "style": after, "style_of_colours_alone": alone}, rel=1e-3)
+    assert np.unique(np.round(list(scores.values()), 4)).size == 3
 
 
 # A whole run
+
+
+@pytest.mark.slow
+def test_the_embedded_data_are_drawn_landscapes_and_squares_of_photographs_in_any_order(monkeypatch):
+    """Of 300 landscapes, 60 here."""
+    fewer = {(300, 3, 32): drawn_seasons(60, 3, 32)}
+    squares = {32: photo_squares(32)}
+    monkeypatch.setattr(fast_style_transfer, "drawn_seasons", lambda *arguments: fewer[arguments])
+    monkeypatch.setattr(fast_style_transfer, "photo_squares", squares.__getitem__)
+    found = sample_pictures(replace(SMALL, seed=3))
+    parts = [*fewer[300, 3, 32][0], *squares[32]]
+    assert found.shape == (len(parts), 32, 32, 3) and found.dtype == np.uint8
+    assert sorted(each.tobytes() for each in found) == sorted(each.tobytes() for each in parts)
+    drawn = {each.tobytes() for each in parts[:60]}
+    assert all(10 <= sum(each.tobytes() in drawn for each in third) <= 30 for third in np.array_split(found, 3))
+    np.testing.assert_array_equal(found, sample_pictures(replace(SMALL, seed=3)))
+
+
+def test_squares_of_photographs_are_many_in_colour_and_not_alike():
+    squares = photo_squares(32)
+    assert squares.shape[0] > 200 and squares.shape[1:] == (32, 32, 3) and squares.dtype == np.uint8
+    assert len({each.tobytes() for each in squares}) == len(squares)
+    colourful = np.ptp(squares.astype(int), axis=3).mean((1, 2))
+    assert np.median(colourful) > 20
+
+
+@pytest.mark.parametrize("count, shown", [(3, [0, 1, 2]), (6, [0, 1, 2, 3, 4, 5]), (13, [0, 2, 4, 6, 8, 10])])
+def test_photos_stand_above_their_paintings(count, shown, tmp_path):
+    network, photos = mixer(), noise(count, 16, 16, 3)
+    picture = read_image(save_beside(network, PAINTING, photos, tmp_path / "beside.png"))
+    assert picture.shape == (2 * 18 + 2, 18 * len(shown) + 2, 3)
+    for column, number in enumerate(shown):
+        above, below = (picture[top : top + 16, 18 * column + 2 :][:, :16] for top in (2, 20))
+        np.testing.assert_array_equal(above, photos[number])
+        kernel, bias = network.get_weights()
+        before = coloured_written_out(unit(photos[number]), unit(PAINTING))
+        np.testing.assert_allclose(below, (np.tanh(before @ kernel[0, 0] + bias) + 1) * 127.5, atol=0.52)
 
 
 @pytest.fixture
@@ -422,10 +571,11 @@ def test_a_run_that_ended_goes_on_as_one_that_never_did_bit_for_bit(style, weigh
     assert picture == tmp_path / "stopped" / "beside.png"
     (one, rows, scores), (other, other_rows, other_scores) = (outcome(tmp_path / name) for name in ("whole", "stopped"))
     assert rows == other_rows and len(rows) == 3 and rows[0] == "epoch,content,style,variation"
-    assert scores == other_scores and set(json.loads(scores)) == {"content", "style", "style_of_photos"}
+    assert scores == other_scores and set(json.loads(scores)) == {"content", "style", "style_of_colours_alone"}
     for before, after in zip(one, other, strict=True):
         np.testing.assert_array_equal(before, after)
     np.testing.assert_array_equal(read_image(picture), read_image(tmp_path / "whole" / "beside.png"))
+    np.testing.assert_array_equal(read_image(tmp_path / "stopped" / "style.png"), PAINTING)
     samples = {path.name for path in (tmp_path / "stopped" / "samples").iterdir()}
     assert samples == {"epoch-0001.png", "epoch-0002.png"}
 
@@ -469,6 +619,7 @@ def test_a_painting_that_is_too_small_is_refused(weights, photos, tmp_path):
 @pytest.mark.parametrize("changes, line", [
     ({"size": 34}, "size must be a multiple of 4, at least 32, got 34"),
     ({"size": 28}, "size must be a multiple of 4, at least 32, got 28"),
+    ({"style_size": 31}, "style_size must be 32 or more, got 31"),
     ({"style_layers": "conv1,conv9"}, "'conv9' is no layer of file that gives maps"),
     ({"content_layers": "conv9"}, "'conv9' is no layer"),
     ({"style_layers": "conv1=-1"}, "expected NAME or NAME=WEIGHT"),
@@ -485,6 +636,20 @@ def test_settings_that_cannot_be(changes, line, style, weights, photos, tmp_path
     assert not list(tmp_path.glob("run/**/*.keras")) and not list(tmp_path.glob("run/checkpoints"))
 
 
+def test_a_size_that_the_network_cannot_look_at_is_refused(style, photos, tmp_path):
+    images = x = keras.Input((None, None, 3))
+    for name in ("conv1", "conv2", "conv3"):
+        x = keras.layers.Conv2D(2, 3, name=name)(keras.layers.AveragePooling2D(3)(x))
+    keras.Model(images, x).save(tmp_path / "deep.keras")
+    config = settings(style, tmp_path / "deep.keras")  # least: ((3 * 3 + 2) * 3 + 2) * 3
+    assert build(replace(config, size=108)).features(np.zeros((1, 108, 108, 3)))[2].shape == (1, 1, 1, 2)
+    with pytest.raises(InputError, match="size must be at least 105 for this network, got 104"):
+        build(replace(config, size=104))
+    with pytest.raises(InputError, match="size must be at least 105 for this network, got 32"):
+        experiment(str(photos), config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # Use
 
 
@@ -494,6 +659,7 @@ def finished_run(painter, tmp_path) -> Path:
 
     start_run(tmp_path / "run", "fast_style_transfer", SMALL, "sample")
     painter.save(tmp_path / "run" / "painter.keras")
+    write_image(PAINTING, tmp_path / "run" / "style.png")
     return tmp_path / "run"
 
 
@@ -501,7 +667,7 @@ def test_a_file_is_painted_into_a_file(finished_run, painter, tmp_path):
     write_image(noise(21, 34, 3), tmp_path / "photo.png")
     found = stylize_file(tmp_path / "photo.png", tmp_path / "new" / "out.png", finished_run)
     assert found == tmp_path / "new" / "out.png"
-    np.testing.assert_array_equal(read_image(found), stylize(painter, noise(21, 34, 3)))
+    np.testing.assert_array_equal(read_image(found), stylize(painter, PAINTING, noise(21, 34, 3)))
 
 
 def test_a_folder_is_painted_into_a_folder_each_picture_in_its_size(finished_run, painter, tmp_path):
@@ -511,7 +677,7 @@ def test_a_folder_is_painted_into_a_folder_each_picture_in_its_size(finished_run
     assert stylize_file(tmp_path / "photos", tmp_path / "out", finished_run) == tmp_path / "out"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "c.png"}
     for name, picture in pictures.items():
-        np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{name}.png"), stylize(painter, picture))
+        np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{name}.png"), stylize(painter, PAINTING, picture))
 
 
 def test_a_bad_picture_of_a_folder_is_named_and_left_out_where_that_is_asked_for(finished_run, tmp_path, capsys):
@@ -531,8 +697,24 @@ def test_without_a_run_nothing_is_painted(tmp_path):
     assert not (tmp_path / "out.png").exists()
 
 
+@pytest.mark.parametrize("content, line", [
+    (None, "style.png: No such file"),
+    (b"", "style.png: an empty file"),
+    (b"words", "style.png: not a PNG"),
+])  # fmt: skip
+def test_a_run_without_its_painting_paints_nothing(content, line, finished_run, tmp_path):
+    (finished_run / "style.png").unlink()
+    if content is not None:
+        (finished_run / "style.png").write_bytes(content)
+    write_image(noise(16, 16, 3), tmp_path / "a.png")
+    with pytest.raises(InputError, match=line):
+        stylize_file(tmp_path / "a.png", tmp_path / "out.png", finished_run)
+    assert not (tmp_path / "out.png").exists()
+
+
 @pytest.mark.slow
-def test_the_command_line_trains_and_then_paints(style, weights, photos, tmp_path):
+def test_the_command_line_trains_and_then_paints_in_the_manner_of_a_file_with_a_comma(style, weights, photos, tmp_path):
+    style = style.rename(tmp_path / "red, and=2.png")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     flags = {"--data": "photos", "--output-dir": "run", "--style": style.name, "--network": "file"}
     flags |= {"--weights": weights.name, "--content-layers": "conv2", "--style-layers": "conv1=2,conv3"}
@@ -552,10 +734,4 @@ def test_the_command_line_trains_and_then_paints(style, weights, photos, tmp_pat
     assert (tmp_path / "run" / "report.html").is_file()
     out = stylize_file(photos / "0.png", tmp_path / "out.png", tmp_path / "run")
     network = keras.models.load_model(tmp_path / "run" / "painter.keras")
-    np.testing.assert_array_equal(read_image(out), stylize(network, read_image(photos / "0.png")))
-
-
-@pytest.mark.parametrize("height, width", [(1, 1), (4, 4), (3, 50), (5, 9)])
-def test_a_picture_may_be_as_small_as_a_pixel(height, width, painter):
-    picture = noise(height, width, 3)
-    assert stylize(painter, picture).shape == picture.shape
+    np.testing.assert_array_equal(read_image(out), stylize(network, PAINTING, read_image(photos / "0.png")))
