@@ -210,9 +210,12 @@ def read_photo(data: str) -> np.ndarray:
     return photo
 
 
-def read_style(style: str) -> np.ndarray:
-    """Return a painting, uint8 [height, width, 3], as `read_photo` does; for `sample` a texture that is drawn."""
-    return drawn_texture("strokes", 5, 512) if style == "sample" else read_photo(style)
+def read_style(style: str, side: int = 512) -> np.ndarray:
+    """Return a painting, uint8 [height, width, 3], with a longer side of at most `side`; for `sample` a drawn texture.
+
+    Raises InputError as `read_photo`.
+    """
+    return no_larger(drawn_texture("strokes", 5, 512) if style == "sample" else read_photo(style), side)
 
 
 # Of those that come with scikit-image, without those of persons.
@@ -287,5 +290,5 @@ def read_painting(data: str, style: str, side: int) -> Painting:
     content = read_photo(data)
     content = no_larger(content, side) if side else content
     longer = max(content.shape[:2])
-    styles = [(no_larger(read_style(name), longer), share) for name, share in weighted_names(style).items()]
+    styles = [(read_style(name, longer), share) for name, share in weighted_names(style).items()]
     return canvas_of(content, styles)

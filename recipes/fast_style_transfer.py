@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.batches import Batches, batches, jittered
-from common.canvas import least_side, no_larger, photo_squares, read_style, weighted_names
+from common.canvas import least_side, photo_squares, read_style, weighted_names
 from common.cli import run_command
 from common.datasets import images_of
 from common.errors import InputError
@@ -145,7 +145,7 @@ def make_losses(networks: Networks, config: Config) -> Callable:
     layers = [list(weighted_names(names).values()) for names in (config.content_layers, config.style_layers)]
     content_weights, style_weights = (tf.constant(each) / sum(each) for each in layers)
     first = len(content_weights)
-    style = no_larger(read_style(config.style), config.style_size)
+    style = read_style(config.style, config.style_size)
     grams = [gram(maps) for maps in features(from_uint8(style[None]), training=False)[first:]]
 
     def losses(photos: tf.Tensor, paintings: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -182,7 +182,7 @@ def with_colours(photos: tf.Tensor, style: np.ndarray) -> tf.Tensor:
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
     """Train the painter in place on batches of uint8 images; return each epoch's mean losses."""
     painter, _ = networks
-    losses, painting = make_losses(networks, config), read_style(config.style)
+    losses, painting = make_losses(networks, config), read_style(config.style, config.style_size)
     optimizer = keras.optimizers.Adam(config.learning_rate)
     optimizer.build(painter.trainable_variables)
 
@@ -210,8 +210,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 def stylize(painter: keras.Model, style: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Paint uint8 [height, width, 3] of any size in the manner of `style`, which the painter has learnt; alike."""
     height, width = image.shape[:2]
-    photo = with_colours(from_uint8(pad_to_multiple(image, 8)[None]), style)
-    return to_uint8(painter(photo, training=False))[0, :height, :width]
+    photo = pad_to_multiple(with_colours(from_uint8(image[None]), style)[0].numpy(), 8)
+    return to_uint8(painter(photo[None], training=False))[0, :height, :width]
 
 
 def save_beside(painter: keras.Model, style: np.ndarray, photos: np.ndarray, path: Path) -> Path:
@@ -240,8 +240,8 @@ def experiment(
     if config.style != "sample":  # a run may go on from another folder
         config = replace(config, style=str(Path(config.style).resolve()))
     check_run(output_dir, "fast_style_transfer", config, data)
-    style = read_style(config.style)
-    networks = networks_of(config, fetch)
+    style, networks = read_style(config.style, config.style_size), networks_of(config, fetch)
+    least_side(networks.features, style)  # says where the painting is too small
     photos = images_of(data, config.size, 3, functools.partial(sample_pictures, config), skip_bad, fetch)
     (held_out,) = photos.held_out(60)
     load = jittered(photos, config.size, config.jitter)
@@ -255,7 +255,7 @@ def experiment(
 
 def evaluate(networks: Networks, photos: np.ndarray, config: Config) -> dict[str, float]:
     """Return what is left of content and style in paintings of held-out photos, and of style with colours alone."""
-    losses, style, rows = make_losses(networks, config), read_style(config.style), []
+    losses, style, rows = make_losses(networks, config), read_style(config.style, config.style_size), []
     for photo in photos:
         before = with_colours(from_uint8(photo[None]), style)
         content, left, _ = losses(before, from_uint8(stylize(networks.painter, style, photo)[None]))

@@ -408,12 +408,13 @@ def test_a_picture_is_painted_alone_as_in_a_batch(painter):
 
 @pytest.mark.parametrize("height, width", [(45, 70), (32, 36), (9, 64), (8, 8), (7, 101), (5, 6), (1, 1)])
 def test_pictures_of_any_size_are_painted_in_that_size(painter, height, width):
-    """Mirrored to a multiple of 8, the outermost row twice, coloured, painted, and cut back."""
+    """Coloured, mirrored to a multiple of 8, the outermost row twice, painted, and cut back."""
     picture = noise(height, width, 3) // np.array([3, 1, 2], np.uint8)
     found = stylize(painter, PAINTING, picture)
     assert found.dtype == np.uint8 and found.shape == picture.shape
-    padded = np.pad(picture, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="symmetric")
-    painted = painted_written_out(painter, coloured_written_out(unit(padded), unit(PAINTING)))
+    coloured = coloured_written_out(unit(picture), unit(PAINTING))
+    padded = np.pad(coloured, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="symmetric")
+    painted = painted_written_out(painter, padded)
     np.testing.assert_allclose(found, (painted[:height, :width] + 1) * 127.5, atol=0.52)
 
 
