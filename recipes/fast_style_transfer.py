@@ -225,7 +225,7 @@ def save_beside(painter: keras.Model, style: np.ndarray, photos: np.ndarray, pat
 
 def sample_pictures(config: Config = DEMO) -> np.ndarray:
     """Return the embedded data: drawn landscapes and parts of scikit-image's photographs, uint8 [n, size, size, 3]."""
-    pictures = np.concatenate([drawn_seasons(300, config.seed, config.size)[0], photo_squares(config.size)])
+    pictures = np.concatenate([drawn_seasons(120, config.seed, config.size)[0], photo_squares(config.size)])
     return pictures[np.random.default_rng(config.seed).permutation(len(pictures))]
 
 

@@ -514,13 +514,13 @@ def test_scores_are_means_over_held_out_photos_and_their_eight_bit_paintings(sty
 
 @pytest.mark.slow
 def test_the_embedded_data_are_drawn_landscapes_and_squares_of_photographs_in_any_order(monkeypatch):
-    """Of 300 landscapes, 60 here."""
-    fewer = {(300, 3, 32): drawn_seasons(60, 3, 32)}
+    """Of 120 landscapes, 60 here."""
+    fewer = {(120, 3, 32): drawn_seasons(60, 3, 32)}
     squares = {32: photo_squares(32)}
     monkeypatch.setattr(fast_style_transfer, "drawn_seasons", lambda *arguments: fewer[arguments])
     monkeypatch.setattr(fast_style_transfer, "photo_squares", squares.__getitem__)
     found = sample_pictures(replace(SMALL, seed=3))
-    parts = [*fewer[300, 3, 32][0], *squares[32]]
+    parts = [*fewer[120, 3, 32][0], *squares[32]]
     assert found.shape == (len(parts), 32, 32, 3) and found.dtype == np.uint8
     assert sorted(each.tobytes() for each in found) == sorted(each.tobytes() for each in parts)
     drawn = {each.tobytes() for each in parts[:60]}

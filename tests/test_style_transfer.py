@@ -584,7 +584,7 @@ def test_a_run_says_what_its_files_show_and_a_second_call_changes_nothing(files,
     assert scores["style_of_painting"] < 0.5 * scores["style_of_content"]
     assert beside == tmp_path / "run" / "beside.png" and read_image(beside).shape[0] == 320
     stored = read_json(tmp_path / "run" / "config.json")["config"]
-    assert stored["steps"] == 15 and stored["style"] == f"{tmp_path}/b.png,{tmp_path}/a.png=3"
+    assert stored["steps"] == 15 and stored["style"] == f"{tmp_path}/b.png,{tmp_path}/a.png=3.0"
     monkeypatch.chdir("/")
     elsewhere = replace(config, style=stored["style"])
     experiment(str(tmp_path / "photo.png"), elsewhere, tmp_path / "run")
