@@ -128,8 +128,9 @@ def matrix_product(kind: str) -> Callable[[], object]:
 def in_bfloat16(network: keras.Model) -> keras.Model:
     """Return a network that computes in bfloat16, with the same weights in float32, and gives float32."""
 
-    def cast(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return type(layer).from_config(layer.get_config() | {"dtype": "mixed_bfloat16"})
+    def cast(layer: keras.Operation) -> keras.Operation:
+        precision = {"dtype": "mixed_bfloat16"} if isinstance(layer, keras.layers.Layer) else {}
+        return type(layer).from_config(layer.get_config() | precision)
 
     clone = keras.models.clone_model(network, clone_function=cast, recursive=True)
     clone.set_weights(network.get_weights())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from common.files import read_npz, replacing, write_npz
 from common.images import read_image, resize_image, save_gif, to_uint8, write_image
 from common.latents import NormalMap
 from common.lazy import keras
+from common.report import write_report
 from common.textures import drawn_texture
 from common.training import History, write_history
 
@@ -75,10 +78,12 @@ def least_side(features: keras.Model, *pictures: np.ndarray) -> int:
 
     sides = range(SMALLEST_SIDE, 513)
     least = sides[min(bisect.bisect_left(sides, True, key=fits), len(sides) - 1)]
+    if not fits(least):
+        raise InputError(f"{features.name}: cannot look at a picture of {least}x{least} px")
     for picture in pictures:
         height, width = picture.shape[:2]
         if min(height, width) < least:
-            raise InputError(f"a picture of {width}x{height} px; this network needs at least {least} a side")
+            raise InputError(f"a picture of {width}x{height} px; this network needs at least {least} a side (--size)")
     return least
 
 
@@ -146,16 +151,20 @@ def save_film(frames: np.ndarray, path: Path, per_second: int = 15) -> Path:
         for frame in frames:
             film.write(frame[..., ::-1])
         film.release()
+        written = int(cv2.VideoCapture(str(draft)).get(cv2.CAP_PROP_FRAME_COUNT))
+        if written != len(frames):  # OpenCV says nothing of a full disk
+            raise OSError(f"{path}: {written} of {len(frames)} frames could be written; is the disk full?")
     return path
 
 
 def match_colours(content: np.ndarray, style: np.ndarray) -> np.ndarray:
     """Return the content with the mean and the covariance of the painting's colours, uint8 [height, width, 3].
 
-    Gatys et al. 2016, arXiv:1606.05897, section 2.1, by the linear map that moves colours least.
+    Gatys et al. 2016, arXiv:1606.05897, section 2.1, by the linear map that moves colours least; but the noise of a
+    grey or sepia photo does not become colours.
     """
     colours, wanted = (image.reshape(-1, 3).astype(np.float64) for image in (content, style))
-    matched = NormalMap.between(colours, wanted).there(colours)
+    matched = NormalMap.between(colours, wanted, floor=5.0**2).there(colours)
     return np.clip(np.rint(matched), 0, 255).astype(np.uint8).reshape(content.shape)
 
 
@@ -176,21 +185,42 @@ def save_painting(output_dir: Path | None, history: History, picture: np.ndarray
     columns = {name: np.array([row[name] for row in history]) for name in history[0]}
     newest = output_dir / "checkpoints" / f"step-{len(history):08d}.npz"
     write_npz(newest, {"picture": picture} | columns)
-    for path in (output_dir / "checkpoints").glob("step-*.npz"):
-        if path != newest:
-            path.unlink()
+    for path in sorted((output_dir / "checkpoints").glob("step-*.npz"))[:-3]:
+        path.unlink()
     write_history(output_dir, history)
+    write_report(output_dir)
+
+
+@contextmanager
+def keeping(output_dir: Path | None, history: History) -> Iterator[None]:
+    """Let Ctrl-C say after which epoch the run will go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if output_dir is None or not history:
+            raise
+        raise KeyboardInterrupt(f"stopped; {len(history)} epochs are kept") from None
 
 
 def resume_painting(output_dir: Path | None) -> tuple[History, np.ndarray]:
-    """Return what `save_painting` kept last, bit for bit; an empty picture where there is none."""
+    """Return what `save_painting` kept last and whole, bit for bit; an empty picture where there is none.
+
+    Raises:
+        InputError: all that is kept is damaged.
+    """
     kept = sorted((output_dir / "checkpoints").glob("step-*.npz")) if output_dir is not None else []
-    if not kept:
-        return [], np.empty((0, 0, 3), np.float32)
-    arrays = read_npz(kept[-1])
-    picture = arrays.pop("picture")
-    rows = zip(*(values.tolist() for values in arrays.values()), strict=True)
-    return [dict(zip(arrays, row, strict=True)) for row in rows], picture
+    for path in reversed(kept):
+        try:
+            arrays = read_npz(path)
+        except InputError as error:
+            if path == kept[0]:
+                raise
+            print(f"{error}; going on from the save before", file=sys.stderr)
+            continue
+        picture = arrays.pop("picture")
+        rows = zip(*(values.tolist() for values in arrays.values()), strict=True)
+        return [dict(zip(arrays, row, strict=True)) for row in rows], picture
+    return [], np.empty((0, 0, 3), np.float32)
 
 
 def read_photo(data: str) -> np.ndarray:
@@ -239,8 +269,8 @@ PHOTOGRAPHS = (
 )
 
 
-def photographs(longer_side: int = 640) -> dict[str, np.ndarray]:
-    """Return photographs that come with scikit-image, uint8 [height, width, 3], no larger than that."""
+def photographs() -> dict[str, np.ndarray]:
+    """Return photographs that come with scikit-image, uint8 [height, width, 3], of at most 640 pixels a side."""
     import skimage
 
     found = {}
@@ -249,7 +279,7 @@ def photographs(longer_side: int = 640) -> dict[str, np.ndarray]:
         image = loaded[0] if isinstance(loaded, tuple) else loaded
         image = image if image.dtype == np.uint8 else (255 * image).astype(np.uint8)
         image = np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image[..., :3]
-        found[name] = no_larger(image, longer_side)
+        found[name] = no_larger(image, 640)
     return found
 
 
@@ -273,7 +303,8 @@ def photo_squares(size: int) -> np.ndarray:
 def with_absolute_paths(style: str) -> str:
     """Return what `read_painting` takes, with paths in full, so that a run goes on from another folder too."""
     names = {name if name == "sample" else str(Path(name).resolve()): w for name, w in weighted_names(style).items()}
-    return ",".join(name if w == 1 and "=" not in name else f"{name}={w!r}" for name, w in names.items())
+    text = ",".join(name if w == 1 and "=" not in name else f"{name}={w!r}" for name, w in names.items())
+    return text if text.count(",") == style.count(",") else style  # a folder above has a comma in its name
 
 
 def read_painting(data: str, style: str, side: int) -> Painting:

@@ -143,13 +143,17 @@ def frozen_features(network: str, weights: str, names: Sequence[str], fetch: boo
 
     Args:
         network: `embedded`, the project's own; or one of keras.applications; or `file`, any Keras model.
-        weights: `imagenet`, or a file of weights for that network; for `file` a .keras file that takes such images.
+        weights: `imagenet`, `random`, or a file of weights; for `file` a .keras file that takes such images.
         names: of its layers.
         fetch: Keras may download what it keeps.
 
     Raises:
         InputError: there is no such network, file or layer.
     """
+    if network == "embedded" and weights:
+        raise InputError(f"--weights {weights} needs --network: {', '.join(APPLICATIONS)}, or file")
+    if network in APPLICATIONS and not weights:
+        raise InputError(f"{network} needs --weights: imagenet, or a file of weights for it")
     if network in APPLICATIONS:
         application = APPLICATIONS[network]
         network_of = getattr(keras.applications, network)

@@ -25,11 +25,12 @@ class NormalMap(NamedTuple):
     target: np.ndarray  # float64 [d]: the mean that is reached
 
     @classmethod
-    def between(cls, source: np.ndarray, target: np.ndarray) -> NormalMap:
+    def between(cls, source: np.ndarray, target: np.ndarray, *, floor: float = 0.0) -> NormalMap:
         """Return the map from points [n, d], latents or colours, to others, [m, d].
 
         Where n is not much more than d a covariance is mostly chance: of each, d / (n + d) gives way to the same
-        variance in all directions (after Ledoit & Wolf 2004, doi:10.1016/S0047-259X(03)00096-4).
+        variance in all directions (after Ledoit & Wolf 2004, doi:10.1016/S0047-259X(03)00096-4). `floor` is a variance
+        that is added to the source's in all directions, so that what hardly varies is not stretched into something.
         """
 
         def covariance(points: np.ndarray) -> np.ndarray:
@@ -38,8 +39,8 @@ class NormalMap(NamedTuple):
             even = np.eye(dimensions) * max(np.trace(measured) / dimensions, 1e-12)
             return measured + (even - measured) * dimensions / (count + dimensions)
 
-        root = _symmetric_power(covariance(source), 0.5)
-        inverse = _symmetric_power(covariance(source), -0.5)
+        own = covariance(source) + floor * np.eye(source.shape[1])
+        root, inverse = _symmetric_power(own, 0.5), _symmetric_power(own, -0.5)
         matrix = inverse @ _symmetric_power(root @ covariance(target) @ root, 0.5) @ inverse
         return cls(matrix, source.mean(0, dtype=np.float64), target.mean(0, dtype=np.float64))
 

@@ -207,7 +207,7 @@ def load_network(output_dir: Path, name: str) -> keras.Model:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; has this run finished training?")
     try:
-        return keras.models.load_model(path)
+        return keras.models.load_model(path, compile=False)
     except Exception as error:  # a damaged file fails in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be loaded ({reason[:120]}); train again, or restore the file") from None

@@ -5,8 +5,8 @@ Paper    Mordvintsev, Olah & Tyka, "Inceptionism: Going Deeper into Neural Netwo
 Images   uint8 [height, width, 3] at the borders; float32 in [-1, 1] before the network.
 Loss     the mean square of each chosen layer's maps, times its weight: it rises.
 Differs  1. Gradients are the sum of several, smoothed more and more: no dots of single pixels.
-         2. Large pictures are dreamt in tiles, each with a margin as wide as the network looks, so that no seam shows
-            and memory does not grow with the picture.
+         2. Large pictures are dreamt in tiles, each with a border as wide as the network looks (`--border`), so that no
+            seam shows and the network's memory does not grow with the picture.
 Run      python -m recipes.deepdream                                       the demo: a photo, offline: texture dreams
          python -m recipes.deepdream dream photo.jpg out.png               any size in, the same size out
          python -m recipes.deepdream dream photo.jpg out.png --preset vgg19 --fetch     what ImageNet's network saw
@@ -27,6 +27,7 @@ import numpy as np
 from common.canvas import (
     enlarged,
     film_suffix,
+    keeping,
     least_side,
     magnified_centre,
     map_shapes,
@@ -70,7 +71,7 @@ class Config:
     seed: int = 0  # of the shifts
 
 
-VGG19 = Config(network="VGG19", weights="imagenet", layers="block2_pool=0.3,block5_pool=1.5")
+VGG19 = Config(network="VGG19", weights="imagenet", layers="block2_pool=0.3,block5_pool=1.5", border=224)
 DEMO = Config()
 DEMO_RUN = Path("runs/deepdream-demo")
 
@@ -132,21 +133,22 @@ def make_gradient(networks: Networks, config: Config) -> Callable:
 
 
 def tiled_gradient(gradient: Callable, picture: np.ndarray, config: Config) -> tuple[float, np.ndarray]:
-    """Return the loss and the gradient of float32 [height, width, 3], computed tile by tile.
+    """Return the loss, a mean over the tiles with their borders, and the gradient of float32 [height, width, 3].
 
     What lies farther than the border from a tile has no say in the gradient inside it: nor has it in the whole
     picture's, if the network does not look farther, as the embedded one does not.
     """
-    height, width = picture.shape[:2]
+    (height, width, _), tile, border = picture.shape, config.tile, config.border
     found, total = np.empty_like(picture), 0.0
-    for top in range(0, height, config.tile):
-        for left in range(0, width, config.tile):
-            rows = slice(max(0, top - config.border), min(height, top + config.tile + config.border))
-            columns = slice(max(0, left - config.border), min(width, left + config.tile + config.border))
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            # The last tile may be narrow; what is computed is not.
+            rows = slice(max(0, min(top, height - tile) // 32 * 32 - border), min(height, top + tile + border))
+            columns = slice(max(0, min(left, width - tile) // 32 * 32 - border), min(width, left + tile + border))
             loss, part = gradient(tf.constant(picture[None, rows, columns]))
-            inner = part.numpy()[0, top - rows.start :, left - columns.start :][: config.tile, : config.tile]
-            found[top : top + config.tile, left : left + config.tile] = inner
-            total += float(loss) * inner[..., 0].size
+            inner = part.numpy()[0, top - rows.start :, left - columns.start :][:tile, :tile]
+            found[top : top + tile, left : left + tile] = inner
+            total += float(loss) * len(inner) * len(inner[0])
     return total / (height * width), found
 
 
@@ -172,7 +174,7 @@ def train(networks: Networks, data: Dream, config: Config = Config(), output_dir
     height, width = data.picture.shape[:2]
     original, least = from_uint8(data.picture).numpy(), least_side(networks.features, data.picture)
     history, picture = resume_painting(output_dir)
-    with tqdm(total=config.epochs * config.steps, desc="dreaming", unit="step", disable=None) as bar:
+    with keeping(output_dir, history), tqdm(desc="dreaming", total=config.epochs * config.steps, disable=None) as bar:
         bar.update(len(history) * config.steps)
         for octave in range(config.epochs):
             started = time.monotonic()
@@ -185,7 +187,7 @@ def train(networks: Networks, data: Dream, config: Config = Config(), output_dir
                 picture = np.clip(base + enlarged(picture - resized(original, *picture.shape[:2]), *size), -1, 1)
             picture, loss = dream_octave(gradient, picture if len(picture) else base, config, octave, bar.update)
             seconds = time.monotonic() - started
-            history.append({"epoch": octave + 1, "loss": loss, "pixels": max(size), "seconds": seconds})
+            history.append({"epoch": len(history) + 1, "loss": loss, "pixels": max(size), "seconds": seconds})
             save_painting(output_dir, history, picture)
     data.picture[:] = to_uint8(enlarged(picture, height, width))
     return history
@@ -275,5 +277,4 @@ def zoom_file(
 
 
 if __name__ == "__main__":
-    presets = {"embedded": Config(), "vgg19": VGG19, "demo": DEMO}
-    run_command(demo, presets=presets, train=experiment, dream=dream_file, zoom=zoom_file)
+    run_command(demo, presets={"demo": DEMO, "vgg19": VGG19}, train=experiment, dream=dream_file, zoom=zoom_file)

@@ -74,7 +74,7 @@ DEMO_RUN = Path("runs/fast_style_transfer-demo")
 class Networks(NamedTuple):
     """Who paints, and what looks, which does not learn."""
 
-    painter: keras.Model  # images [n, height, width, 3] in [-1, 1], sides multiples of 4, from 8 -> paintings, alike
+    painter: keras.Model  # photos `with_colours`, in [-1, 1], sides multiples of 4, from 8 -> paintings, alike
     features: keras.Model  # images -> maps of the content layers, then of the style's
 
 

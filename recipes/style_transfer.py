@@ -30,6 +30,7 @@ from common.canvas import (
     canvas_of,
     enlarged,
     keep_colours,
+    keeping,
     least_side,
     match_colours,
     read_painting,
@@ -54,7 +55,7 @@ from common.training import History
 class Config:
     """Before the embedded network; `VGG19` has the paper's layers (section 3)."""
 
-    style: str = "sample"  # FILE or FILE=SHARE of paintings, separated by commas; sample: a drawn texture
+    style: str = "sample"  # FILE or FILE=SHARE, separated by commas; colours are the first one's; sample: drawn
     network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
     weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
     content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
@@ -166,7 +167,8 @@ def train(networks: Networks, data: Painting, config: Config = Config(), output_
     start["noise"] = np.random.default_rng(config.seed).integers(0, 256, data.content.shape).astype(np.uint8)
     least = least_side(networks.features, data.content, *(image for image, _ in data.styles))
     history, picture = resume_painting(output_dir)
-    with tqdm(total=config.scales * config.epochs * config.steps, desc="painting", unit="step", disable=None) as bar:
+    bar = tqdm(total=config.scales * config.epochs * config.steps, desc="painting", unit="step", disable=None)
+    with keeping(output_dir, history), bar:
         bar.update(len(history) * config.steps)
         for factor in (2**halvings for halvings in reversed(range(config.scales))):
             styles = [(smaller(image, factor, least), share) for image, share in data.styles]
@@ -197,15 +199,12 @@ def train(networks: Networks, data: Painting, config: Config = Config(), output_
 
 
 def by_lbfgs(losses: Callable, picture: np.ndarray, config: Config) -> np.ndarray:
-    """Return a picture, [height, width, 3], after so many evaluations of L-BFGS (Gatys, section 2.3).
-
-    SciPy wants float64, and a loss that is no smaller than what its tests for convergence take for nothing.
-    """
+    """Return a picture, [height, width, 3], after about so many evaluations of L-BFGS (Gatys, section 2.3)."""
     from scipy.optimize import minimize
 
     def scaled(point: np.ndarray) -> tuple[float, np.ndarray]:
         parts, gradient = losses(tf.constant(point.reshape(1, *picture.shape), tf.float32))
-        return 1e3 * float(parts[-1]), 1e3 * gradient.numpy().ravel().astype(np.float64)
+        return float(parts[-1]), gradient.numpy().ravel().astype(np.float64)
 
     options = {"maxfun": config.steps - 1, "maxiter": config.steps, "maxcor": 10, "ftol": 0, "gtol": 0}
     found = minimize(scaled, picture.ravel().astype(np.float64), jac=True, method="L-BFGS-B", options=options)
@@ -216,7 +215,7 @@ def by_adam(losses: Callable, picture: np.ndarray, config: Config) -> np.ndarray
     """Return a picture, [height, width, 3], after so many steps of Adam."""
     canvas, optimizer = keras.Variable(picture[None]), keras.optimizers.Adam(config.learning_rate)
     for _ in range(config.steps):
-        _, gradient = losses(canvas.value)
+        _, gradient = losses(tf.convert_to_tensor(canvas.value))
         optimizer.apply([gradient], [canvas])
         canvas.assign(tf.clip_by_value(canvas.value, -1, 1))
     return canvas.numpy()[0]

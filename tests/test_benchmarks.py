@@ -806,8 +806,8 @@ def test_tables_of_pictures_made_through_a_network():
         "cosine to float32's gradient |",
         "| embedded, 512 px, float32 | 2.000 | 50.000 | 100.000 | 0.500 |  |  |",
         "| embedded, 512 px, bfloat16 | 1.000 |  |  |  | 2.000 | 0.999 |",
-        "| lowest loss after | 5 s | 10 s | 20 s | 40 s | 80 s | evaluations |",
-        "| L-BFGS | 0.005 | 0.010 | 0.020 | 0.040 | 0.080 | 88 |",
+        "| lowest loss after | 5 s | 10 s | 20 s | 40 s | evaluations |",
+        "| L-BFGS | 0.005 | 0.010 | 0.020 | 0.040 | 88 |",
         "| 4000 x 3000 px, 2 steps | 60.000 | 3.500 |",
         "| paintings | paintings | seconds each | style loss left, of the photo's |",
         "| embedded | 6 | 30.000 | 0.125 |",
@@ -931,7 +931,7 @@ def test_optimizers_are_told_their_lowest_losses_after_some_seconds(tmp_path, mo
     )
     monkeypatch.setattr(recipes.style_transfer, "Config", lambda **_: config)
     scores = canvas.measure_optimizers()
-    assert list(scores) == ["L-BFGS", *(f"Adam, rate {rate}" for rate in (0.01, 0.02, 0.05, 0.1))]
+    assert list(scores) == ["L-BFGS", *(f"Adam, rate {rate}" for rate in (0.01, 0.02, 0.05))]
     for row in scores.values():
         assert 0 < row["0.8 s"] <= row["0.4 s"] and row["evaluations"] > 1
     assert scores["L-BFGS"]["0.8 s"] < scores["Adam, rate 0.01"]["0.4 s"]

@@ -136,7 +136,7 @@ def test_a_picture_within_one_tile_is_computed_as_it_is(plain):
 
 def test_tiles_are_weighted_by_their_pixels():
     """A "network" whose loss is the mean of its part, of a picture that is constant in each tile."""
-    picture = np.zeros((64, 80, 3), np.float32)
+    picture = np.zeros((64, 96, 3), np.float32)
     picture[:32, 32:64], picture[32:, 64:] = 1.0, 5.0
     loss, found = tiled_gradient(lambda part: (tf.reduce_mean(part), 2 * part), picture, settings(tile=32, border=0))
     assert loss == pytest.approx(picture.mean(), rel=1e-6)

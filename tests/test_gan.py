@@ -81,7 +81,7 @@ def test_one_compiled_call_of_three_updates_equals_three_calls_of_one(monkeypatc
     [
         ({"units": 1}, blobs, "samples are copies of each other"),
         (
-            {"discriminator_units": 512, "dropout": 0.0, "learning_rate": 0.002, "epochs": 50},
+            {"discriminator_units": 512, "dropout": 0.0, "learning_rate": 0.001, "epochs": 80},
             checks,
             "the discriminator has won",
         ),

@@ -259,7 +259,7 @@ def test_a_save_that_does_not_fit_on_the_disk_loses_nothing(tmp_path):
 def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp_path, recipe, kills=2):
     def command(folder):
         folder.mkdir(exist_ok=True)
-        epochs = "5" if recipe == "cyclegan" else "16"  # whose epochs take longer
+        epochs = {"pix2pix": "8", "dcgan": "16", "cyclegan": "3"}[recipe]  # by how long they take
         return [sys.executable, "-m", "tests.kill_target", recipe, str(folder), epochs]
 
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
