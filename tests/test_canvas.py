@@ -231,7 +231,7 @@ def test_the_noise_of_a_sepia_photo_does_not_become_colours():
     style = correlated([120, 120, 120], [[60, 0, 0], [0, 60, 0], [0, 0, 60]], 4)
     matched = match_colours(sepia, style).reshape(-1, 3).astype(float)
     spreads = np.sqrt(np.linalg.eigvalsh(np.cov(matched.T)))
-    assert spreads[2] > 35 and spreads[1] < 3
+    assert spreads[2] > 30 and spreads[1] < 3
 
 
 def test_a_painting_of_one_colour_takes_all_colours_away():
