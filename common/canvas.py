@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ from common.training import History, write_history
 SMALLEST_SIDE = 32  # pixels of a picture, below which no network has anything to look at
 
 
+# %% What is painted
+
+
 class Painting(NamedTuple):
     """A picture that is painted, in place, like `content` in the manner of `styles`."""
 
@@ -37,6 +40,9 @@ def canvas_of(content: np.ndarray, styles: Sequence[tuple[np.ndarray, float]]) -
     return Painting(content.copy(), content, [(image, share / total) for image, share in styles])
 
 
+# %% Settings and what a network can look at
+
+
 def weighted_names(text: str) -> dict[str, float]:
     """Return the weight of each name in "NAME,NAME=WEIGHT", of layers or files; 1 where none is said.
 
@@ -45,15 +51,14 @@ def weighted_names(text: str) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for part in text.split(","):
-        name, sign, weight = part.strip().rpartition("=")
-        try:
-            value = float(weight) if sign else 1.0
-        except ValueError:
-            name, value = part.strip(), 1.0
-        name = name if sign else part.strip()
-        if not name or name in found or not 0 < value < np.inf:
+        name, weight = part.strip(), 1.0
+        if "=" in name:
+            before, _, after = name.rpartition("=")
+            with suppress(ValueError):  # a file's name may hold the sign
+                name, weight = before.strip(), float(after)
+        if not name or name in found or not 0 < weight < np.inf:
             raise InputError(f"expected NAME or NAME=WEIGHT, above 0, each name once; got {part!r} in {text!r}")
-        found[name] = value
+        found[name] = weight
     return found
 
 
@@ -87,6 +92,9 @@ def least_side(features: keras.Model, *pictures: np.ndarray) -> int:
     return least
 
 
+# %% Sizes
+
+
 def smaller(image: np.ndarray, factor: float, least: int) -> np.ndarray:
     """Return uint8 [height, width, 3] made smaller by a factor from 1, or until its shorter side is `least`."""
     height, width = image.shape[:2]
@@ -106,7 +114,7 @@ def enlarged(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC), -1, 1)
 
 
-def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def reduced(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return float32 [h, w, 3] in another size that is no larger, each pixel the mean of those that it stands for."""
     import cv2
 
@@ -121,6 +129,9 @@ def magnified_centre(picture: np.ndarray, zoom: float) -> np.ndarray:
     matrix = np.array([[zoom, 0, (1 - zoom) * (width - 1) / 2], [0, zoom, (1 - zoom) * (height - 1) / 2]])
     flags, mode = cv2.INTER_CUBIC, cv2.BORDER_REFLECT_101
     return np.clip(cv2.warpAffine(picture, matrix, (width, height), flags=flags, borderMode=mode), -1, 1)
+
+
+# %% Films
 
 
 def film_suffix(path: Path) -> str:
@@ -157,6 +168,9 @@ def save_film(frames: np.ndarray, path: Path, per_second: int = 15) -> Path:
     return path
 
 
+# %% Colours
+
+
 def match_colours(content: np.ndarray, style: np.ndarray) -> np.ndarray:
     """Return the content with the mean and the covariance of the painting's colours, uint8 [height, width, 3].
 
@@ -175,6 +189,9 @@ def keep_colours(painted: np.ndarray, content: np.ndarray) -> np.ndarray:
     brightness = Image.fromarray(painted).convert("YCbCr").split()[0]
     colours = Image.fromarray(content).convert("YCbCr").split()[1:]
     return np.array(Image.merge("YCbCr", (brightness, *colours)).convert("RGB"))
+
+
+# %% Stop and go on
 
 
 def save_painting(output_dir: Path | None, history: History, picture: np.ndarray) -> None:
@@ -221,6 +238,9 @@ def resume_painting(output_dir: Path | None) -> tuple[History, np.ndarray]:
         rows = zip(*(values.tolist() for values in arrays.values()), strict=True)
         return [dict(zip(arrays, row, strict=True)) for row in rows], picture
     return [], np.empty((0, 0, 3), np.float32)
+
+
+# %% Photographs and paintings
 
 
 def read_photo(data: str) -> np.ndarray:

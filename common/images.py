@@ -269,7 +269,7 @@ def write_image(image: np.ndarray, path: Path) -> Path:
     return path
 
 
-def _tiled(images: np.ndarray, columns: int, zoom: int) -> np.ndarray:
+def tiled(images: np.ndarray, columns: int, zoom: int) -> np.ndarray:
     """Return [n, h, w, c] as one image, row by row, 2 white pixels around each; see `save_grid`."""
     rows = -(-len(images) // columns)
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
@@ -286,7 +286,7 @@ def save_grid(images: np.ndarray, path: Path, columns: int = 8, zoom: int = 1) -
 
     Each pixel is drawn `zoom` pixels wide and high. Raises InputError as `write_image`.
     """
-    return write_image(_tiled(images, min(columns, len(images)), zoom), path)
+    return write_image(tiled(images, min(columns, len(images)), zoom), path)
 
 
 def save_samples(images: np.ndarray, destination: Path, singles: bool = False) -> Path:
@@ -318,7 +318,7 @@ def save_table(rows: dict[str, np.ndarray], path: Path, zoom: int = 1) -> Path:
         shapes = {caption: list(images.shape) for caption, images in rows.items()}
         raise ValueError(f"rows {shapes}; each needs the same number of images, of the same width")
     font = ImageFont.load_default(size=14)
-    strips = [_tiled(images, len(images), zoom).repeat(3 // images.shape[-1], axis=-1) for images in rows.values()]
+    strips = [tiled(images, len(images), zoom).repeat(3 // images.shape[-1], axis=-1) for images in rows.values()]
     margin = 14 + int(max(font.getlength(caption) for caption in rows))
     table = Image.new("RGB", (margin + strips[0].shape[1], sum(len(strip) for strip in strips)), "white")
     draw = ImageDraw.Draw(table)

@@ -13,6 +13,7 @@ from common.attacked import CURVE_LEVELS, Attacked, accuracy_under_attack, image
 from common.errors import InputError
 from common.imagenet import Known
 from common.labelled import Split
+from tests.pictures import noise
 
 CLASSES = ("cat", "dog", "tabby cat", "hen")
 
@@ -55,10 +56,6 @@ def known(classes: tuple[str, ...] = CLASSES, size: int = 8, channels: int = 1) 
 
 def no_sample() -> tuple[np.ndarray, np.ndarray]:
     raise AssertionError("asked for the sample")
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
 
 def pictures(root: Path, layout: dict[str, int]) -> dict[str, list[bytes]]:

@@ -25,10 +25,7 @@ from common.attributes import (
 )
 from common.errors import InputError
 from common.labelled import Split, labelled_batches
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+from tests.pictures import noise
 
 
 def answers(count: int, attributes: int, seed: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image, ImageSequence
+from PIL import Image
 from scipy.linalg import sqrtm
 
 from common.canvas import (
@@ -24,7 +24,7 @@ from common.canvas import (
     no_larger,
     read_painting,
     read_photo,
-    resized,
+    reduced,
     resume_painting,
     save_film,
     save_painting,
@@ -35,10 +35,7 @@ from common.canvas import (
 from common.errors import InputError
 from common.images import read_image, write_image
 from common.textures import drawn_texture
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+from tests.pictures import frames_of, noise
 
 
 def ramp(height: int, width: int, slope: float = 0.02) -> np.ndarray:
@@ -138,16 +135,16 @@ def test_enlarged_edges_stay_in_the_range():
     assert found.min() == -1 and found.max() == 1
 
 
-def test_resized_gives_the_mean_of_each_block():
+def test_reduced_gives_the_mean_of_each_block():
     picture = np.random.default_rng(0).uniform(-1, 1, (12, 20, 3)).astype(np.float32)
     expected = picture.astype(float).reshape(4, 3, 5, 4, 3).mean((1, 3))
-    np.testing.assert_allclose(resized(picture, 4, 5), expected, atol=1e-6)
+    np.testing.assert_allclose(reduced(picture, 4, 5), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(12, 20), (11, 19), (7, 13), (5, 20), (1, 1)])
-def test_resized_keeps_the_mean_where_sizes_do_not_divide(size):
+def test_reduced_keeps_the_mean_where_sizes_do_not_divide(size):
     picture = np.random.default_rng(0).uniform(-1, 1, (12, 20, 3)).astype(np.float32)
-    found = resized(picture, *size)
+    found = reduced(picture, *size)
     assert found.shape == (*size, 3)
     np.testing.assert_allclose(found.astype(float).mean((0, 1)), picture.astype(float).mean((0, 1)), atol=1e-5)
 
@@ -330,18 +327,6 @@ def moving_square(count: int, height: int, width: int) -> np.ndarray:
     for number in range(count):
         frames[number, 10:30, 2 * number : 2 * number + 20] = [250, 200, 20]
     return frames
-
-
-def frames_of(path: Path) -> np.ndarray:
-    """Return a film as OpenCV, or Pillow for a GIF, reads it."""
-    if path.suffix.lower() == ".gif":
-        with Image.open(path) as gif:
-            return np.stack([np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)])
-    film, frames = cv2.VideoCapture(str(path)), []
-    while (read := film.read())[0]:
-        frames.append(read[1][..., ::-1])
-    film.release()
-    return np.stack(frames)
 
 
 @pytest.mark.parametrize("name, size", [

@@ -26,12 +26,9 @@ from recipes.cyclegan import (
     translate_batch,
     translate_file,
 )
+from tests.pictures import noise
 
 TINY = Config(size=32, base_filters=4, residual_blocks=1, pool=2, jitter=1.0, epochs=1)
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,12 @@ from common.batches import Examples, as_they_are, batches, jittered, undistorted
 from common.datasets import image_pairs, images_of
 from common.errors import InputError
 from common.images import LABEL_COLOURS
+from tests.pictures import noise
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
 
 def sample() -> tuple[np.ndarray, np.ndarray]:

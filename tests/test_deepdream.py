@@ -1,4 +1,4 @@
-"""DeepDream before the network of `test_style_transfer`, whose gradient looks 10 pixels far, against closed forms."""
+"""DeepDream before the network of `three_convolutions`, whose gradient looks 10 pixels far, against closed forms."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from recipes.deepdream import (
     train,
     zoom_file,
 )
-from tests.test_canvas import frames_of
-from tests.test_style_transfer import maps_of, maps_written_out, noise, three_convolutions, unit, without_time
+from tests.pictures import frames_of, noise, unit
+from tests.three_convolutions import maps_of, maps_written_out, three_convolutions, without_time
 
 
 def settings(**changes) -> Config:

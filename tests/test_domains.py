@@ -21,10 +21,7 @@ from common.domains import (
 )
 from common.errors import InputError
 from common.images import read_image
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+from tests.pictures import noise
 
 
 def no_sample() -> Domains:

@@ -40,50 +40,11 @@ from recipes.fast_style_transfer import (
     train,
     with_colours,
 )
+from tests.pictures import noise, unit
+from tests.three_convolutions import maps_of, maps_written_out, three_convolutions
 
 # Keras 3 reads variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-FILTERS = {"conv1": 4, "conv2": 5, "conv3": 6}
-
-
-def three_convolutions() -> keras.Model:
-    """Two convolutions of single pixels, half the size, and a third: the same at every call."""
-    x = images = keras.Input((None, None, 3), name="images")
-    for number, (name, filters) in enumerate(FILTERS.items()):
-        x = keras.layers.AveragePooling2D(2, name="pool")(x) if name == "conv3" else x
-        kernel, bias = (keras.initializers.RandomNormal(stddev=0.6, seed=seed + number) for seed in (10, 20))
-        layer = keras.layers.Conv2D(
-            filters, 1, activation="softplus", kernel_initializer=kernel, bias_initializer=bias, name=name
-        )
-        x = layer(x)
-    return keras.Model(images, x, name="three")
-
-
-def looks(*names: str) -> keras.Model:
-    network = three_convolutions()
-    features = keras.Model(network.input, [network.get_layer(name).output for name in names])
-    features.trainable = False
-    return features
-
-
-def weights_of(network: keras.Model) -> dict[str, list[np.ndarray]]:
-    return {name: [each.astype(np.float64) for each in network.get_layer(name).get_weights()] for name in FILTERS}
-
-
-WRITTEN_OUT = weights_of(three_convolutions())
-
-
-def maps_written_out(pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """The maps of `three_convolutions` for [n, height, width, 3] in [-1, 1], of even sides."""
-    x, maps = pictures.astype(np.float64), {}
-    for name, (kernel, bias) in WRITTEN_OUT.items():
-        if name == "conv3":
-            count, height, width, channels = x.shape
-            x = x.reshape(count, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-        x = np.logaddexp(0, x @ kernel[0, 0] + bias)
-        maps[name] = x
-    return maps
 
 
 def losses_written_out(
@@ -103,9 +64,9 @@ def losses_written_out(
         return ((found - wanted) ** 2).sum() / (wanted**2).sum()
 
     columns = []
-    wanted = maps_written_out(style[None])
+    wanted = maps_written_out(style)
     for photo, painting in zip(photos.astype(np.float64), paintings.astype(np.float64), strict=True):
-        before, after = maps_written_out(photo[None]), maps_written_out(painting[None])
+        before, after = maps_written_out(photo), maps_written_out(painting)
         kept = sum(w * left(after[name], before[name]) for name, w in content_layers.items())
         painted = sum(w * left(products(after[name]), products(wanted[name])) for name, w in style_layers.items())
         steps = (np.diff(painting, axis=0) ** 2).mean() + (np.diff(painting, axis=1) ** 2).mean()
@@ -124,14 +85,6 @@ def coloured_written_out(photo: np.ndarray, painting: np.ndarray) -> np.ndarray:
     own, wanted = (np.cov(each.reshape(-1, 3).T, bias=True) + 0.01 * np.eye(3) for each in (photo, painting))
     centred, mean = photo - photo.mean((0, 1)), painting.mean((0, 1))
     return np.clip(centred @ power(own, -0.5) @ power(wanted, 0.5) + mean, -1, 1)
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def unit(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float64) / 127.5 - 1
 
 
 def tensor(images: np.ndarray) -> tf.Tensor:
@@ -223,7 +176,7 @@ def test_losses_are_those_written_out_with_the_weights_of_the_layers(style, cont
     layers = [",".join(f"{name}={weight}" for name, weight in each.items()) for each in (content, painted)]
     config = settings(style, content_layers=layers[0], style_layers=layers[1])
     photos, paintings = noise(3, 12, 16, 3), noise(3, 12, 16, 3, seed=1) // 2
-    losses = make_losses(Networks(keras.Model(), looks(*content, *painted)), config)
+    losses = make_losses(Networks(keras.Model(), maps_of(*content, *painted)), config)
     expected = losses_written_out(unit(photos), unit(paintings), unit(PAINTING), content, painted)
     np.testing.assert_allclose(losses(tensor(photos), tensor(paintings)), expected, rtol=1e-4)
 
@@ -231,7 +184,7 @@ def test_losses_are_those_written_out_with_the_weights_of_the_layers(style, cont
 @pytest.fixture
 def losses(style):
     """Before the layers of `SMALL`."""
-    return make_losses(Networks(keras.Model(), looks("conv2", "conv1", "conv3")), settings(style))
+    return make_losses(Networks(keras.Model(), maps_of("conv2", "conv1", "conv3")), settings(style))
 
 
 def test_unchanged_photos_have_no_loss_of_content_but_one_of_style(losses):
@@ -251,7 +204,7 @@ def test_a_larger_painting_is_made_as_small_as_style_size_says(tmp_path):
     large = write_image(noise(80, 120, 3) // 2, tmp_path / "large.png")
     config = replace(settings(large), style_size=60)
     small = np.asarray(Image.open(large).resize((60, 40), Image.Resampling.BICUBIC))
-    losses = make_losses(Networks(keras.Model(), looks("conv2", "conv1", "conv3")), config)
+    losses = make_losses(Networks(keras.Model(), maps_of("conv2", "conv1", "conv3")), config)
     assert float(losses(tensor(small[None]), tensor(small[None]))[1]) == pytest.approx(0, abs=1e-9)
     whole = tensor(read_image(large)[None])
     assert float(losses(whole, whole)[1]) > 1e-6
@@ -439,6 +392,18 @@ def test_the_default_painter_has_as_many_weights_as_counted_by_hand(weights):
     assert network.features.trainable_variables == []
 
 
+@pytest.mark.parametrize(("brightness_only", "same"), [(True, True), (False, False)])
+def test_a_painter_of_brightness_adds_the_same_to_all_colours(weights, brightness_only, same):
+    network = build(replace(SMALL, weights=str(weights), brightness_only=brightness_only)).painter
+    last = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)][-1]
+    kernel, bias = last.get_weights()
+    last.set_weights([200 * kernel, bias])
+    photo = unit(noise(16, 24, 3))[None]
+    added = np.arctanh(network(photo, training=False).numpy().astype(np.float64)) - 1.5 * photo
+    assert added.std() > 0.05
+    assert (np.ptp(added, axis=-1).max() < 1e-4) == same
+
+
 def test_the_seed_decides_the_painter(weights):
     kernels = [build(replace(SMALL, weights=str(weights), seed=seed)).painter.get_weights()[0] for seed in (0, 0, 1)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
@@ -450,7 +415,7 @@ def test_the_seed_decides_the_painter(weights):
 
 def networks_of(painter: keras.Model | None = None) -> Networks:
     """A painter, the same each time where none is given, before the layers of `SMALL`."""
-    features = looks("conv2", "conv1", "conv3")
+    features = maps_of("conv2", "conv1", "conv3")
     return Networks(painter or mixer(), features)
 
 

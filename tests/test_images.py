@@ -35,10 +35,7 @@ from common.images import (
     write_image,
 )
 from common.lazy import tf
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+from tests.pictures import noise
 
 
 def smooth(height: int, width: int) -> np.ndarray:

@@ -24,10 +24,7 @@ from common.labelled import (
     labelled_batches,
     labelled_images,
 )
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+from tests.pictures import noise
 
 
 def numbers(count: int, classes: int, seed: int = 0) -> np.ndarray:
