@@ -11,6 +11,9 @@ from common.labelled import Labelled, labelled_images
 DIGITS = tuple("0123456789")
 
 
+OVERSAMPLING = 3  # edges are drawn at this many times the final size, then averaged down
+
+
 def digits_or_others(
     data: str, size: int, channels: int, skip_bad: bool = False, fetch: bool = False, require_classes: bool = False
 ) -> Labelled:
@@ -44,20 +47,30 @@ def sklearn_digits(size: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"size is {size}: it must be 8 or more")
     digits = load_digits()
     counts = np.pad(digits.images / 16, ((0, 0), (2, 2), (2, 2)))
-    oversampling = 3  # edges are drawn at this many times the final size, then averaged down
-    large = size * oversampling
+    large = size * OVERSAMPLING
     # The spline is linear and separable: its response to unit impulses, a matrix, resizes every digit.
     impulses = np.eye(counts.shape[1])
     spline = ndimage.zoom(impulses, (large / len(impulses), 1), order=3, grid_mode=True, mode="grid-constant")
-    images = np.empty((len(counts), size, size, 1), np.uint8)
-    for image, count in zip(images, counts, strict=True):
-        stroke = np.clip((spline @ count @ spline.T - 0.5) * 4 + 0.5, 0, 1)
-        extent = 1 + max(np.ptp(np.flatnonzero((stroke > 0.5).any(axis))) for axis in (0, 1))
-        scale = extent / (large * 20 / 28)
-        corner = np.array(ndimage.center_of_mass(stroke)) - scale * (large - 1) / 2
-        placed = ndimage.affine_transform(stroke, [scale, scale], corner, order=1)
-        image[..., 0] = np.rint(255 * placed.reshape(size, oversampling, size, oversampling).mean((1, 3)))
-    return images, digits.target.astype(np.int64)
+    strokes = (np.clip((spline @ count @ spline.T - 0.5) * 4 + 0.5, 0, 1) for count in counts)
+    return np.stack([centred_digit(stroke, size) for stroke in strokes]), digits.target.astype(np.int64)
+
+
+def centred_digit(stroke: np.ndarray, size: int = 28) -> np.ndarray:
+    """Return a digit as MNIST has it: its longer side takes 20/28 of the picture, its centre of mass is in the middle.
+
+    Args:
+        stroke: [height, width] of any size, 0 for paper to 1 for ink, of which there must be some.
+        size: height and width of the result, uint8 [size, size, 1], white on black.
+    """
+    from scipy import ndimage
+
+    large = size * OVERSAMPLING
+    extent = 1 + max(np.ptp(np.flatnonzero((stroke > 0.5).any(axis))) for axis in (0, 1))
+    scale = extent / (large * 20 / 28)
+    corner = np.array(ndimage.center_of_mass(stroke)) - scale * (large - 1) / 2
+    placed = ndimage.affine_transform(stroke, [scale, scale], corner, (large, large), order=1)
+    image = placed.reshape(size, OVERSAMPLING, size, OVERSAMPLING).mean((1, 3))
+    return np.rint(255 * image).astype(np.uint8)[..., None]
 
 
 def held_out_digits() -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,216 @@
+"""The page to play with: what it is made of, and itself in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.digits import centred_digit, held_out_digits
+from common.errors import InputError
+from common.imagenet import frozen_classifier
+from recipes import _app, vae
+from recipes._app import demo_messages, epochs_done, recipe_of, serve, side_by_side
+from recipes.fgsm import classify
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_drawn_digit_is_read_whatever_its_size_and_place():
+    images, labels = held_out_digits()
+    known = frozen_classifier("digits", "").classifier
+    drawn = []
+    for image in images[:40, :, :, 0]:
+        paper = np.zeros((280, 330))
+        paper[30:170, 150:290] = np.asarray(Image.fromarray(image).resize((140, 140))) / 255
+        drawn.append(centred_digit(paper))
+    right = classify(known, np.stack(drawn)).argmax(1) == labels[:40]
+    assert right.mean() >= 0.95
+
+
+def test_pictures_side_by_side_are_as_high_as_the_lowest():
+    small, large = np.full((8, 8, 1), 7, np.uint8), np.full((300, 200, 3), 9, np.uint8)
+    both = side_by_side(small, large, height=256)
+    assert both.shape == (256, 256 + 200 * 256 // 300, 3)
+    assert (both[:, :256] == 7).all() and (both[:, 256:] == 9).all()
+
+
+def test_the_recipe_of_a_run(tmp_path):
+    with pytest.raises(InputError, match="no run here"):
+        recipe_of(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "mlp", "config": {}, "data": "sample"}))
+    with pytest.raises(InputError, match="a run of mlp, which has no tab; expected one of vae_faces, pix2pix"):
+        recipe_of(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "vae", "config": {}, "data": "sample"}))
+    assert recipe_of(tmp_path) == "vae"
+
+
+def test_without_gradio_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(InputError, match=r"the page needs gradio: pip install --editable '\.\[app\]'"):
+        serve()
+
+
+def fake_demo(tmp_path: Path, monkeypatch, code: str) -> None:
+    """Let a script be what is run in place of Python."""
+    script = tmp_path / "python"
+    script.write_text(
+        f"#!{sys.executable}\nimport sys, time\nfrom pathlib import Path\nrun = Path(sys.argv[-1])\n{code}"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(_app.sys, "executable", str(script))
+    monkeypatch.setattr(_app.time, "sleep", lambda seconds: __import__("threading").Event().wait(0.02))
+
+
+def test_a_demo_says_how_far_it_is(tmp_path, monkeypatch):
+    code = "run.mkdir()\n(run / 'history.csv').write_text('epoch,loss\\n1,2\\n2,1\\n')\ntime.sleep(0.3)\n"
+    fake_demo(tmp_path, monkeypatch, code)
+    said = list(demo_messages("vae", tmp_path / "run"))
+    assert said[0].startswith("making ready") and said[-1] == f"epoch 2 of {vae.DEMO.epochs} is done"
+    assert epochs_done(tmp_path / "run") == 2 and epochs_done(tmp_path / "none") == 0
+
+
+def test_a_demo_that_fails_says_why(tmp_path, monkeypatch):
+    fake_demo(tmp_path, monkeypatch, "print('first\\nerror: the disk is full', file=sys.stderr)\nsys.exit(2)\n")
+    with pytest.raises(RuntimeError, match="^error: the disk is full$"):
+        list(demo_messages("vae", tmp_path / "run"))
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """The page, with a small run of `vae` and no other."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    folder = tmp_path_factory.mktemp("app")
+    vae.experiment("sample", replace(vae.DEMO, epochs=1, importance_samples=2), folder / "mine")
+    command = [sys.executable, "-m", "recipes", "app", "--port", "0", "--run", str(folder / "mine")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as server:
+        lines = []
+        for line in server.stdout or ():
+            lines.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                yield found[0]
+                break
+        else:
+            raise AssertionError("".join(lines))
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) in (0, 130)
+
+
+@pytest.fixture
+def browser() -> Iterator[types.SimpleNamespace]:
+    sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
+    path = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
+    if path is None:
+        pytest.skip("no headless browser: none of chromium, chromium-browser, google-chrome is installed")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=flags)
+        yield opened
+        opened.close()
+
+
+def open_page(browser, address: str, width: int = 1200):
+    """Open the page; what goes wrong in it, and what it asks of other machines, is kept in `page.complaints`."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.complaints = []
+    page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    local = ("data:", "blob:", address)
+    page.on("request", lambda asked: None if asked.url.startswith(local) else page.complaints.append(asked.url))
+    page.goto(address)
+    page.get_by_role("tab", name="Read a digit").wait_for()
+    return page
+
+
+def pictured(page, name: str) -> str:
+    """Return the address of the picture in a result, when there is one."""
+    place = page.locator(f"#{name} img").last
+    place.wait_for(timeout=90_000)
+    return place.get_attribute("src")
+
+
+def changed(page, name: str, before: str) -> str:
+    """Return the address of the picture in a result when it is no longer `before`."""
+    wait = "([name, before]) => { const found = [...document.querySelectorAll(`#${name} img`)].pop();"
+    page.wait_for_function(
+        wait + " return found && found.src && found.src !== before }", arg=[name, before], timeout=90_000
+    )
+    return pictured(page, name)
+
+
+def set_slider(page, label: str, value: float) -> None:
+    box = page.locator(f'input[type="number"][aria-label="number input for {label}"]')
+    box.fill(str(value))
+    box.press("Enter")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("app")
+def test_a_digit_drawn_with_the_mouse_is_read(browser, address):
+    page = open_page(browser, address)
+    paper = page.locator("canvas").first
+    paper.wait_for()
+    page.wait_for_timeout(1500)
+    box = paper.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y - 90)
+    page.mouse.down()
+    for step in range(19):
+        page.mouse.move(x, y - 90 + 10 * step)
+    page.mouse.up()
+    assert pictured(page, "as-the-network-sees-it")
+    assert page.locator('[data-testid="label-output-value"]').first.inner_text().strip() == "1"
+    assert page.complaints == []
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("app")
+def test_sliders_change_pictures_and_a_bad_upload_is_said(browser, address, tmp_path):
+    page = open_page(browser, address)
+    page.get_by_role("tab", name="Attack").first.click()
+    first = pictured(page, "the-digit-the-change-magnified-and-both-together")
+    set_slider(page, "epsilon: the most a pixel may move, black to white is 1", 0.25)
+    changed(page, "the-digit-the-change-magnified-and-both-together", first)
+    page.get_by_role("tab", name="Plane of digits").first.click()
+    first = pictured(page, "digit")
+    set_slider(page, "latent 1", 2)
+    changed(page, "digit", first)
+
+    page.get_by_role("tab", name="Dream").first.click()
+    panel = page.get_by_role("tabpanel").filter(has=page.get_by_text("how far each step goes")).first
+    photo, bad = tmp_path / "photo.png", tmp_path / "bad.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 91, 3)).astype(np.uint8)).save(photo)
+    bad.write_bytes(photo.read_bytes()[:500])
+    for path in (bad, photo):
+        panel.get_by_role("button", name="Clear").or_(panel.get_by_label("Remove Image")).first.click()
+        panel.locator('input[type="file"]').set_input_files(path)
+        page.wait_for_timeout(1000)
+        panel.get_by_role("button", name="Dream").click()
+        if path == bad:
+            page.locator(".toast-body, [data-testid=toast-body]").first.wait_for(timeout=30_000)
+    assert pictured(page, "dream")
+    assert page.complaints == []
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("app")
+def test_the_page_fits_a_phone(browser, address):
+    page = open_page(browser, address, width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.complaints == []
