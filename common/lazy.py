@@ -2,7 +2,7 @@
 
 Importing TensorFlow takes seconds; `--help`, a misspelt flag and a missing folder should not. A recipe writes
 `from common.lazy import keras, tf` and then uses both as if it had written `import keras` and
-`import tensorflow as tf` (which is what a copied recipe and a notebook get). Python 3.15 has `lazy import` for this.
+`import tensorflow as tf` (which is what a copied recipe gets). Python 3.15 has `lazy import` for this.
 """
 
 from __future__ import annotations

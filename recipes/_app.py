@@ -9,9 +9,11 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,10 +69,13 @@ def serve(runs: Sequence[Path] = (), port: int = 7860, open_browser: bool = Fals
             theme=theme,
             footer_links=[],
         )
-    except OSError as error:
-        raise InputError(f"{error}; choose another --port") from None
+    except OSError:
+        raise InputError(f"port {port} is taken; choose another --port, or 0 for any that is free") from None
     print(f"the page is at {address}; Ctrl-C ends it", flush=True)
-    blocks.block_thread()
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    with suppress(KeyboardInterrupt):  # again
+        blocks.close(verbose=False)
 
 
 def recipe_of(run: Path) -> str:
@@ -115,14 +120,17 @@ def is_whole(run: Path) -> bool:
 def demo_messages(recipe: str, run: Path) -> Iterator[str]:
     """Run a recipe's demo in a process of its own, and yield how far it is; RuntimeError says why it failed."""
     command = [sys.executable, "-m", f"recipes.{recipe}", "--output-dir", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as said,  # a pipe would be full one day, and the demo wait for ever
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process,
+    ):
         yield "making ready …"
         while process.poll() is None:
             time.sleep(1)
             yield f"epoch {epochs_done(run)} of {RECIPES[recipe].DEMO.epochs} is done"
-        *_, last = ["", *str(process.stderr.read() if process.stderr else "").strip().splitlines()]
-    if process.returncode:
-        raise RuntimeError(last)
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(said.read().strip().rpartition("\n")[2])
 
 
 def epochs_done(run: Path) -> int:
@@ -187,6 +195,12 @@ def with_run(gr: Any, recipe: str, run: Path) -> Iterator[Any]:
 def photo_input(gr: Any, label: str, image: np.ndarray) -> Any:
     """Return a place for an upload, with a picture in it to begin with."""
     return gr.Image(image, type="filepath", label=label, sources=["upload", "clipboard"], height=320)
+
+
+@functools.cache
+def bundled(name: str) -> np.ndarray:
+    """Return one of the photographs that come with scikit-image."""
+    return photographs()[name]
 
 
 def read_upload(path: str) -> np.ndarray:
@@ -329,7 +343,7 @@ def paint_fast(gr: Any, runs: dict[str, Path]) -> Answer:
     """A photo in the manner of the painting that a run has learnt, in one pass."""
     run = runs["fast_style_transfer"]
     with with_run(gr, "fast_style_transfer", run) as made, gr.Row():
-        upload = photo_input(gr, "photo", photographs()["coffee"])
+        upload = photo_input(gr, "photo", bundled("coffee"))
         with gr.Column():
             shown = result(gr, "painting")
 
@@ -346,7 +360,7 @@ def paint(gr: Any, runs: dict[str, Path]) -> Answer:
     """A photo and a painting, by moving pixels."""
     with gr.Row():
         photo, painting = (
-            photo_input(gr, "photo", photographs()["cat"]),
+            photo_input(gr, "photo", bundled("cat")),
             photo_input(gr, "painting", read_style("sample")),
         )
         with gr.Column():
@@ -370,7 +384,7 @@ def paint(gr: Any, runs: dict[str, Path]) -> Answer:
 def dream(gr: Any, runs: dict[str, Path]) -> Answer:
     """What a layer of the embedded network sees in a photo."""
     with gr.Row():
-        photo = photo_input(gr, "photo", photographs()["cat"])
+        photo = photo_input(gr, "photo", bundled("cat"))
         with gr.Column():
             shown = result(gr, "dream")
     layers = [f"conv{stage}_{number}" for stage, number in itertools.product(range(1, 5), (1, 2))]

@@ -47,6 +47,14 @@ from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
+# `latent_dim` says through how many numbers a picture has to pass, and decides most: a few keep what the pictures
+# have in common, many keep each picture. `units` is how much can be worked out on either side of them. It has to grow
+# with the latents: on MNIST the 128 units of `Config()` lose to plain principal components at 50 latents, since the
+# layers next to the latents have 64 units; hence `WIDE`.
+#
+# `noise` changes the task. The encoder sees a picture with noise, and the decoder is asked for the one without, so
+# that copying is no solution any more. `patience` ends training when pictures that are not learnt from are no longer
+# drawn better.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,12 @@ DEMO = Config(units=512, batch_size=64, epochs=100)
 DEMO_RUN = Path("runs/autoencoder-demo")
 
 # %% Networks
+# Both halves are dense: a picture is a row of numbers to them, and nothing tells them which pixels are neighbours.
+# The encoder narrows in three steps, 784 to 512 to 256 to 10 in the demo, and the decoder widens as its mirror image.
+# A tanh at its end brings pixels to [-1, 1]; latents are left free.
+#
+# What a pair without hidden layers could do at best is known: with squared errors it finds the principal components
+# (PCA). So PCA with as many numbers is what to compare with, and what the hidden layers add is the difference.
 
 
 class Networks(NamedTuple):
@@ -101,6 +115,10 @@ def build(config: Config = Config()) -> Networks:
 
 
 # %% Losses
+# One loss, the squared error of pixels. On the scale [0, 1] it does not depend on how pictures are stored, so that
+# errors of the networks, of PCA and of other recipes can be compared. Squares make one pixel that is wrong by 1 as
+# bad as a hundred that are wrong by a tenth: where the networks are not sure of an edge, grey is cheaper than a
+# guess, and the result looks soft.
 
 
 def squared_error(images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
@@ -111,7 +129,20 @@ def squared_error(images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.square(images - others)) / 4
 
 
+# Black for white is 1, and grey for either a quarter:
+# >>> white = tf.ones([1, 28, 28, 1])
+# >>> float(squared_error(white, -white)), float(squared_error(white, 0 * white))
+
+
 # %% Training
+# A step draws noise, if there is any, and moves both networks by one AdamW. After each epoch the validation pictures
+# are drawn again, always with the same noise, so that epochs can be compared; at the end the weights of the best
+# epoch come back.
+#
+# What is logged: `loss`, the mean over the steps of an epoch, and `validation_loss`, after it; so the first starts
+# higher. In the demo with 10 latents `validation_loss` is 0.03 after two epochs, 0.007 after 30, and at best 0.006,
+# when `loss` has gone on to 0.003: the gap is what is learnt by heart, and `patience` ends it. A `validation_loss`
+# that stays near 0.05 is that of the mean picture: nothing has been learnt.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -146,6 +177,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# The halves are of use apart. The encoder's numbers describe a picture; the decoder draws from any numbers, also from
+# those that no picture has led to, where nothing has taught it what to draw. That gap is what `recipes.vae` closes.
 
 
 def noisy(images: np.ndarray | tf.Tensor, deviation: float, seed: int | keras.random.SeedGenerator) -> tf.Tensor:
@@ -162,6 +195,20 @@ def reconstruct(networks: Networks, images: np.ndarray) -> np.ndarray:
 
 
 # %% A whole run
+# The embedded data are 1,797 digits that 13 people wrote, from scikit-learn, brought to 28 x 28 grey pixels, white on
+# black. Every fifth, 359 in all, is held out for the test; of the others a tenth, 143, is for validation. The same
+# people wrote all three parts.
+#
+# The scores are `test_error`, the squared error of the test digits, and beside it `pca_error`, that of as many
+# principal components of the training digits, found without any network. A full demo has 0.0067 against 0.0136 from
+# ten numbers, and 0.0200 against 0.0336 from two.
+# >>> digits = digits_or_others("sample", DEMO.size, DEMO.channels)
+# >>> images = digits.test.loaded(359)[0]
+# >>> show(images[:16])
+#
+# A yardstick that needs no numbers at all: the error of drawing the mean of the training digits every time.
+# >>> mean_digit = digits.train.loaded(1295)[0].mean(axis=0)
+# >>> float(squared_error(from_uint8(images), from_uint8(mean_digit)))
 
 
 def principal_components(part: Split, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -269,6 +316,28 @@ def reconstruct_file(
         write_image(drawn[0], destination / path.name if folder else destination)
         print(f"{path}  error {float(squared_error(from_uint8(seen), from_uint8(drawn))):.4f}")
     return destination
+
+
+# %% Try it
+# What has each of the ten numbers come to mean? A row a number: it goes from its 2nd to its 98th percentile, the
+# other nine stay as they are for one held-out digit. Most rows change several things at once, and some lead out of
+# what is a digit: nothing has asked for numbers that can be named.
+# >>> networks = Networks(load_network(DEMO_RUN, "encoder"), load_network(DEMO_RUN, "decoder"))
+# >>> latents = mapped(networks.encoder, from_uint8(images))
+# >>> rows = np.tile(latents[0], (DEMO.latent_dim, 9, 1))
+# >>> for latent, (low, high) in enumerate(np.percentile(latents, (2, 98), axis=0).T):
+# ...     rows[latent, :, latent] = np.linspace(low, high, 9)
+# >>> show(to_uint8(mapped(networks.decoder, rows.reshape(-1, DEMO.latent_dim))), columns=9)
+#
+# Noise in, digits out: `DENOISE` learns that here in a few seconds. From above: held-out digits under noise; what the
+# demo, which has never seen noise, makes of them; what the denoiser makes of them; the digits. Ten numbers have no
+# room for noise, so a full demo takes much of it off, and brings the error of all test digits from 0.116 to 0.020.
+# Having learnt it is better: 0.012.
+# >>> denoiser = build(DENOISE)
+# >>> history = train(denoiser, image_batches(digits, 64, DENOISE.seed), replace(DENOISE, epochs=20))
+# >>> clean = images[::45]
+# >>> seen = to_uint8(noisy(clean, DENOISE.noise, 1))
+# >>> show(np.concatenate([seen, reconstruct(networks, seen), reconstruct(denoiser, seen), clean]))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ from common.runs import check_run, finish_run, load_network, read_data, read_run
 from common.training import History, fit, share
 
 # %% Configuration
+# `size` is not free: strides of 3, 2 and 2 have to come out even, and the decoder has to come back to the same size.
+# `base_filters` sets how much is kept: the latents are 2 `base_filters` maps, for 28 px of 2 x 2 places, so 256
+# numbers for the 784 pixels of a digit. That is a mild squeeze; fewer filters keep less. `patience` ends training
+# once the validation pictures are no longer drawn better.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,10 @@ DEMO = Config(batch_size=32, epochs=100)
 DEMO_RUN = Path("runs/conv_autoencoder-demo")
 
 # %% Networks
+# A dense layer learns a stroke anew wherever it lies. A convolution learns it once and finds it everywhere, with few
+# weights. The encoder halves and halves again, by strides and by pooling, 28 to 10 to 5 to 3 to 2 pixels, while the
+# maps grow from one to 64. Transposed convolutions bring the decoder back, 2 to 5 to 15 to 28; what they draw beyond
+# the edges is cut off. ReLU leaves no latent below 0.
 
 
 class Networks(NamedTuple):
@@ -85,6 +93,9 @@ def build(config: Config = Config()) -> Networks:
 
 
 # %% Losses
+# The squared error of pixels is all that is asked for: no classes, nothing about what is alike. It also has no idea
+# of movement. A digit that is moved by two pixels, which a reader hardly sees, is worse by this loss than the mean of
+# all digits, which is no digit; the numbers stand below, with the data.
 
 
 def squared_error(images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
@@ -96,6 +107,13 @@ def squared_error(images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
 
 
 # %% Training
+# One Adam moves both networks down the same loss. After each epoch the validation pictures are drawn, and the weights
+# that come back at the end are those of the epoch that drew them best.
+#
+# What is logged: `loss`, the mean over an epoch's steps, and `validation_loss`, after it. In the demo
+# `validation_loss` is 0.045 after two epochs, less than the 0.048 of the mean digit, 0.007 after 30 and 0.0047 at the
+# end of 100, when `loss` is 0.0030. It still falls then, a little, so `patience` has no say. One that stays near
+# 0.048 has learnt the mean digit and nothing else.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -130,6 +148,10 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# Latents of maps are handled as rows of numbers here. Two ways to invent some are here as well, since an autoencoder
+# looks like a machine that draws: values from a normal with each column's mean and deviation, and values that each
+# column really has, shuffled among the pictures. Both lose what ties the columns to each other. `distance_to_nearest`
+# says how far from any real picture the result lies.
 
 
 def encode(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -160,6 +182,22 @@ def distance_to_nearest(images: np.ndarray, real: np.ndarray) -> float:
 
 
 # %% A whole run
+# The embedded data are 1,797 digits that 13 people wrote, from scikit-learn, brought to 28 x 28 grey pixels. Every
+# fifth, 359 in all, is held out for the test; a tenth of the others, 143, is for validation. Classes colour the map
+# and give the purity below; training does not see them.
+#
+# The scores: `test_error`, 0.0051 in a full demo. `to nearest`: training digits lie 0.018 from the nearest test
+# digit, invented latents give pictures at 0.034, nearly twice as far. `purity_latents`: of the ten nearest by latents
+# 87 % are of the same class; beside it `purity_pixels`, the same by raw pixels, 89 %, and `purity_chance`, 11 %. So
+# the latents sort pictures about as pixels do, with a third of the numbers, and no better.
+# >>> digits = digits_or_others("sample", DEMO.size, DEMO.channels)
+# >>> images, labels = digits.test.loaded(359)
+# >>> show(images[:16])
+#
+# What the loss makes of a digit that moves to the right by one and by two pixels, beside the mean digit:
+# >>> moved = [float(squared_error(from_uint8(images), from_uint8(np.roll(images, by, axis=2)))) for by in (1, 2)]
+# >>> mean_digit = digits.train.loaded(1295)[0].mean(axis=0)
+# >>> moved, float(squared_error(from_uint8(images), from_uint8(mean_digit)))
 
 
 def spaced(rows: np.ndarray, count: int) -> np.ndarray:
@@ -258,6 +296,24 @@ def similar_file(
         print(f"{name}  distance {np.linalg.norm(latents[place] - sought):.3f}")
     strip = np.concatenate([query, part.images(found)])
     return save_table({"given, then the nearest": strip}, destination, max(1, 56 // config.size))
+
+
+# %% Try it
+# The training digits most alike to a held-out one, which stands first in its row. They are found by the distance of
+# their latents, and nobody has said which digit is which.
+# >>> encoder = load_network(DEMO_RUN, "encoder")
+# >>> known = digits.train.loaded(1295)[0]
+# >>> latents = encode(encoder, known)
+# >>> queries = images[40:45]
+# >>> found = nearest(latents, encode(encoder, queries), 7)
+# >>> show(np.concatenate([np.stack([query, *known[row]]) for query, row in zip(queries, found)]))
+#
+# What is alike depends on how one looks. Held-out digits upside down: in a full demo a 6 finds nines and a 9 sixes, a
+# 4 and an 8 find their own kind, and a 7, for which there is no such thing, whatever has as much ink in the same
+# places.
+# >>> turned = np.stack([images[labels == digit][0] for digit in (6, 9, 4, 8, 7)])[:, ::-1, ::-1]
+# >>> found = nearest(latents, encode(encoder, turned), 7)
+# >>> show(np.concatenate([np.stack([query, *known[row]]) for query, row in zip(turned, found)]))
 
 
 if __name__ == "__main__":

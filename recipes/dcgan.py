@@ -38,6 +38,11 @@ from common.scores import sample_scores
 from common.training import History, fit, share
 
 # %% Configuration
+# What a GAN of digits does with dense layers this one does with convolutions, and the paper is a list of what makes
+# that work. `base_filters` is the width of the layers next to the image, and so the time: each halving of the size
+# doubles it. `size` decides how many halvings there are, `latent_dim` how many numbers a picture is made from.
+# `beta_1` is half of the usual: with 0.9 the two networks swing about each other. `learning_rate` is the same for
+# both, so which one is stronger is decided by their widths, which mirror each other.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,14 @@ DEMO_RUN = Path("runs/dcgan-demo")
 DEMO = Config(size=28, channels=1, base_filters=32, batch_size=64, epochs=120)
 
 # %% Networks
+# The generator spreads the latents over a small map, 7 x 7 places for 28 pixels, 4 x 4 for 64, and doubles it with
+# transposed convolutions until it is a picture in [-1, 1]. The discriminator is its mirror image: it halves the
+# picture with convolutions down to the same small map and judges that. Nothing is pooled, so both learn by themselves
+# how to shrink and enlarge.
+#
+# Batch normalisation keeps signals alive on their way through all layers but those next to a picture: the generator's
+# pixels should be as bright as they like, and the discriminator should see them as they are. The discriminator's ReLU
+# leaks, so that gradients reach the generator from units that are off.
 
 
 class Networks(NamedTuple):
@@ -105,6 +118,10 @@ def build(config: Config = Config()) -> Networks:
 
 
 # %% Losses
+# The discriminator minimises the cross entropy of real and generated pictures. The generator could maximise the same
+# number, as the game is first written; but a picture that the discriminator sees through, which at the beginning is
+# every one, then gets hardly any gradient. So the generator minimises the cross entropy of its pictures being called
+# real: the same aim, with the slope where it is needed.
 
 
 def cross_entropy(target: float, logits: tf.Tensor) -> tf.Tensor:
@@ -122,7 +139,27 @@ def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
     return cross_entropy(1.0, fake_logits)
 
 
+# What reaches the generator from three pictures, of which the first is seen through, the second is undecided and the
+# third passes as real. The first row is the gradient of this loss, sigmoid(logit) - 1; the second is that of the game
+# as first written, -sigmoid(logit), which leaves the worst picture alone:
+# >>> logits = tf.constant([-6.0, 0.0, 6.0])
+# >>> with tf.GradientTape(persistent=True) as tape:
+# ...     tape.watch(logits)
+# ...     losses = 3 * generator_loss(logits), -3 * cross_entropy(0.0, logits)
+# >>> np.round([tape.gradient(loss, logits) for loss in losses], 3)
+
+
 # %% Training
+# One step draws latents, makes pictures of them, lets the discriminator judge these and as many real ones, and moves
+# both networks. The demo's 1,618 digits are 25 steps an epoch.
+#
+# What is logged: `discriminator`, 1.39 where it cannot tell, `generator`, 0.69 there, and `diversity`, how far a
+# generated picture lies from the nearest other one, beside the same for real pictures. In the demo `discriminator`
+# falls to 0.2 in the fourth epoch, comes back to 1.1 by the twentieth and sinks slowly to 0.85, while `generator`
+# goes from 0.9 to 1.3; on MNIST, after 50 epochs, they stand at 0.64 and 2.0. That the discriminator gains late does
+# not mean that samples get worse: there the classifier was surer of them after 50 epochs (0.902) than after 20
+# (0.888). A `discriminator` below 0.1 has won and teaches nothing, and a `diversity` below 0.3 means that the
+# generator repeats itself; the run warns of both. Look at `samples/`: the same latents after every epoch.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -160,6 +197,10 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# A seed always stands for the same latents, so it names a picture. In training a layer was normalised by its batch;
+# now it uses running means, and a picture is the same whatever is drawn with it. A walk leads from one seed's picture
+# to another's along a great circle, since 100 normal numbers nearly always lie at a distance near 10 from 0: the
+# middle of a straight line would be nearer than any latent the generator has learnt from.
 
 
 def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
@@ -179,11 +220,20 @@ def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np
 
 
 # %% A whole run
+# The embedded data are the 1,797 digits of scikit-learn, from 13 writers, enlarged to 28 pixels. Every tenth, 179 in
+# all, is held out. As many samples are compared with them in the features of a classifier of digits that comes with
+# the project: the demo's Frechet distance is 26.1 and its kernel distance 7.7 (0 is best, but see below). Of the
+# samples alone it says how sure the classifier is of them, 0.83 on average, and how evenly they fall into the ten
+# classes: the rarest has 4.5 %, and the entropy is 2.23 where ln 10 = 2.30 is even.
 
 
 def sample_digits(config: Config = DEMO) -> np.ndarray:
     """Return the embedded data: scikit-learn's handwritten digits, uint8 [1797, size, size, 1]."""
     return sklearn_digits(config.size)[0]
+
+
+# >>> digits = images_of("sample", DEMO.size, DEMO.channels, sample_digits)
+# >>> show(digits.train[:32], columns=16)
 
 
 def experiment(
@@ -215,6 +265,14 @@ def evaluate(generator: keras.Model, real: np.ndarray, classifier: Path | None =
     return sample_scores(classifier or data_file("digit_classifier.keras"), real, samples)
 
 
+# What the scores are worth is seen when digits that were learnt from stand in for samples. Of these too the distances
+# are far from 0, since 179 pictures are few and 40 of those held out are threes, more than twice their share of the
+# others; but the classifier is surer of them, 0.98. On MNIST, with 10,000 samples, the gap is plain: 19.9 from the
+# test images, where two halves of these are 0.4 apart.
+# >>> (held_out,) = digits.held_out()
+# >>> sample_scores(data_file("digit_classifier.keras"), held_out, digits.train[4::9][: len(held_out)])
+
+
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
     """Learn to write the handwritten digits that come with scikit-learn; return the picture of 64 samples."""
     return experiment("sample", config, output_dir)
@@ -235,6 +293,26 @@ def walk_file(
     read_run(run, "dcgan", Config)
     images = walk(load_network(run, "generator"), seed, to_seed, steps)
     return save_gif(images.repeat(zoom, axis=1).repeat(zoom, axis=2), destination)
+
+
+# %% Try it
+# The generator cannot be asked for a digit, but among a thousand of its pictures there are some of each, and the
+# classifier finds them. Here it writes the first sixteen digits of pi, no picture twice.
+# >>> from common.scores import classifier_features
+# >>>
+# >>> generator = load_network(DEMO_RUN, "generator")
+# >>> drawn = generate(generator, 1000, seed=1)
+# >>> _, shares = classifier_features(keras.saving.load_model(data_file("digit_classifier.keras")), drawn)
+# >>> surest = np.argsort(-shares, axis=0)  # of each digit, a column
+# >>> show(drawn[[surest[place, int(digit)] for place, digit in enumerate("3141592653589793")]])
+#
+# Sixteen walks at once, each from one seed's digit to the next one's and back. None of them jumps: what lies between
+# two digits is a picture too, if not always one of a digit.
+# >>> from common.images import tiled
+# >>>
+# >>> ways = np.stack([walk(generator, seed, seed + 1, 16) for seed in range(16)])
+# >>> there = np.stack([tiled(frame, 8, 3) for frame in ways.swapaxes(0, 1)])
+# >>> show_file(save_gif(np.concatenate([there, there[::-1]]), DEMO_RUN.parent / "dcgan-walks.gif"))
 
 
 if __name__ == "__main__":

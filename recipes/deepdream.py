@@ -33,7 +33,7 @@ from common.canvas import (
     map_shapes,
     no_larger,
     read_photo,
-    resized,
+    reduced,
     resume_painting,
     save_film,
     save_painting,
@@ -48,6 +48,10 @@ from common.runs import check_run, check_settings, finish_run, start_run
 from common.training import History
 
 # %% Configuration
+# `layers` decides what is dreamt of: early layers grow lines and dots, late ones the most complicated thing that the
+# network knows. ImageNet's networks know animals; the embedded one knows textures, so offline the dreams are pearls,
+# scales and fur. `epochs` are octaves: the picture is dreamt small, then larger and larger, so that forms of all
+# sizes appear. `step_size` times `steps` is how far it may go from the photo.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,8 @@ DEMO = Config()
 DEMO_RUN = Path("runs/deepdream-demo")
 
 # %% Networks
+# Nothing learns here: a network with fixed weights looks, and says how strongly each of its features is there. Any
+# Keras model can be asked, at any of its layers (`--network file --weights mine.keras --layers NAME`).
 
 
 class Networks(NamedTuple):
@@ -106,6 +112,12 @@ def networks_of(config: Config, fetch: bool = False) -> Networks:
 
 
 # %% Loss and gradient
+# The loss is how much the chosen layers see: the mean square of their maps. Its gradient says of each pixel in which
+# direction it should move so that more is seen of what is already seen a little.
+#
+# A photo of 12 megapixels does not fit through a network at once. But a pixel is seen only by features near it. So
+# the picture is cut into tiles, each computed with a border as wide as the network looks, and the borders thrown
+# away: what is left is the gradient of the whole picture, and no seam shows.
 
 
 def make_gradient(networks: Networks, config: Config) -> Callable:
@@ -164,6 +176,13 @@ def smoothed(gradient: np.ndarray, count: int) -> np.ndarray:
 
 
 # %% Training: of pixels
+# Uphill, not down: each step moves the pixels along the gradient, brought to a deviation of 1, so that `step_size`
+# means the same for every picture and layer. Before each step the picture is shifted at random, otherwise the grid of
+# the network's strides would show. When an octave is done, what was dreamt is enlarged and added to the next larger
+# photo, which brings its fine details along.
+#
+# What is logged, an octave a row: `loss`, which rises within an octave, and falls at the start of the next, since new
+# details come in. A healthy dream ends at two to four times the photo's own loss (`loss_before` in the scores).
 
 
 def train(networks: Networks, data: Dream, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -182,9 +201,9 @@ def train(networks: Networks, data: Dream, config: Config = Config(), output_dir
             size = max(least, round(height / factor)), max(least, round(width / factor))
             if history and history[-1]["pixels"] >= max(size):
                 continue
-            base = resized(original, *size)
+            base = reduced(original, *size)
             if len(picture):  # what was dreamt so far is added to a picture that has its details
-                picture = np.clip(base + enlarged(picture - resized(original, *picture.shape[:2]), *size), -1, 1)
+                picture = np.clip(base + enlarged(picture - reduced(original, *picture.shape[:2]), *size), -1, 1)
             picture, loss = dream_octave(gradient, picture if len(picture) else base, config, octave, bar.update)
             seconds = time.monotonic() - started
             history.append({"epoch": len(history) + 1, "loss": loss, "pixels": max(size), "seconds": seconds})
@@ -213,6 +232,9 @@ def dream_octave(
 
 
 # %% A whole run
+# Offline the photo is a cat that comes with scikit-image. There is no right answer to compare a dream with. The
+# scores say what the network sees of its layers before and after, and how many of 255 grey levels a pixel moved in
+# the mean.
 
 
 def experiment(
@@ -274,6 +296,23 @@ def zoom_file(
         picture, _ = dream_octave(gradient, magnified_centre(picture, zoom), few, config.epochs + number)
         film.append(to_uint8(picture))
     return save_film(np.stack(film), destination)
+
+
+# %% Try it
+# Four layers, from early to late, each asked to dream of the same photo: lines first, then dots, then scales. What
+# grows is what the layer has learnt to look for, so this is also a way to look into a network.
+# >>> photo = no_larger(read_photo("sample"), 192)
+# >>> dreams = [photo]
+# >>> for layer in ("conv1_2", "conv2_2", "conv3_2", "conv4_1"):
+# ...     config = replace(DEMO, layers=layer, epochs=2, size=192)
+# ...     dream = Dream(photo.copy())
+# ...     train(build(config), dream, config)
+# ...     dreams.append(dream.picture)
+# >>> show(np.stack(dreams), columns=5)
+#
+# And the film: each frame is the one before, enlarged a little from its centre and dreamt on.
+# >>> small = replace(DEMO, size=192)
+# >>> show_file(zoom_file(DEMO_RUN / "dream.png", DEMO_RUN.parent / "zoom.gif", frames=16, config=small))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,13 @@ from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.training import History, write_history
 
 # %% Configuration
+# Before networks learnt what to look for, people chose it, and only the verdict was learnt. Here the choice is
+# `features`: `dog` says how much changes at each place between one blur and the next, `pyramid` hands over the grey
+# values of ever smaller pictures. On Fashion-MNIST the first is right in 0.890, the second in 0.842.
+#
+# `penalty` pulls towards pictures on the right side of their margins; against it stands the length of the weights. A
+# large one bends the boundary for single pictures, a small one leaves it coarse. There is neither a learning rate nor
+# a batch size: `tolerance` says when the fit is done, and `epochs` how many iterations it may take until then.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,12 @@ DEMO_RUN = Path("runs/dog_svm-demo")
 SIGMAS = (0.7, 1.4, 2.8, 5.6)  # pixels, of the Gaussians whose differences are taken
 
 # %% Networks
+# Of the two networks the first never learns. It blurs the picture four times, by the `SIGMAS`, and keeps what each
+# blur takes away: edges and weave at first, then sleeves and straps, then the bulk of the garment. Light and dark
+# differences are kept apart, since they would cancel in a mean; the mean over cells of 4 x 4 pixels forgives small
+# shifts. The second network is one matrix, without a bias, since the last feature is always 1.
+#
+# A blur is linear, and the same for rows and columns. So it is a matrix, and two products blur a whole batch.
 
 
 class Networks(NamedTuple):
@@ -119,7 +132,23 @@ def gaussian_matrix(size: int, sigma: float, halve: bool = False) -> np.ndarray:
     return zoom(blur, (-(-size // 2) / size, 1), order=1, mode="mirror", grid_mode=True) if halve else blur
 
 
+# Two garments, and what each blur takes away from them, the finest first. These four and the last blur add up to the
+# picture:
+# >>> garments, features = drawn_clothes(2, 14)[0], build().features
+# >>> layers = [layer.output for layer in features.layers if isinstance(layer, keras.layers.Subtract)]
+# >>> taken = np.stack(keras.Model(features.input, layers)(garments / np.float32(255)), 1)
+# >>> taken = np.uint8(127.5 + 127.5 * taken / np.abs(taken).max((2, 3), keepdims=True))
+# >>> show(np.concatenate([garments[:, None], taken], 1).reshape(-1, 28, 28, 1), 5)
+
+
 # %% Loss
+# Of each class the machine asks: do its pictures lie on one side, all others on the other, and is there a margin of 1
+# between each of them and the boundary? A picture beyond its margin costs nothing and has no part in the gradient.
+# Any other costs the square of what it lacks, times C. Longer weights alone would widen every margin, hence the half
+# of the objective that keeps them short.
+#
+# The objective is convex, so it has one minimum. With it comes a bound that the minimum cannot lie below, so it is
+# known how far away a fit still is at most.
 
 
 def svm_objective(
@@ -144,7 +173,24 @@ def svm_objective(
     return float(0.5 * np.sum(weights**2) + np.sum(costs)), weights - supported, float(np.sum(bounds))
 
 
+# Four pictures with a feature each, three classes, C = 1. Weights of 0 miss all twelve margins by 1, so the objective
+# is 12. By hand, the minimum is at weights of 2/3 and is 4. The bound, the second number of each pair, says so before
+# anything is fitted:
+# >>> signs = np.where(np.arange(3) == np.array([[0], [1], [2], [2]]), 1, -1).astype(np.float32)
+# >>> [svm_objective(weight * signs, np.eye(4, dtype=np.float32), signs, 1.0)[::2] for weight in (0.0, 2 / 3)]
+
+
 # %% Training
+# The features of all pictures are computed once. L-BFGS then looks at all of them in every iteration. Along some
+# directions the objective is far steeper than along others, which would make it slow; in coordinates that a Cholesky
+# factor of its curvature gives, it is about as steep everywhere. At last one scale for all margins, chosen by the
+# validation pictures, turns them into probabilities.
+#
+# What is logged, a row an iteration: `objective`, for each training picture, falls steeply, then hardly at all.
+# `gap`, by which share it may still lie above its minimum, falls in jumps, since the best bound so far counts. It has
+# to end below `tolerance`, as it does in the demo after 88 iterations; otherwise the results say `converged: no`, and
+# more `epochs` help. `validation_accuracy` is 0.90 there after the first iteration and 0.93 after the 20th, as at the
+# end: what comes later is for the proof. `seconds` counts from the beginning.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -195,6 +241,10 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# `classify` takes pictures as the features want them, uint8 [n, 28, 28, 1] by default, bright on dark; the command
+# brings a photo to that form itself, and `--invert` turns dark things on a bright ground round. A probability of 0.8
+# means about that: the mean distance between how sure it is and how often it is right is 0.023 in the demo and 0.009
+# on Fashion-MNIST.
 
 
 def describe(features: keras.Model, images: np.ndarray | tf.Tensor) -> np.ndarray:
@@ -208,6 +258,18 @@ def classify(networks: Networks, images: np.ndarray) -> np.ndarray:
 
 
 # %% A whole run
+# The embedded data are 5,000 clothes that the project draws, grey on black, ten classes like Fashion-MNIST's. Every
+# fifth picture is held out for the test, and of the others a tenth is for validation, so 3,600 are learnt from.
+#
+# The scores are of the 1,000 test pictures: accuracy, calibration error (that distance between sure and right), and
+# each class's precision and recall. Guessing is right in 0.1, the demo in 0.934. Shirts are the hardest, with a
+# recall of 0.71. Beside it: on Fashion-MNIST this recipe is right in 0.890, and HOG features with scikit-learn's
+# linear SVM in 0.888.
+#
+# Each column is a class:
+# >>> clothes, kinds = drawn_clothes(5000, DEMO.seed, 28)
+# >>> tens = [first + np.argsort(kinds[first : first + 10]) for first in (0, 10, 20)]
+# >>> show(clothes[np.concatenate(tens)], 10)
 
 
 def experiment(
@@ -243,6 +305,27 @@ def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) ->
     config = read_run(run, "dog_svm", Config)
     networks = Networks(load_network(run, "features"), load_network(run, "classifier"))
     classify_files(source, run, functools.partial(classify, networks), config.size, config.channels, shown)
+
+
+# %% Try it
+# The test pictures, a column a class. Above is the one that is surest to be called what it is, in the middle an
+# ordinary one, below the one that is least likely to be:
+# >>> networks = Networks(load_network(DEMO_RUN, "features"), load_network(DEMO_RUN, "classifier"))
+# >>> unseen, truth = clothes[4::5], kinds[4::5]
+# >>> right = classify(networks, unseen)[np.arange(len(truth)), truth]
+# >>> orders = [np.flatnonzero(truth == kind)[np.argsort(right[truth == kind])] for kind in range(10)]
+# >>> show(unseen[[order[int(place * (len(order) - 1))] for place in (1, 0.5, 0) for order in orders]], 10)
+# A linear verdict is a sum, and each of its terms belongs to a place in the picture. Below eight coats stands what
+# speaks for a coat (light) and what for a pullover (dark), summed over all blurs. The bright line is the opening down
+# to the hem, which is what tells a coat from a pullover; nobody pointed it out to the machine.
+# >>> (weights,) = networks.classifier.get_weights()
+# >>> coat, pullover = CLOTHES_CLASSES.index("Coat"), CLOTHES_CLASSES.index("Pullover")
+# >>> coats = unseen[orders[coat][-8:]]
+# >>> terms = describe(networks.features, coats) * (weights[:, coat] - weights[:, pullover])
+# >>> places = terms[:, : 8 * 13 * 13].reshape(8, 8, 13, 13).sum(1)  # pictures, maps, cells
+# >>> places = np.uint8(127.5 + 127.5 * places / np.abs(places).max()).repeat(2, 1).repeat(2, 2)[..., None]
+# >>> margin = ((0, 0), (1, 1), (1, 1), (0, 0))  # 13 cells, 2 pixels apart, in a picture of 28
+# >>> show(np.concatenate([coats, np.pad(places, margin, constant_values=128)]))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,12 @@ from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
+# `latent_dim` is the bottleneck. It should hold the expression and the pose and have no room for more: in the demo 24
+# numbers are enough, the preset for photos has 1,024. `warp` is how far faces are bent before the encoder sees them;
+# without it, copying pixels would do, and with too much eyes and mouth are no longer where they were. `up_kernel` of
+# 4 overlaps and is smooth after less training than the usual 2. `deviation` brings the spread of A's colours to B's,
+# and not their mean alone; `mirror` doubles the faces, but takes away what differs between left and right. `DEMO` has
+# an eighth of the filters, at forty times the learning rate.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +67,10 @@ DEMO_RUN = Path("runs/face_swap-demo")
 Direction = Literal["a2b", "b2a"]
 
 # %% Networks
+# One encoder reads the faces of both people, and the layers after its bottleneck serve both too; then there is a
+# decoder for each. The swap is a trick of wiring: A's face goes through the encoder as always, and comes out of B's
+# decoder. It works as far as the encoder describes a smile of A and a smile of B by the same numbers. That the two
+# share everything up to the decoders, and that there is little room, is what leads them there.
 
 
 class Networks(NamedTuple):
@@ -105,6 +115,9 @@ def build(config: Config = Config()) -> Networks:
 
 
 # %% Losses
+# The mean absolute difference of pixels, for each person by itself. There is no loss for the swap: the photos are not
+# pairs, so nobody knows what B would have looked like. What a swap is worth can be measured only where both people
+# can be drawn at the same moment, as the embedded ones can.
 
 
 def l1_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
@@ -113,6 +126,9 @@ def l1_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
 
 
 # %% Warping
+# The encoder sees a face whose points have been moved at random, and the decoder has to give the plain one. So what
+# comes out cannot be what went in: the decoder has to know what its person looks like, and to take from the encoder
+# no more than where things are. A decoder that only ever put back what it was given would give A back as A.
 
 
 def warp(images: tf.Tensor, moves: tf.Tensor) -> tf.Tensor:
@@ -135,7 +151,20 @@ def warp(images: tf.Tensor, moves: tf.Tensor) -> tf.Tensor:
     return (1 - down) * ((1 - right) * a + right * b) + down * ((1 - right) * c + right * d)
 
 
+# What the demo's warp makes of a chessboard, anew at every step:
+# >>> board = (np.indices((64, 64)) // 8).sum(axis=0) % 2
+# >>> boards = np.tile((board * 255).astype(np.uint8)[None, ..., None], (8, 1, 1, 3))
+# >>> moves = keras.random.normal((8, 5, 5, 2), stddev=DEMO.warp * DEMO.size, seed=0)
+# >>> show(to_uint8(warp(from_uint8(boards), moves)).repeat(2, axis=1).repeat(2, axis=2))
+
+
 # %% Training
+# A batch has faces of both people, not pairs. They are warped and encoded in one pass; each half is decoded by its
+# own decoder and compared with its plain faces, and one Adam moves all four networks, at a rate that falls to 0.
+#
+# What is logged: `l1_a` and `l1_b`, of pixels in [-1, 1]. In the demo both fall from 0.33 after one epoch to 0.10
+# after 30 and about 0.08 after 90. They stay close together. They say nothing about the swap: look at `samples/`,
+# where each held-out face stands above what both decoders make of it.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -179,6 +208,10 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# Two things differ between the people that are no expression, and would come along in a swap: the colours of their
+# pictures, and how the encoder places their latents, since it can tell who it sees after all. So A's colours are
+# brought to B's, and then A's latents to the mean and the covariance of B's. In a trial the L1 of swaps fell from
+# 0.069 to 0.047 by moving latents alone.
 
 
 def encode(encoder: keras.Model, faces: np.ndarray) -> np.ndarray:
@@ -201,6 +234,17 @@ def swap(networks: Networks, faces: np.ndarray, direction: Direction, shift: Per
 
 
 # %% A whole run
+# The embedded data are two people that the project draws, 480 faces of one and 360 of the other, at different
+# moments. Held out are 200 moments at which both are drawn, which no training needs and which photos do not offer:
+# there, the true answer is known.
+#
+# The scores, for either direction: L1 in [0, 1] and SSIM of swaps against the true face. In a full demo that is 0.047
+# and 0.044, 0.770 and 0.759. Beside them stands what is to be had without networks: the face left as it is
+# (`copied`), 0.131 and 0.377, and with the other person's colours (`recoloured`), 0.155 and 0.134. The first held-out
+# moments, A above and B below:
+# >>> from common.faces import drawn_faces
+# >>> person_a, person_b = (drawn_faces(8, 3 * DEMO.seed + 2, 92, who)[0][:, 16:80, 14:78] for who in (11, 8))
+# >>> show(np.concatenate([person_a, person_b]))
 
 
 def experiment(
@@ -245,6 +289,27 @@ def swap_file(
     shift = PersonShift.read(run / "shift.npz")
     convert = functools.partial(swap, networks, direction=direction, shift=shift)
     return convert_faces(source, destination, convert, config.size, config.margin, visible_mark, skip_bad)
+
+
+# %% Try it
+# One held-out face of A, what B looks like in its place, and B at that moment as the project draws it. These are
+# drawings. Photos must be of people who have agreed to this and to what becomes of the pictures, and of nobody else.
+# >>> networks = Networks(*(load_network(DEMO_RUN, name) for name in Networks._fields))
+# >>> shift = PersonShift.read(DEMO_RUN / "shift.npz")
+# >>> one = 3
+# >>> swapped = swap(networks, person_a[one : one + 1], "a2b", shift)[0]
+# >>> show(np.stack([person_a[one], swapped, person_b[one]]).repeat(3, axis=1).repeat(3, axis=2))
+#
+# A turns the head and smiles now and then; B follows. In the middle stands what the networks make of each frame of A
+# by itself, to the right B as drawn.
+# >>> from common.images import save_gif
+# >>> def filmed(who, turn, smile):
+# ...     return drawn_faces(1, 3 * DEMO.seed + 2, 92, who, looking_left=turn, smile=smile)[0][0, 16:80, 14:78]
+# >>> turns = 0.5 + 0.45 * np.sin(np.linspace(0, 2 * np.pi, 24, endpoint=False))
+# >>> smiles = 0.5 - 0.5 * np.cos(np.linspace(0, 4 * np.pi, 24, endpoint=False))
+# >>> film_a, film_b = (np.stack([filmed(who, *now) for now in zip(turns, smiles)]) for who in (11, 8))
+# >>> film = np.concatenate([film_a, swap(networks, film_a, "a2b", shift), film_b], axis=2)
+# >>> show_file(save_gif(film.repeat(2, axis=1).repeat(2, axis=2), DEMO_RUN.parent / "face_swap-film.gif"))
 
 
 if __name__ == "__main__":

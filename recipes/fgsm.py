@@ -39,6 +39,11 @@ from common.runs import check_run, finish_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
+# `epsilon` is how far an attack may move a value that the second network learns to withstand. What that costs on
+# pictures nobody has touched depends on them: 0.04 of the accuracy on clothes, nothing on MNIST at 0.25.
+# `adversarial` is how much of its loss is of attacked pictures: 0 is the usual training, 1 never shows it a picture
+# as it is. `random_start` lets each of those attacks begin anywhere within epsilon. Without it a network may learn to
+# mislead the one step that it knows, and to withstand nothing else.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,9 @@ DIGITS = Config(epsilon=0.25, mirror=False)
 DEMO, DEMO_RUN, PHOTO = Config(epsilon=0.05, epochs=20), Path("runs/fgsm-demo"), Pretrained(network="NASNetMobile")
 
 # %% Networks
+# Two small convolutional networks of one form. They see the same batches and never each other; that the second sees
+# attacks too is the only difference but for their random beginnings. So what separates their scores is what training
+# under attack gives, and what it costs.
 
 
 class Networks(NamedTuple):
@@ -93,6 +101,13 @@ def build(config: Config = Config()) -> Networks:
 
 
 # %% Losses and the attack
+# A gradient says for every pixel which way the loss rises. Of all changes that move no pixel by more than epsilon,
+# the one that raises the loss most, as far as it is linear, moves every pixel by epsilon in the direction of its
+# sign. That is little in each pixel, but it adds up: over n pixels with weights w a logit moves by epsilon times the
+# sum of |w|, which grows with n, while moves at random cancel.
+#
+# One such step is FGSM. A loss is not linear, so many small steps that stay within the same bound find what a single
+# one jumps over. What comes of it is rounded to whole levels, as a file holds them, before anybody judges it.
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -135,7 +150,25 @@ def attacked_by(network: keras.Model, steps: int = 1) -> Attacked:
     return Attacked(in_parts(attack), functools.partial(classify, network))
 
 
+# A linear network, a grey picture, moves of 0.1 in [-1, 1]: the loss of the picture as it is (log 10 = 2.30), after
+# moves of random sign, and after those of the attack:
+# >>> matrix = keras.layers.Dense(10, kernel_initializer=keras.initializers.GlorotUniform(0))
+# >>> linear = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), matrix])
+# >>> grey, label = tf.zeros([1, 28, 28, 1]), tf.constant([3])
+# >>> chance = tf.sign(keras.random.normal(grey.shape, seed=0))
+# >>> moves = (tf.zeros_like(grey), chance, steepest(linear, grey, label))
+# >>> [float(cross_entropy(label, linear(grey + 0.1 * move))) for move in moves]
+
+
 # %% Training
+# Each step attacks the batch for the second network, then takes one gradient for both. The attack is one more pass
+# through it, forward and back.
+#
+# What is logged: the losses `classifier`, `hardened` (on pictures as they are) and `hardened_attacked`, and after
+# each epoch the accuracies on validation pictures under the same names. In the demo the losses end at 0.14, 0.27 and
+# 0.81, the accuracies at 0.94, 0.89 and 0.59. So it should be: the hardened network a little behind, and further
+# behind under attack. Were it suddenly as good under attack as without, or better, it would have learnt to mislead
+# the one step; the accuracies in ten steps, among the scores, would tell.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -176,6 +209,9 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# `attacked_by` gives an attack on a network, in one step or more, and what that network says of pictures. The attack
+# takes uint8 pictures, their classes and a bound in levels of 255, and returns uint8 pictures within that bound. Of a
+# photo only the centre square is attacked, and what is printed afterwards is said of the file, read again.
 
 
 def classify(network: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -184,6 +220,18 @@ def classify(network: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 # %% A whole run
+# The embedded data are 5,000 clothes that the project draws, grey on black, ten classes like Fashion-MNIST's. Every
+# fifth picture is held out for the test; of those, 500 are attacked.
+#
+# The scores are shares of them that are still called right, for both networks, in one step and in ten, from 0 to 64
+# levels of 255. In the demo 0.944 are right without attack, with the hardened network 0.906. At 8 levels of 255 it is
+# 0.414 and 0.688, and in ten steps 0.258 and 0.616. Beside them: given the same steps, foolbox and ART make the same
+# pictures, to the last level, and fool as many.
+#
+# Each column is a class:
+# >>> clothes, kinds = drawn_clothes(5000, DEMO.seed, 28)
+# >>> tens = [first + np.argsort(kinds[first : first + 10]) for first in (0, 10, 20)]
+# >>> show(clothes[np.concatenate(tens)], 10)
 
 
 def experiment(
@@ -273,6 +321,31 @@ def evaluate_file(
     for name, right in accuracy_under_attack(attacked_by, shown, test, destination).items():
         print(f"{name}: {100 * right:.1f} %")
     return destination
+
+
+# %% Try it
+# A coat that was held out, and FGSM on the usual network (above) and on the hardened one. At the left is the change,
+# magnified: white pixels became lighter, black ones darker, and on black nothing can. What follows is the coat at 0
+# to 32 levels, each under what it is then taken for.
+# >>> from common.attack_pictures import magnified
+# >>> from common.classification import found_caption, save_captioned
+# >>> from common.runs import load_network
+# >>> attacks = [attacked_by(load_network(DEMO_RUN, name)) for name in Networks._fields]
+# >>> unseen, truth = clothes[4::5], kinds[4::5]
+# >>> tens = unseen[[np.flatnonzero(truth == kind)[0] for kind in range(10)]]
+# >>> coat, label, pictures, captions = tens[4:5], np.array([4]), [], []
+# >>> for attack, verdict in attacks:
+# ...     row = {level: attack(coat, label, level) for level in (0, 2, 4, 8, 16, 32)}
+# ...     pictures += [magnified(coat, row[8])[0], *(one[0] for one in row.values())]
+# ...     found = [f"{level}/255\n{found_caption(verdict(one)[0], CLOTHES_CLASSES)}" for level, one in row.items()]
+# ...     captions += ["8/255\nmagnified", *found]
+# >>> wrong = ["Coat" not in text and "magnified" not in text for text in captions]
+# >>> show_file(save_captioned(pictures, captions, DEMO_RUN.parent / "coat.png", 7, wrong))
+# The changes that the two attacks make to one garment of each class, within 8 levels. In the whole demo those against
+# the usual network (in the middle) are fine stripes, which mean nothing to the eye; those against the hardened one
+# (below) are patches the size of collars and sleeves.
+# >>> changes = [magnified(tens, attack(tens, np.arange(10), 8)) for attack, _ in attacks]
+# >>> show(np.concatenate([tens, *changes]), 10)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,11 @@ from common.scores import sample_scores
 from common.training import History, fit, share
 
 # %% Configuration
+# Nothing here tells the generator what a digit looks like. It learns from the discriminator, which learns from digits
+# and from what the generator makes, so a setting is good when neither leaves the other behind. `units` and
+# `discriminator_units` say how much each can hold. `dropout` makes it hard for the discriminator to know 1,618 digits
+# by heart; without it the demo's Frechet distance was twice as large. `learning_rate` and `beta_1` are those of the
+# DCGAN paper: a short memory suits losses whose target moves. `steps_per_call` changes the time, not the result.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,13 @@ DEMO = Config(epochs=200)
 DEMO_RUN = Path("runs/gan-demo")
 
 # %% Networks
+# Both networks are dense. The generator turns 100 normal numbers into 784 pixels through three wider and wider
+# layers, each normalised by its batch, and a tanh brings the pixels to [-1, 1]. No layer knows that pixels have
+# neighbours: that strokes hang together is learnt, pixel by pixel, and single bright pixels in the background are
+# where it was not.
+#
+# The discriminator sees 784 pixels, in any order for all it knows, and answers with one logit. It has no batch
+# normalisation, since a picture should be judged by itself, and does without a part of its units in every step.
 
 
 class Networks(NamedTuple):
@@ -95,6 +107,12 @@ def build(config: Config = Config()) -> Networks:
 
 
 # %% Losses
+# The discriminator minimises the cross entropy of two kinds of pictures. The best one there can be answers log p -
+# log q, with p how likely a picture is among real ones and q among generated ones. Its loss is then log 4 - 2 JS(p,
+# q), where JS is the Jensen-Shannon divergence, 0 only where p and q are the same (section 4.1). So a generator that
+# raises the best discriminator's loss comes closer to the data, and at the end that loss is log 4 = 1.39. The
+# generator's own loss is turned round: that of the paper's game is flat where the discriminator is sure that a
+# picture is generated, as it is at the beginning.
 
 
 def cross_entropy(target: float, logits: tf.Tensor) -> tf.Tensor:
@@ -112,7 +130,26 @@ def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
     return cross_entropy(1.0, fake_logits)
 
 
+# Four kinds of pictures, of which real and generated ones have opposite shares. The best discriminator's loss, then
+# log 4 - 2 JS:
+# >>> real, fake = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.1, 0.2, 0.3, 0.4])
+# >>> best, middle = np.log(real / fake).astype(np.float32), (real + fake) / 2
+# >>> divergence = (real * np.log(real / middle) + fake * np.log(fake / middle)).sum() / 2
+# >>> loss = discriminator_loss(np.repeat(best, [4, 3, 2, 1]), np.repeat(best, [1, 2, 3, 4]))
+# >>> float(loss), float(np.log(4) - 2 * divergence)
+
+
 # %% Training
+# One update draws latents, makes pictures of them, lets the discriminator judge these and real ones, and moves both
+# networks. Fifty updates run in one compiled call; the demo has 1,618 digits, so such a call is an epoch, and 200
+# epochs are 10,000 updates.
+#
+# What is logged: the two losses, and `diversity`, how far a generated picture lies from the nearest other one, beside
+# the same for real pictures. In the demo the discriminator wins at first (0.01, with a generator above 5, in epochs 2
+# to 5), and the run says so; around the twelfth epoch the game opens, and from the fortieth on `discriminator` lies
+# between 1.15 and 1.30, `generator` between 0.87 and 0.99 and `diversity` between 0.96 and 1.09. A discriminator that
+# stays below 0.1 teaches nothing; a diversity below 0.3 means copies. Strokes can be wrong all the same: look at
+# `samples/`, the same latents after every epoch.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -157,6 +194,9 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# Any normal latent gives a picture. A seed stands for the same latents in every epoch and in every run, so that
+# pictures of one seed can be compared. The layers that were normalised by their batch in training now use their
+# running means: a picture does not depend on the others that are drawn with it.
 
 
 def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
@@ -168,11 +208,20 @@ def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
 
 
 # %% A whole run
+# The embedded data are the 1,797 digits of scikit-learn, from 13 writers, enlarged to 28 pixels. Every tenth, 179 in
+# all, is held out. As many samples are compared with them by a classifier of digits that comes with the project: the
+# distances between its features (0 is best, but see below), how sure it is of a sample on average, and how evenly the
+# samples fall into the ten classes (an entropy of ln 10 = 2.30 is even). The demo reaches a Frechet distance of 15.3,
+# a confidence of 0.916 and an entropy of 2.27.
 
 
 def sample_digits(config: Config = DEMO) -> np.ndarray:
     """Return the embedded data: scikit-learn's handwritten digits, uint8 [1797, size, size, 1]."""
     return sklearn_digits(config.size)[0]
+
+
+# >>> digits = images_of("sample", DEMO.size, DEMO.channels, sample_digits)
+# >>> show(digits.train[:32], columns=16)
 
 
 def experiment(
@@ -210,6 +259,14 @@ def evaluate(generator: keras.Model, real: np.ndarray, classifier: Path | None =
     return sample_scores(classifier or data_file("digit_classifier.keras"), real, samples)
 
 
+# What the scores are worth is seen when digits that were learnt from stand in for samples. Of these too the distances
+# are far from 0: 179 pictures are few, and 40 of those held out are threes, more than twice their share of the
+# others. So the demo's distances say little, and its confidence, which is 0.98 for real digits, says more. On MNIST,
+# beside half of its 10,000 test images, the two part: 15.0 for samples, 0.4 for the other half.
+# >>> (held_out,) = digits.held_out()
+# >>> sample_scores(data_file("digit_classifier.keras"), held_out, digits.train[4::9][: len(held_out)])
+
+
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
     """Learn to write the handwritten digits that come with scikit-learn; return the picture of 64 samples."""
     return experiment("sample", config, output_dir)
@@ -221,6 +278,25 @@ def generate_file(
     """Write samples of a run as one grid or, with `singles`, as one PNG each into the folder `destination`."""
     read_run(run, "gan", Config)
     return save_samples(generate(load_network(run, "generator"), count, seed), destination, singles)
+
+
+# %% Try it
+# Eight new digits. Below each stands the digit nearest to it, in pixels, of all that were learnt from: a generator
+# that knew its pictures by heart would show two rows that are the same.
+# >>> from common.latents import great_circle, nearest
+# >>>
+# >>> generator = load_network(DEMO_RUN, "generator")
+# >>> drawn = generate(generator, 8, seed=1)
+# >>> places = nearest(digits.train.reshape(-1, DEMO.size**2) / 255, drawn.reshape(-1, DEMO.size**2) / 255, 1)[:, 0]
+# >>> show(np.concatenate([drawn, digits.train[places]]))
+#
+# A walk through six latents and back to the first, a row from each to the next. Latents of 100 normal numbers all lie
+# near a sphere of radius 10, so the way is along a great circle: a straight line would lead through its inside, where
+# the generator has never been. Digits turn into others within a step or two, and between them is what no writer
+# wrote.
+# >>> stops = np.random.default_rng(3).standard_normal((6, DEMO.latent_dim)).astype(np.float32)
+# >>> ways = [great_circle(start, end, 9)[:-1] for start, end in zip(stops, np.roll(stops, -1, axis=0), strict=True)]
+# >>> show(to_uint8(mapped(generator, np.concatenate(ways))))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,11 @@ from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
+# `modern` decides which network is trained: LeNet-5 with its 44,426 weights, or one of today with 96,282, right in
+# 0.907 and 0.931 on Fashion-MNIST. The other settings are about data. `mirror` and `shift` show each garment in more
+# ways than there are pictures of it, which pulls against learning by heart; a mirrored 3 is no digit, so `mirror`
+# must be off where sides matter. With `root` dark cloth differs as much as bright. The rate is high at first and
+# falls to 0 at the last of the `epochs`, so 40 of them that were stopped after 20 are not the same as 20.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,13 @@ DEMO = Config(epochs=20)
 DEMO_RUN = Path("runs/lenet-demo")
 
 # %% Networks
+# What is an edge in one place is an edge in every other. A convolution lays the same 5 x 5 weights upon every place,
+# so what was learnt in one place is known in all, and 156 weights make the first layer, where an MLP has 100,480.
+# Pooling keeps the highest of four neighbours and forgets which it was. After two rounds a picture is 4 x 4 places in
+# 16 maps; three dense layers, with most of the weights, decide from those.
+#
+# The modern network sees with pairs of 3 x 3 weights, keeps its maps in range by batch normalisation, and has no
+# dense layers but the last: each map's mean goes there, wherever in the map something was found.
 
 
 class Networks(NamedTuple):
@@ -91,7 +103,7 @@ def lenet_layers(x: keras.KerasTensor, config: Config) -> keras.KerasTensor:
 
 
 def modern_layers(x: keras.KerasTensor, config: Config) -> keras.KerasTensor:
-    """Three pairs of 3x3 convolutions, the picture halved after each of the first two: WEIGHTS weights."""
+    """Three pairs of 3x3 convolutions, the picture halved after each of the first two: 96,282 weights."""
     layers = keras.layers
     init = {"kernel_initializer": keras.initializers.HeNormal(keras.random.SeedGenerator(config.seed))}
     for stage, filters in enumerate((24, 40, 68)):
@@ -103,6 +115,9 @@ def modern_layers(x: keras.KerasTensor, config: Config) -> keras.KerasTensor:
 
 
 # %% Losses
+# A softmax makes probabilities of the logits, and the loss is -log of the one that the right class gets. Its gradient
+# in the logits is the probabilities, less 1 for the right class. It fades as a picture is called right with
+# confidence, and never where one is missed.
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -110,7 +125,20 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
+# The gradient in the logits, and what it should be: probabilities, less 1 for the right class.
+# >>> label, logits = tf.constant([1]), tf.Variable([[2.0, 1.0, 0.0]])
+# >>> with tf.GradientTape() as tape:
+# ...     loss = cross_entropy(label, logits)
+# >>> tape.gradient(loss, logits).numpy(), tf.nn.softmax(logits).numpy() - [[0, 1, 0]]
+
+
 # %% Training
+# What is logged: `loss` and `accuracy` are means over an epoch's training batches, moved and mirrored.
+# `validation_accuracy` is of the tenth that is held out, as it is. In the demo the loss falls from 1.13 to 0.20, and
+# the accuracies end at 0.93 and 0.915. Validation may well be ahead for the first half, since its pictures are the
+# easier ones. When it stands still while `accuracy` goes on, as on Fashion-MNIST at 0.91 and 0.93, the rest is learnt
+# by heart. A loss that stays at 2.30 says that nothing is learnt: the rate is too high, or labels and pictures do not
+# belong together.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -138,6 +166,9 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# `classify` takes uint8 pictures of the size that was learnt, bright on dark as the clothes are. The command brings a
+# photo to that form itself, and `--invert` turns dark things on a bright ground round. How sure it is may be believed
+# up to the calibration error, 0.025 in the demo.
 
 
 def classify(classifier: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -146,6 +177,19 @@ def classify(classifier: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 # %% A whole run
+# The embedded data are 5,000 clothes that the project draws, grey on black, ten classes like Fashion-MNIST's. Every
+# fifth picture is held out for the test, and of the others a tenth is for validation, so 3,600 are learnt from.
+#
+# The scores are of the 1,000 test pictures: accuracy, calibration error (the mean distance between how sure and how
+# often right), and each class's precision and recall. The demo is right in 0.919, the MLP on the same pictures in
+# 0.845, and features made by hand with a linear classifier (`recipes.dog_svm`) in 0.934: what is to be learnt from
+# pictures needs many of them. On Fashion-MNIST, fifteen times as many, it is LeNet-5 that is ahead, with 0.907
+# against 0.890; 0.891 is what LeNet-5 is said to reach there after 50 epochs.
+#
+# Each column is a class:
+# >>> clothes, kinds = drawn_clothes(5000, DEMO.seed, 28)
+# >>> tens = [first + np.argsort(kinds[first : first + 10]) for first in (0, 10, 20)]
+# >>> show(clothes[np.concatenate(tens)], 10)
 
 
 def experiment(
@@ -179,6 +223,29 @@ def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) ->
     config = read_run(run, "lenet", Config)
     verdict = functools.partial(classify, load_network(run, "classifier"))
     classify_files(source, run, verdict, config.size, config.channels, shown)
+
+
+# %% Try it
+# Three garments that were held out, turned by 30 degrees from picture to picture. Half way a shoe that stands on its
+# tip may be a pair of trousers, and a bag on its head a coat: in the training pictures nothing lies on its side, so
+# the network answers with what has that outline.
+# >>> from scipy.ndimage import rotate
+# >>> from common.classification import save_classified
+# >>> classifier = load_network(DEMO_RUN, "classifier")
+# >>> unseen, truth = clothes[4::5], kinds[4::5]
+# >>> names = ("Sneaker", "Ankle boot", "Bag")
+# >>> labels = np.array([CLOTHES_CLASSES.index(name) for name in names]).repeat(8)
+# >>> garments = [unseen[truth == label][2] for label in labels[::8]]
+# >>> turned = np.stack([rotate(one, 30 * n, reshape=False, order=1) for one in garments for n in range(8)])
+# >>> path = DEMO_RUN.parent / "turned.png"
+# >>> show_file(save_classified(turned, labels, classify(classifier, turned), CLOTHES_CLASSES, path))
+# What the six maps of the first layer see in four garments: light where the weights fit, dark where their opposite
+# does.
+# >>> layer = next(layer for layer in classifier.layers if isinstance(layer, keras.layers.Conv2D))
+# >>> maps = keras.Model(classifier.input, layer.output)(from_uint8(unseen[:4])).numpy()
+# >>> maps = np.uint8(127.5 + 127.5 * maps).transpose(0, 3, 1, 2)[..., None]
+# >>> maps = np.pad(maps, ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), constant_values=128)
+# >>> show(np.concatenate([unseen[:4, None], maps], 1).reshape(-1, 28, 28, 1), 7)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,14 @@ from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
+# What the network has seen before decides most: `weights`. With ImageNet's a linear classifier of its features
+# (`frozen`) is right in 0.901 on Fashion-MNIST at 224 px, and with all weights fine-tuned, at 64 px, in 0.942. The
+# demo has to do without a download, so it begins with `random` weights and shows the machinery, not its worth.
+#
+# `size` is what pictures are brought to, whatever they were. A large one shows more of a photo, and the time grows
+# with its square. `learning_rate` is of the second stage: a high one makes the network forget what it came with, so
+# it is a fifth of the first stage's, and ten times as high for random weights, which have nothing to lose. An `alpha`
+# below 1 makes the layers thinner.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +74,14 @@ DEMO = Config(size=64, alpha=0.35, weights="random", learning_rate=2e-3, epochs=
 DEMO_RUN = Path("runs/mobilenet-demo")
 
 # %% Networks
+# MobileNetV2 is made for little arithmetic. Its blocks widen a few maps to six times as many by 1 x 1 weights, look
+# at each of these by itself through 3 x 3 weights, and narrow them again, without an activation at the end: where
+# maps are few, cutting off what is below 0 would lose what cannot be had back. What goes in is added to what comes
+# out where both have one shape.
+#
+# The mean of each of the last 1,280 maps is a feature, and says how much of something is in the picture, wherever it
+# is. The second network is a linear classifier of those features. Grey pictures are given three times, as red, green
+# and blue.
 
 
 class Networks(NamedTuple):
@@ -107,6 +123,8 @@ def load_weights(networks: Networks, config: Config, fetch: bool = False) -> Non
 
 
 # %% Losses
+# A softmax makes probabilities of the logits, and the loss is -log of the one that the right class gets. Both stages
+# have this loss; they differ in how far back its gradient goes.
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -115,6 +133,16 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 # %% Training
+# A classifier with random weights sends random gradients back, and would spoil a network that can see. So it learns
+# first, with the network left as it is: the features are computed once and kept in `cache/`, and an epoch takes a
+# fraction of a second. Then all weights move. Batch normalisation keeps the statistics it came with; random weights
+# come with none, so they are learnt.
+#
+# What is logged, for the first stage in `head/`: `loss` and `accuracy` are means over an epoch's training batches,
+# `validation_accuracy` is of the tenth that is held out. With ImageNet's weights on Fashion-MNIST at 64 px the first
+# stage reaches 0.87 and the second 0.945. From random weights the first stage learns nothing, and its loss stays at
+# log 10 = 2.30; the second's falls from 2.02 to 0.42. Validation is at 0.11 after its first epoch and at 0.55 after
+# the next: nothing is wrong there.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -156,6 +184,10 @@ def train_head(networks: Networks, data: Labelled, config: Config, output_dir: P
 
 
 # %% Use
+# `classify` takes uint8 pictures of any size with as many channels as were learnt. The command takes the centre
+# square of a photo. `describe` gives the features alone, which serve for more than classes: the last section looks
+# for pictures that are alike. A thousand of them lie in each file of the cache; its name is a checksum of weights and
+# pictures, so it is never taken for another's.
 
 
 def describe(features: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -188,6 +220,19 @@ def classify(networks: Networks, images: np.ndarray) -> np.ndarray:
 
 
 # %% A whole run
+# The embedded data are 5,000 clothes that the project draws, 28 px, grey on black, ten classes like Fashion-MNIST's.
+# Every fifth picture is held out for the test, and of the others a tenth is for validation, so 3,600 are learnt from.
+#
+# The scores are of the 1,000 test pictures: accuracy, calibration error (the mean distance between how sure and how
+# often right), and each class's precision and recall. The demo is right in 0.854, and LeNet-5, a small fraction of
+# its size, in 0.919: a large network without a past is no gain on a few thousand pictures. With ImageNet's weights it
+# is the best of the four classifiers here, 0.942 on Fashion-MNIST; frozen it is right in 0.901, where 0.893 has been
+# reported. With one label in a hundred, 54 a class, fine-tuning still gives 0.845.
+#
+# Each column is a class:
+# >>> clothes, kinds = drawn_clothes(5000, DEMO.seed, 28)
+# >>> tens = [first + np.argsort(kinds[first : first + 10]) for first in (0, 10, 20)]
+# >>> show(clothes[np.concatenate(tens)], 10)
 
 
 def experiment(
@@ -227,6 +272,23 @@ def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) ->
     networks = Networks(load_network(run, "features"), load_network(run, "classifier"))
     verdict = functools.partial(classify, networks)
     classify_files(source, run, verdict, config.size, config.channels, shown)
+
+
+# %% Try it
+# Features say what is alike. Each row begins with a test picture; beside it stand the seven of the other 999 whose
+# features point most nearly the same way.
+# >>> features = load_network(DEMO_RUN, "features")
+# >>> unseen, truth = clothes[4::5], kinds[4::5]
+# >>> seen = describe(features, unseen.repeat(3, -1))
+# >>> seen /= np.linalg.norm(seen, axis=1, keepdims=True) + 1e-9
+# >>> nearest = np.argsort(-seen @ seen.T)
+# >>> shown = ("Ankle boot", "Sandal", "Bag", "Coat")
+# >>> asked = [np.flatnonzero(truth == CLOTHES_CLASSES.index(name))[3] for name in shown]
+# >>> show(unseen[nearest[asked, :8].ravel()])
+# How often the nearest other picture is of the same class, by features and by plain pixels. In the whole demo it is
+# 0.79 and 0.72.
+# >>> pixels = unseen.reshape(len(unseen), -1) / np.linalg.norm(unseen.reshape(len(unseen), -1), axis=1, keepdims=True)
+# >>> [float((truth[np.argsort(-each @ each.T)[:, 1]] == truth).mean()) for each in (seen, pixels)]
 
 
 if __name__ == "__main__":

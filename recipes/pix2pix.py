@@ -34,6 +34,10 @@ from common.streets import street_pairs
 from common.training import History, fit, share
 
 # %% Configuration
+# The settings of the paper, each with its unit or its reason. Two of them decide what is learnt. `l1_weight` pulls
+# every pixel towards the true picture: alone, it gives the mean of all pictures that would fit, which is a blur.
+# `gan_weight` asks that a patch of the translation cannot be told from a patch of a photo: alone, it gives crisp
+# pictures of something else. The paper's 100 to 1 holds the forms by the first and fills them by the second.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,13 @@ DEMO = Config(size=64, base_filters=24, dropout=0.0, batch_size=4, learning_rate
 DEMO_RUN = Path("runs/pix2pix-demo")
 
 # %% Networks
+# The generator is a U-Net. An encoder halves the picture until a single place is left, so that every pixel of the
+# result can depend on every pixel of the input; a decoder doubles it again. What is at the same place in both, edges
+# above all, would have to squeeze through the narrow middle, so each layer of the encoder is handed over to the layer
+# of the same size in the decoder.
+#
+# The discriminator sees the input beside its translation, or beside the truth, and judges patches of 70 x 70 pixels,
+# not the picture: what lies further apart is the business of L1. So it is small, and takes pictures of any size.
 
 
 class Networks(NamedTuple):
@@ -105,6 +116,9 @@ def build(config: Config = Config()) -> Networks:
 
 
 # %% Losses
+# Two networks learn against each other, each by its own loss, both cross entropies of the discriminator's logits. The
+# generator's is turned round: it could maximise the discriminator's loss, but that is flat as long as the
+# discriminator wins, and it is at the beginning that the generator needs a slope.
 
 
 def cross_entropy(target: float, logits: tf.Tensor) -> tf.Tensor:
@@ -127,7 +141,21 @@ def l1_loss(target: tf.Tensor, translation: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.abs(target - translation))
 
 
+# Logits of 0 say "half real, half false" of every patch. Both losses are then log 2, which is what to compare the
+# curves below with:
+# >>> undecided = tf.zeros([1, 6, 6, 1])
+# >>> float(discriminator_loss(undecided, undecided)), float(generator_loss(undecided))
+
+
 # %% Training
+# One step makes a translation, lets the discriminator judge it and the truth, and takes both gradients before either
+# network moves: the forward pass through the generator then serves both, which is nearly a third of the time. Each
+# network has an Adam of its own; a short memory (beta 1 of 0.5) suits losses whose target moves.
+#
+# What is logged: `l1` falls, fast at first, then slowly, and is the one to watch. `discriminator` and `generator`
+# should stay within sight of 0.69. A discriminator near 0, with a generator above 3, has won: it then teaches
+# nothing, and more pairs, or a smaller `base_filters`, are what helps. No loss says whether the picture is good: look
+# at `samples/`.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -175,6 +203,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# The U-Net is convolutional, so it takes any size whose sides halve often enough. Others are mirrored at the edges
+# until they do, and the result is cut back.
 
 
 def translate(generator: keras.Model, image: np.ndarray) -> np.ndarray:
@@ -203,12 +233,18 @@ def save_pairs(path: Path, inputs: np.ndarray, targets: np.ndarray, translations
 
 
 # %% A whole run
+# The embedded data are streets that the project draws: a map of classes (road, building, tree, car, ...), and the
+# photo that belongs to it. A tenth of the pairs is held out, to be scored and shown.
 
 
 def sample_streets(config: Config = DEMO) -> tuple[np.ndarray, np.ndarray]:
     """Return the embedded data: coloured maps and photos of streets on clear days, uint8 [n, size, size, 3] each."""
     labels, photos = street_pairs(440, config.size, config.seed, clear=True)  # a tenth is held out
     return colour_labels(labels), photos
+
+
+# >>> maps, photos = sample_streets(DEMO)
+# >>> show(np.concatenate([maps[:8], photos[:8]]))
 
 
 def experiment(
@@ -244,6 +280,15 @@ def translate_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_b
     config = read_run(run, "pix2pix", Config)
     convert = functools.partial(translate, load_network(run, "generator"))
     return convert_images(source, destination, convert, 0 if config.swap else config.classes, skip_bad)
+
+
+# %% Try it
+# The generator translates what you draw. Here the road of a held-out map becomes water's blue, and a car is wiped
+# out; below it stands what the generator makes of it. It has never seen such a map.
+# >>> generator = load_network(DEMO_RUN, "generator")
+# >>> drawn = maps[-1].copy()
+# >>> drawn[40:, 20:40] = drawn[60, 5]
+# >>> show(np.stack([maps[-1], translate(generator, maps[-1]), drawn, translate(generator, drawn)]))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,12 @@ from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
+# Labels cost work, pictures do not. `labelled` is how many labels there are, as many of each class; all other
+# training pictures come without. `consistency` is how much is made of these by agreeing with oneself, and `sure` from
+# which certainty on: a low one spreads mistakes, a high one waits long. `averaging` is how slowly the judge of that
+# certainty, which is also the classifier that is used, follows the one that learns. `matching` decides what the
+# generator is for: with it the generator gives the classifier something to tell from real pictures, without it wants
+# to pass for real. `dropout`, `noise` and `shift` keep few labels from being learnt by heart.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,14 @@ HANDWRITTEN = Config(labelled=100, epochs=4)
 DEMO, DEMO_RUN = Config(labelled=50, base_filters=32, epochs=60), Path("runs/ssgan-demo")
 
 # %% Networks
+# There is no discriminator beside the classifier: it is the same network. Its ten logits say which class a picture is
+# of. Their exponentials' sum S says whether it is of any: large for real pictures, small for generated ones, which is
+# what S / (S + 1) reads off. So what is learnt from pictures without labels, how real ones look, is learnt in the
+# very layers that tell classes apart.
+#
+# The classifier is three convolutions that halve the picture; the layer called `features`, behind them, is what the
+# generator tries to match. `averaged` is a copy without dropout and noise whose weights are the mean of the recent
+# ones.
 
 
 class Networks(NamedTuple):
@@ -116,6 +130,12 @@ def build(config: Config = Config()) -> Networks:
 
 
 # %% Losses
+# Three terms teach the classifier. The few labelled pictures: cross entropy of their class, log 10 = 2.30 where
+# nothing is known. Unlabelled and generated ones: real against generated, 1.39 where nothing is known. Unlabelled
+# ones of whose class the average is sure: cross entropy of that class, as if it were a label. The generator is taught
+# by one: its pictures should have, on average over a batch, the features that real ones have. This asks less than to
+# look real one by one. The paper found that such a generator helps the classifier, where one that draws better did
+# not (section 5).
 
 
 def class_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -150,7 +170,23 @@ def consistency_loss(logits: tf.Tensor, teacher: tf.Tensor, sure: float) -> tf.T
     return tf.reduce_mean(tf.where(tf.reduce_max(shares, axis=1) >= sure, entropy, 0.0))
 
 
+# A picture that is surely of the first of three classes, and one that is of none. How real they are by S / (S + 1),
+# and by a softmax with one more class whose logit is fixed at 0; the two are the same:
+# >>> logits = tf.constant([[5.0, 1.0, 0.0], [-4.0, -4.0, -4.0]])
+# >>> extended = tf.nn.softmax(tf.pad(logits, [[0, 0], [0, 1]]))
+# >>> np.stack([tf.sigmoid(real_logits(logits)), 1 - extended[:, -1]])
+
+
 # %% Training
+# A step takes 64 unlabelled pictures, as many labelled ones (50 in the demo, which are all there are) and 64
+# generated ones, in one pass. Both gradients are taken before either network moves; then the average follows.
+#
+# What is logged: `classes` falls to 0.004, which only says that 50 labels are known by heart. `discriminator` falls
+# from 1 to 0.3: a generator that matches features is seen through, and need not win. `generator` falls to 0.1 and
+# stays; 0 would be features matched exactly. `consistency` is near 0 as long as the average is sure of nothing, then
+# stays around 0.01; if it grew while the next column fell, mistakes would be spreading. `validation_accuracy` is the
+# number to watch, of the averaged classifier on 143 pictures that nobody learns from: 0.81, 0.93, 0.94 after 1, 14
+# and 60 epochs. One picture is 0.007 of it.
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -204,6 +240,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 
 # %% Use
+# `classify` gives each class's probability by the softmax of its logits; whether the picture is of any class at all
+# is not in these numbers, since they always add up to 1. It can be asked of the logits: see the end of this notebook.
 
 
 def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
@@ -223,6 +261,16 @@ def classify(classifier: keras.Model, images: np.ndarray, mirror: bool = False) 
 
 
 # %% A whole run
+# The embedded data are the 1,797 digits of scikit-learn. A fifth, 359, is held out for the test; a tenth of the
+# others, 143, is for validation; 1,295 are learnt from, and 50 of these have labels. Scored are the accuracy on the
+# test, 0.972 in the demo, how far confidence is from accuracy (0.019), and each class's precision and recall. Beside
+# it stands `test_accuracy_from_labels_alone`: the same network, trained on the 50 labels only, reaches 0.891. With
+# 100 labels of MNIST the two are at 0.982 and 0.902.
+#
+# These are all the labels that the demo has, five of each digit. Two of the ones hardly look like ones.
+# >>> digits = digits_or_others("sample", DEMO.size, DEMO.channels)
+# >>> known = as_many_of_each(digits.train, DEMO.labelled, DEMO.seed)
+# >>> show(known.items[np.arange(50).reshape(10, 5).T.ravel()], columns=10)
 
 
 def experiment(
@@ -273,6 +321,33 @@ def generate_file(destination: Path, count: int = 100, seed: int = 0, run: Path 
     """Write samples of a run as one grid."""
     read_run(run, "ssgan", Config)
     return save_grid(generate(load_network(run, "generator"), count, seed), destination, columns=10)
+
+
+# %% Try it
+# The sixteen held-out digits of which the classifier is least sure, each under the class found; red where it is
+# wrong. Most would make a reader hesitate too.
+# >>> from common.classification import save_classified
+# >>>
+# >>> generator, classifier = (load_network(DEMO_RUN, name) for name in ("generator", "averaged"))
+# >>> images, labels = digits.test.items, digits.test.labels
+# >>> shares = classify(classifier, images)
+# >>> unsure = np.argsort(shares.max(axis=1))[:16]
+# >>> path = DEMO_RUN.parent / "ssgan-unsure.png"
+# >>> show_file(save_classified(images[unsure], labels[unsure], shares[unsure], digits.classes, path))
+#
+# What the generator draws, sorted by the classifier: of 1,000 pictures the five that are surest of each class, a
+# column a digit, like the labels above. It was never told which strokes make a digit, and draws them badly, as one
+# does whose pictures need to be right on average only.
+# >>> drawn = generate(generator, 1000, seed=1)
+# >>> surest = np.argsort(-classify(classifier, drawn), axis=0)[:5]
+# >>> show(drawn[surest.ravel()], columns=10)
+#
+# How many pictures pass for real, with S above 1: of held-out digits, of drawn ones, and of held-out digits turned
+# upside down or made into their negative. In the demo every negative does: all that S was ever asked is how real
+# digits differ from what this one generator draws, so it is no judge of other things.
+# >>> others = {"held out": images, "drawn": drawn, "upside down": images[:, ::-1, ::-1], "negative": 255 - images}
+# >>> logits = {name: real_logits(mapped(classifier, from_uint8(some))) for name, some in others.items()}
+# >>> {name: round(float(np.mean(some > 0)), 2) for name, some in logits.items()}
 
 
 if __name__ == "__main__":

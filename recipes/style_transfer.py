@@ -49,6 +49,13 @@ from common.runs import check_run, check_settings, finish_run, start_run
 from common.training import History
 
 # %% Configuration
+# Three weights decide. `content_weight` holds the photo, `style_weight` asks for the painting's strokes, `variation`
+# smooths what both leave rough. Since each loss is a share of what is wanted, these weights mean the same before any
+# network; raise `style_weight` by factors of three until the photo is as far gone as you like. `style_layers` set the
+# size of what is copied: the first layers know dots and edges, the later ones strokes and swirls. `colours` keeps the
+# photo's own, or gives it the painting's before anything else, which makes the largest difference of all. Large
+# pictures are painted small first (`scales`): a network sees only so far, and what it should call a stroke must not
+# be larger than that.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,10 @@ VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block4_conv2
 DEMO_RUN = Path("runs/style_transfer-demo")
 
 # %% Networks
+# A network that has learnt to tell pictures apart describes them in layers: edges, then textures, then parts. Here it
+# only looks, and never learns; what changes are the pixels before it. The embedded one is small (840,352 weights) and
+# was trained by this project to tell textures and patches of photos apart, which is what a style needs. The paper's
+# is VGG19.
 
 
 class Networks(NamedTuple):
@@ -103,6 +114,10 @@ def networks_of(config: Config, fetch: bool = False) -> Networks:
 
 
 # %% Losses
+# Content is where things are: the maps of a late layer, compared place by place with the photo's. Style is what
+# occurs together, wherever it is: Gram matrices, the mean products of every two channels, compared with the
+# painting's. Both are divided by the square of what is wanted, so a picture in which nothing is seen has a loss of 1
+# and a perfect one of 0.
 
 LOSSES = ("content", "style", "variation", "loss")
 
@@ -111,6 +126,11 @@ def gram(maps: tf.Tensor) -> tf.Tensor:
     """Return the mean products of every two channels over all places: [1, height, width, c] -> [c, c] (equation 3)."""
     flat = tf.reshape(maps, [-1, maps.shape[-1]])
     return tf.matmul(flat, flat, transpose_a=True) / tf.cast(tf.shape(flat)[0], tf.float32)
+
+
+# By hand: two channels at two places, (1, 2) and (3, 4). Their mean products are (1 + 9) / 2 = 5, (2 + 12) / 2 = 7
+# and (4 + 16) / 2 = 10. Where the places lie does not matter, only what occurs together with what: that is the style.
+# >>> gram(tf.constant([[[[1.0, 2.0], [3.0, 4.0]]]]))
 
 
 def share_left(found: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
@@ -156,6 +176,14 @@ def make_losses(networks: Networks, painting: Painting, config: Config) -> Calla
 
 
 # %% Training: of pixels
+# The picture itself is the variable. L-BFGS, which remembers the last ten gradients and guesses the curvature from
+# them, gets further in the same time than Adam does, and has no rate to choose. It works in float64 on all pixels at
+# once.
+#
+# What is logged, after each epoch of `steps` evaluations: `style`, the share of the painting's Gram matrices that is
+# still missing. It starts near 1 or above and should end below 0.05. `content` rises from 0, since the photo is where
+# it starts; above 0.8 little is left of it. `loss` is the weighted sum, and the only one that always falls within a
+# size.
 
 
 def train(networks: Networks, data: Painting, config: Config = Config(), output_dir: Path | None = None) -> History:
@@ -222,6 +250,9 @@ def by_adam(losses: Callable, picture: np.ndarray, config: Config) -> np.ndarray
 
 
 # %% Use
+# Colours come first: a photo in blue cannot be painted in ochre by strokes alone. So the photo's colours are moved to
+# the mean and the covariance of the painting's before the first step, or, where they should stay, only the brightness
+# of what was painted is kept at the end.
 
 
 def stylize(networks: Networks, painting: Painting, config: Config, output_dir: Path | None = None) -> np.ndarray:
@@ -234,6 +265,11 @@ def stylize(networks: Networks, painting: Painting, config: Config, output_dir: 
 
 
 # %% A whole run
+# Without files of your own, the photo is a cat that comes with scikit-image, and the painting a texture of brush
+# strokes that the project draws. The score is the style's loss before and after, of the 8-bit picture that was saved.
+#
+# >>> painting = read_painting("sample", "sample", DEMO.size)
+# >>> show(np.stack([resize_image(image, 256, 384) for image in (painting.content, painting.styles[0][0])]))
 
 
 def experiment(
@@ -272,6 +308,15 @@ def stylize_file(
     image_suffix(destination)
     painting = read_painting(str(source), config.style, config.size)
     return write_image(stylize(networks_of(config, fetch), painting, config), destination)
+
+
+# %% Try it
+# The same photo and the same painting three times: with the painting's colours, with the photo's own, and begun from
+# noise instead of from the photo. Smaller than the demo, and with fewer steps, so that it takes seconds.
+# >>> quick = replace(DEMO, size=256, scales=1, epochs=1)
+# >>> networks, painting = build(quick), read_painting("sample", "sample", quick.size)
+# >>> ways = quick, replace(quick, colours="kept"), replace(quick, start="noise", epochs=2)
+# >>> show(np.stack([stylize(networks, painting, way) for way in ways]))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ CONFIGS = {
 
 def main(name: str, output_dir: Path, epochs: int) -> None:
     recipe = importlib.import_module(f"recipes.{name}")
-    recipe.fit = functools.partial(recipe.fit, save_seconds=0.02)
+    recipe.fit = functools.partial(recipe.fit, save_seconds=0.1)
     config = recipe.Config(**CONFIGS[name], epochs=epochs)
     networks = recipe.build(config)
     generator = np.random.default_rng(0)

@@ -808,7 +808,7 @@ def test_tables_of_pictures_made_through_a_network():
         "| embedded, 512 px, bfloat16 | 1.000 |  |  |  | 2.000 | 0.999 |",
         "| lowest loss after | 5 s | 10 s | 20 s | 40 s | evaluations |",
         "| L-BFGS | 0.005 | 0.010 | 0.020 | 0.040 | 88 |",
-        "| 4000 x 3000 px, 2 steps | 60.000 | 3.500 |",
+        "| 4000 x 3000 px | 30.000 | 3.500 |",
         "| paintings | paintings | seconds each | style loss left, of the photo's |",
         "| embedded | 6 | 30.000 | 0.125 |",
         "| MobileNetV2 | 4 | 12.000 |",
