@@ -105,7 +105,8 @@ def page(runs: dict[str, Path]) -> Any:
                 options = {"trigger_mode": "always_last", "show_progress": "minimal"}
                 gr.on([*first, *found.triggers], found.function, found.inputs, found.outputs, **options)
                 if found.made:
-                    found.made.success(found.function, found.inputs, found.outputs)
+                    found.made.event.success(found.function, found.inputs, found.outputs)
+                    blocks.load(found.made.shown, None, found.made.columns)
     return blocks
 
 
@@ -150,11 +151,19 @@ class Answer(NamedTuple):
     outputs: Any
     triggers: list
     at_once: bool
-    made: Any  # the event after which there is something to play with
+    made: Made | None
+
+
+class Made(NamedTuple):
+    """What makes a run to play with."""
+
+    event: Any  # after which there is one
+    shown: Callable  # returns which of the columns are to be seen: the button, or what it makes
+    columns: list
 
 
 def answer(
-    gr: Any, function: Callable, inputs: list, outputs: Any, triggers: list | None = None, made: Any = None
+    gr: Any, function: Callable, inputs: list, outputs: Any, triggers: list | None = None, made: Made | None = None
 ) -> Answer:
     """Return one that says on the page what a user gave wrong; triggers are all changes where none is given."""
 
@@ -171,8 +180,12 @@ def answer(
 
 
 @contextmanager
-def with_run(gr: Any, recipe: str, run: Path) -> Iterator[Any]:
-    """Show what is made inside where the run is whole; where it is not, a button that makes it first, an event."""
+def with_run(gr: Any, recipe: str, run: Path) -> Iterator[Made]:
+    """Show what is made inside where the run is whole; where it is not, a button that makes it first."""
+
+    def shown():
+        return gr.update(visible=not is_whole(run)), gr.update(visible=is_whole(run))
+
     with gr.Column(visible=not is_whole(run)) as missing:
         gr.Markdown(
             f"This plays with a run of `{recipe}`. There is none in `{run}` yet; its demo makes one, in some minutes."
@@ -186,10 +199,11 @@ def with_run(gr: Any, recipe: str, run: Path) -> Iterator[Any]:
                 yield message, gr.update(), gr.update()
         except RuntimeError as error:
             raise gr.Error(f"the demo failed: {error}", print_exception=False) from None
-        yield "", gr.update(visible=False), gr.update(visible=True)
+        yield "", *shown()
 
     with gr.Column(visible=is_whole(run)) as present:
-        yield button.click(make, None, [said, missing, present], concurrency_limit=1, concurrency_id="demo")
+        event = button.click(make, None, [said, missing, present], concurrency_limit=1, concurrency_id="demo")
+        yield Made(event, shown, [missing, present])
 
 
 def photo_input(gr: Any, label: str, image: np.ndarray) -> Any:

@@ -12,6 +12,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more thre
         os.environ.setdefault(_library, "1")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Stop where pytest-xdist does not keep the tests of a group in one process: all that they share is made twice."""
+    grouped = [item for item in items if item.get_closest_marker("xdist_group")]
+    if getattr(config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError("this pytest-xdist does not group with this pytest; see setup.cfg")
+
+
 @pytest.fixture
 def figures(monkeypatch) -> list[Figure]:
     """Keep the figures that are saved."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import types
@@ -21,7 +20,7 @@ from common.digits import centred_digit, held_out_digits
 from common.errors import InputError
 from common.imagenet import frozen_classifier
 from recipes import _app, vae
-from recipes._app import demo_messages, epochs_done, recipe_of, serve, side_by_side
+from recipes._app import demo_messages, epochs_done, read_upload, recipe_of, serve, side_by_side
 from recipes.fgsm import classify
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +43,14 @@ def test_pictures_side_by_side_are_as_high_as_the_lowest():
     both = side_by_side(small, large, height=256)
     assert both.shape == (256, 256 + 200 * 256 // 300, 3)
     assert (both[:, :256] == 7).all() and (both[:, 256:] == 9).all()
+
+
+def test_a_large_upload_is_made_smaller(tmp_path):
+    Image.new("RGB", (2000, 1000)).save(tmp_path / "large.png")
+    assert read_upload(str(tmp_path / "large.png")).shape == (384, 768, 3)
+    Image.new("L", (20, 90)).save(tmp_path / "small.png")
+    with pytest.raises(InputError, match="small.png: 20x90 px; each side must be at least 32"):
+        read_upload(str(tmp_path / "small.png"))
 
 
 def test_the_recipe_of_a_run(tmp_path):
@@ -106,8 +113,7 @@ def address(tmp_path_factory) -> Iterator[str]:
                 break
         else:
             raise AssertionError("".join(lines))
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30) in (0, 130)
+        server.terminate()
 
 
 @pytest.fixture
