@@ -259,7 +259,7 @@ def sample_pictures(config: Config = DEMO) -> np.ndarray:
     return pictures[np.random.default_rng(config.seed).permutation(len(pictures))]
 
 
-# >>> show(sample_pictures(DEMO)[:16])
+# >>> show(np.concatenate([drawn_seasons(8, DEMO.seed, DEMO.size)[0], photo_squares(DEMO.size)[::26][:8]]))
 
 
 def experiment(

@@ -243,7 +243,8 @@ def sample_streets(config: Config = DEMO) -> tuple[np.ndarray, np.ndarray]:
     return colour_labels(labels), photos
 
 
-# >>> maps, photos = sample_streets(DEMO)
+# >>> labels, photos = street_pairs(16, DEMO.size, DEMO.seed, clear=True)
+# >>> maps = colour_labels(labels)
 # >>> show(np.concatenate([maps[:8], photos[:8]]))
 
 
@@ -283,12 +284,15 @@ def translate_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_b
 
 
 # %% Try it
-# The generator translates what you draw. Here the road of a held-out map becomes water's blue, and a car is wiped
-# out; below it stands what the generator makes of it. It has never seen such a map.
+# The generator translates whatever it is given, so labels can be changed. A street that training never had; the same
+# with its cars taken away; and with every building made a tree. Below stands what becomes of each.
+# >>> from common.streets import BUILDING, CAR, ROAD, TREE
 # >>> generator = load_network(DEMO_RUN, "generator")
-# >>> drawn = maps[-1].copy()
-# >>> drawn[40:, 20:40] = drawn[60, 5]
-# >>> show(np.stack([maps[-1], translate(generator, maps[-1]), drawn, translate(generator, drawn)]))
+# >>> labels, _ = street_pairs(1, DEMO.size, DEMO.seed, first=455, clear=True)
+# >>> emptied, grown = np.where(labels == CAR, ROAD, labels), np.where(labels == BUILDING, TREE, labels)
+# >>> maps = colour_labels(np.concatenate([labels, emptied, grown]).astype(np.uint8))
+# >>> show(np.concatenate([maps, translate_batch(generator, maps)]).repeat(3, axis=1).repeat(3, axis=2), columns=3)
+
 
 
 if __name__ == "__main__":

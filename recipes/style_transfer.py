@@ -313,9 +313,9 @@ def stylize_file(
 # %% Try it
 # The same photo and the same painting three times: with the painting's colours, with the photo's own, and begun from
 # noise instead of from the photo. Smaller than the demo, and with fewer steps, so that it takes seconds.
-# >>> quick = replace(DEMO, size=256, scales=1, epochs=1)
+# >>> quick = replace(DEMO, size=224, scales=1, epochs=1)
 # >>> networks, painting = build(quick), read_painting("sample", "sample", quick.size)
-# >>> ways = quick, replace(quick, colours="kept"), replace(quick, start="noise", epochs=2)
+# >>> ways = quick, replace(quick, colours="kept"), replace(quick, start="noise")
 # >>> show(np.stack([stylize(networks, painting, way) for way in ways]))
 
 

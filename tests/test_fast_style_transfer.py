@@ -517,11 +517,19 @@ def outcome(run: Path) -> tuple[list[np.ndarray], list[str], str]:
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_goes_on_as_one_that_never_did_bit_for_bit(style, weights, photos, tmp_path):
-    config = settings(style, weights, residual_blocks=0)
-    for name, lengths in (("whole", (2,)), ("stopped", (1, 2))):
-        for epochs in lengths:
-            picture = experiment(str(photos), replace(config, epochs=epochs), tmp_path / name)
+def test_a_run_that_was_stopped_goes_on_as_one_that_was_not_bit_for_bit(style, weights, photos, tmp_path, monkeypatch):
+    config = settings(style, weights, residual_blocks=0, epochs=2)
+    experiment(str(photos), config, tmp_path / "whole")
+
+    def stop(painter: keras.Model, style: np.ndarray, images: np.ndarray, path: Path) -> Path:
+        if path.stem == "epoch-0002":
+            raise KeyboardInterrupt
+        return save_beside(painter, style, images, path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fast_style_transfer, "save_beside", stop)
+        experiment(str(photos), config, tmp_path / "stopped")
+    picture = experiment(str(photos), config, tmp_path / "stopped")
     assert picture == tmp_path / "stopped" / "beside.png"
     (one, rows, scores), (other, other_rows, other_scores) = (outcome(tmp_path / name) for name in ("whole", "stopped"))
     assert rows == other_rows and len(rows) == 3 and rows[0] == "epoch,content,style,variation"
