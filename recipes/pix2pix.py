@@ -294,6 +294,5 @@ def translate_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_b
 # >>> show(np.concatenate([maps, translate_batch(generator, maps)]).repeat(3, axis=1).repeat(3, axis=2), columns=3)
 
 
-
 if __name__ == "__main__":
     run_command(demo, presets={"paper": Config(), "demo": DEMO}, train=experiment, translate=translate_file)
