@@ -7,33 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from common.images import tiled
 
 if TYPE_CHECKING:
-    import PIL.Image
-    from IPython.display import HTML, Image
+    import IPython.display
 
 
-def show(images: np.ndarray, columns: int = 8) -> PIL.Image.Image:
+def show(images: np.ndarray, columns: int = 8) -> Image.Image:
     """Return uint8 [n, h, w, 1 or 3], or one [h, w, 1 or 3], as tiles on white, small ones enlarged."""
-    from PIL import Image
-
     images = images if images.ndim == 4 else images[None]
     grid = tiled(images, min(columns, len(images)), max(1, 96 // images.shape[2]))
     return Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
 
 
-def show_file(path: Path) -> Image:
+def show_file(path: Path) -> IPython.display.Image:
     """Return a PNG, JPEG or GIF, moving where it moves."""
-    from IPython.display import Image
+    import IPython.display
 
-    return Image(path.read_bytes())
+    return IPython.display.Image(path.read_bytes())
 
 
-def show_report(run: Path, height: int = 700) -> HTML:
+def show_report(run: Path, height: int = 700) -> IPython.display.HTML:
     """Return the report of a run, its pictures, numbers, curves and settings, in a frame `height` pixels high."""
-    from IPython.display import HTML
+    import IPython.display
 
     page = html.escape((run / "report.html").read_text(encoding="utf-8"))
-    return HTML(f'<div><iframe srcdoc="{page}" width="100%" height="{height}" style="border: 0"></iframe></div>')
+    return IPython.display.HTML(
+        f'<div><iframe srcdoc="{page}" width="100%" height="{height}" style="border: 0"></iframe></div>'
+    )
