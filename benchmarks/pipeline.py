@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
     passes: int = 4
 
 
-QUICK = Sizes(pix2pix.Config(size=64, base_filters=4), 12, 0.2, (100, 200), 2)
+QUICK = Sizes(pix2pix.Config(size=64, base_filters=4), 12, 0.2, (100,), 2)
 TINY = pix2pix.Config(size=32, base_filters=2, batch_size=16)
 
 # %% Files

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
             for path in copy_recipe(options.name, options.destination, options.force):
                 print(path)
         elif options.verb == "app":
-            from recipes._app import serve
+            from recipes.app.serve import serve
 
             serve(options.run, options.port, options.open)
         else:

@@ -19,8 +19,10 @@ from PIL import Image
 from common.digits import centred_digit, held_out_digits
 from common.errors import InputError
 from common.imagenet import frozen_classifier
-from recipes import _app, vae
-from recipes._app import demo_messages, epochs_done, read_upload, recipe_of, serve, side_by_side
+from recipes import vae
+from recipes.app import parts
+from recipes.app.parts import demo_messages, epochs_done, read_upload, side_by_side
+from recipes.app.serve import recipe_of, serve
 from recipes.fgsm import classify
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +59,7 @@ def test_the_recipe_of_a_run(tmp_path):
     with pytest.raises(InputError, match="no run here"):
         recipe_of(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"recipe": "mlp", "config": {}, "data": "sample"}))
-    with pytest.raises(InputError, match="a run of mlp, which has no tab; expected one of vae_faces, pix2pix"):
+    with pytest.raises(InputError, match="a run of mlp, which has no tab; expected one of cyclegan, dcgan"):
         recipe_of(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"recipe": "vae", "config": {}, "data": "sample"}))
     assert recipe_of(tmp_path) == "vae"
@@ -76,8 +78,8 @@ def fake_demo(tmp_path: Path, monkeypatch, code: str) -> None:
         f"#!{sys.executable}\nimport sys, time\nfrom pathlib import Path\nrun = Path(sys.argv[-1])\n{code}"
     )
     script.chmod(0o755)
-    monkeypatch.setattr(_app.sys, "executable", str(script))
-    monkeypatch.setattr(_app.time, "sleep", lambda seconds: __import__("threading").Event().wait(0.02))
+    monkeypatch.setattr(parts.sys, "executable", str(script))
+    monkeypatch.setattr(parts.time, "sleep", lambda seconds: __import__("threading").Event().wait(0.02))
 
 
 def test_a_demo_says_how_far_it_is(tmp_path, monkeypatch):

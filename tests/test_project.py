@@ -43,7 +43,7 @@ def test_the_wheel_holds_the_packages_and_the_data_and_no_more(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"common", "data", "recipes"}
-    assert "data/digit_classifier.keras" in names and "recipes/__main__.py" in names
+    assert {"data/digit_classifier.keras", "recipes/__main__.py", "recipes/app/tabs.py"} <= names
 
 
 def test_the_readme_opens_with_the_command_of_a_demo_and_that_of_the_tests():
@@ -69,7 +69,7 @@ def test_every_dependency_that_is_imported_is_declared():
     declared |= set(re.findall(r"^([A-Za-z0-9_-]+)", extras["app"] + extras["notebook"], re.MULTILINE))
     own = {"common", "recipes", "data"}
     imported = set()
-    for path in [*(ROOT / "common").glob("*.py"), *(ROOT / "recipes").glob("*.py")]:
+    for path in [*(ROOT / "common").glob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
         imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
     third_party = imported - own - set(sys.stdlib_module_names) - {"__future__"}
     words = {name for name in third_party if not (ROOT / "common" / f"{name}.py").exists()}

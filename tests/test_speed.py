@@ -395,7 +395,7 @@ def test_written_pairs_are_read_as_pairs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "flags"), [("speed", ["--only", "cyclegan-quick"]), ("pipeline", [])])
+@pytest.mark.parametrize(("name", "flags"), [("speed", ["--only", "dcgan-quick"]), ("pipeline", [])])
 def test_a_short_run(name, flags, tmp_path):
     flags = [*flags, "--quick", "--rounds", "2", "--output-dir", str(tmp_path)]
     done = subprocess.run(
@@ -408,7 +408,7 @@ def test_a_short_run(name, flags, tmp_path):
     if name == "pipeline":
         assert [row["source"] for row in results["speed"]] == ["memory, not jittered", "JPEG files", "PNG files"]
         assert all(row["alone"] > 0 and len(row["rounds_ms"]) == 2 for row in results["speed"])
-        assert [run["pairs"] for run in results["memory"]] == [100, 200]
+        assert [run["pairs"] for run in results["memory"]] == [100]
     else:
         rows = {row["variant"]: row for row in results["rows"]}
         assert {"recipe", "plain"} <= rows.keys()

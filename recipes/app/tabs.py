@@ -1,278 +1,40 @@
-"""`python -m recipes app`: a page on this machine to play with what the recipes learn."""
+"""The tabs of the page: each makes its controls, and says what they show."""
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
-import json
-import re
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from common.attack_pictures import magnified
 from common.attacked import whole_levels
-from common.canvas import canvas_of, no_larger, photographs, read_photo, read_style
+from common.canvas import canvas_of, no_larger, read_photo, read_style
 from common.digits import centred_digit, held_out_digits
 from common.errors import InputError
 from common.faces import FACE_ATTRIBUTES, drawn_faces
 from common.imagenet import Known, frozen_classifier
 from common.images import LABEL_COLOURS, colour_labels, labels_from_colours, read_image, resize_image
-from common.runs import load_network, run_settings
 from common.seasons import drawn_seasons
 from common.streets import STREET_CLASSES, street_pairs
 from recipes import cyclegan, dcgan, deepdream, fast_style_transfer, fgsm, pix2pix, style_transfer, vae, vae_faces
+from recipes.app.parts import (
+    Answer,
+    answer,
+    bundled,
+    canvas,
+    is_whole,
+    network,
+    photo_input,
+    read_upload,
+    result,
+    side_by_side,
+    with_run,
+)
 
-RECIPES = {"vae_faces": vae_faces, "pix2pix": pix2pix, "cyclegan": cyclegan, "fast_style_transfer": fast_style_transfer}
-RECIPES |= {"vae": vae, "dcgan": dcgan}  # of which a run is played with
-LARGEST_SIDE = 768  # pixels of an uploaded picture that is worked on; larger ones are made smaller
-LARGEST_UPLOAD = "20mb"
 FACES, SCENES = 20, 12  # embedded ones to choose from
-
-
-def serve(runs: Sequence[Path] = (), port: int = 7860, open_browser: bool = False) -> None:
-    """Show the page at http://127.0.0.1:PORT, until Ctrl-C; nobody else on the network can reach it.
-
-    Args:
-        runs: folders to play with in place of the demos'.
-        port: 0 takes any that is free.
-        open_browser: open the page in one.
-
-    Raises:
-        InputError: gradio is not installed, the port is taken, or a folder is no run of a recipe that has a tab.
-    """
-    try:
-        import gradio as gr
-    except ImportError:
-        raise InputError("the page needs gradio: pip install --editable '.[app]'") from None
-    folders = {name: recipe.DEMO_RUN for name, recipe in RECIPES.items()} | {recipe_of(run): run for run in runs}
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # others are fetched
-    try:
-        blocks = page(folders)
-        _, address, _ = blocks.launch(
-            quiet=True,
-            prevent_thread_lock=True,
-            server_name="127.0.0.1",
-            server_port=port or None,
-            inbrowser=open_browser,
-            share=False,
-            max_file_size=LARGEST_UPLOAD,
-            theme=theme,
-            footer_links=[],
-        )
-    except OSError:
-        raise InputError(f"port {port} is taken; choose another --port, or 0 for any that is free") from None
-    print(f"the page is at {address}; Ctrl-C ends it", flush=True)
-    with suppress(KeyboardInterrupt):
-        threading.Event().wait()
-    with suppress(KeyboardInterrupt):  # again
-        blocks.close(verbose=False)
-
-
-def recipe_of(run: Path) -> str:
-    """Return the recipe of a run. Raises InputError where it has no tab."""
-    path = run / "config.json"
-    try:
-        name = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"{run}: no run here (no config.json that says of which recipe)") from None
-    if name not in RECIPES:
-        raise InputError(f"{run}: a run of {name}, which has no tab; expected one of {', '.join(RECIPES)}")
-    run_settings(run, name)
-    return name
-
-
-def page(runs: dict[str, Path]) -> Any:
-    """Return the page, a gradio.Blocks, that plays with these runs, one of each of `RECIPES`."""
-    import gradio as gr
-
-    with gr.Blocks(title="Keras image cookbook", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        gr.Markdown("# Play with the recipes\nAll of it is computed on this machine, and nothing leaves it.")
-        with gr.Tabs():
-            for title, controls in TABS.items():
-                with gr.Tab(title) as tab:
-                    found = controls(gr, runs)
-                first = [tab.select] if found.at_once else []
-                options = {"trigger_mode": "always_last", "show_progress": "minimal"}
-                gr.on([*first, *found.triggers], found.function, found.inputs, found.outputs, **options)
-                if found.made:
-                    found.made.event.success(found.function, found.inputs, found.outputs)
-                    blocks.load(found.made.shown, None, found.made.columns)
-    return blocks
-
-
-# %% What tabs share
-
-
-def is_whole(run: Path) -> bool:
-    """Return whether a run has come to its end."""
-    return (run / "results.json").exists()
-
-
-def demo_messages(recipe: str, run: Path) -> Iterator[str]:
-    """Run a recipe's demo in a process of its own, and yield how far it is; RuntimeError says why it failed."""
-    command = [sys.executable, "-m", f"recipes.{recipe}", "--output-dir", str(run)]
-    with (
-        tempfile.TemporaryFile("w+") as said,  # a pipe would be full one day, and the demo wait for ever
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process,
-    ):
-        yield "making ready …"
-        while process.poll() is None:
-            time.sleep(1)
-            yield f"epoch {epochs_done(run)} of {RECIPES[recipe].DEMO.epochs} is done"
-        if process.returncode:
-            said.seek(0)
-            raise RuntimeError(said.read().strip().rpartition("\n")[2])
-
-
-def epochs_done(run: Path) -> int:
-    """Return how many epochs of a run are done."""
-    try:
-        with (run / "history.csv").open(newline="", encoding="utf-8") as file:
-            return sum(1 for _ in csv.DictReader(file))
-    except FileNotFoundError:
-        return 0
-
-
-class Answer(NamedTuple):
-    """What a tab shows at every trigger, the last of many that come at once, and if `at_once` when it is first seen."""
-
-    function: Callable
-    inputs: list
-    outputs: Any
-    triggers: list
-    at_once: bool
-    made: Made | None
-
-
-class Made(NamedTuple):
-    """What makes a run to play with."""
-
-    event: Any  # after which there is one
-    shown: Callable  # returns which of the columns are to be seen: the button, or what it makes
-    columns: list
-
-
-def answer(
-    gr: Any, function: Callable, inputs: list, outputs: Any, triggers: list | None = None, made: Made | None = None
-) -> Answer:
-    """Return one that says on the page what a user gave wrong; triggers are all changes where none is given."""
-
-    @functools.wraps(function)
-    def told(*given):
-        try:
-            return function(*given)
-        except (InputError, OSError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    # gradio's editor says `input`, and not `change`, when somebody has painted on it.
-    changes = [each.input if isinstance(each, gr.ImageEditor) else each.change for each in inputs]
-    return Answer(told, inputs, outputs, triggers or changes, at_once=not triggers, made=made)
-
-
-@contextmanager
-def with_run(gr: Any, recipe: str, run: Path) -> Iterator[Made]:
-    """Show what is made inside where the run is whole; where it is not, a button that makes it first."""
-
-    def shown():
-        return gr.update(visible=not is_whole(run)), gr.update(visible=is_whole(run))
-
-    with gr.Column(visible=not is_whole(run)) as missing:
-        gr.Markdown(
-            f"This plays with a run of `{recipe}`. There is none in `{run}` yet; its demo makes one, in some minutes."
-        )
-        button = gr.Button("Make it", variant="primary")
-        said = gr.Markdown()
-
-    def make():
-        try:
-            for message in demo_messages(recipe, run) if not is_whole(run) else ():
-                yield message, gr.update(), gr.update()
-        except RuntimeError as error:
-            raise gr.Error(f"the demo failed: {error}", print_exception=False) from None
-        yield "", *shown()
-
-    with gr.Column(visible=is_whole(run)) as present:
-        event = button.click(make, None, [said, missing, present], concurrency_limit=1, concurrency_id="demo")
-        yield Made(event, shown, [missing, present])
-
-
-def photo_input(gr: Any, label: str, image: np.ndarray) -> Any:
-    """Return a place for an upload, with a picture in it to begin with."""
-    return gr.Image(image, type="filepath", label=label, sources=["upload", "clipboard"], height=320)
-
-
-@functools.cache
-def bundled(name: str) -> np.ndarray:
-    """Return one of the photographs that come with scikit-image."""
-    return photographs()[name]
-
-
-def read_upload(path: str) -> np.ndarray:
-    """Return an uploaded picture, uint8 [height, width, 3], made smaller where it is large."""
-    return no_larger(read_photo(path), LARGEST_SIDE)
-
-
-@functools.lru_cache(maxsize=16)
-def network_of(run: Path, name: str, written: int) -> Any:
-    """Return a network of a run, which is read once; `written` is when its file was."""
-    return load_network(run, name)
-
-
-def network(run: Path, name: str) -> Any:
-    """Return a network of a run as it is now."""
-    path = run / f"{name}.keras"
-    return network_of(run, name, path.stat().st_mtime_ns if path.exists() else 0)
-
-
-def result(gr: Any, label: str, height: int | None = None) -> Any:
-    """Return a place for a picture, which stands under its label."""
-    gr.Markdown(label)
-    name = re.sub(r"\W+", "-", label)
-    shown = {"show_label": False, "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
-    return gr.Image(label=label, height=height, elem_id=name, **shown)
-
-
-def canvas(gr: Any, image: np.ndarray, colours: Sequence[str], brush: int, start: str, label: str) -> Any:
-    """Return a picture, uint8 [height, width, 3], to paint on with a brush of so many pixels."""
-    return gr.ImageEditor(
-        {"background": image, "layers": [], "composite": image},
-        brush=gr.Brush(default_size=brush, colors=list(colours), default_color=start, color_mode="fixed"),
-        canvas_size=(image.shape[1], image.shape[0]),
-        fixed_canvas=True,
-        type="numpy",
-        image_mode="RGB",
-        sources=(),
-        transforms=(),
-        layers=False,
-        label=label,
-    )
-
-
-def side_by_side(*images: np.ndarray, height: int = 256) -> np.ndarray:
-    """Return uint8 [h, w, 1 or 3] of any sizes in a row, small pixels kept as squares, large ones made smaller."""
-    parts = []
-    for image in images:
-        image = image if image.shape[-1] == 3 else image.repeat(3, -1)
-        zoom = height // len(image)
-        if zoom > 1:
-            parts.append(image.repeat(zoom, 0).repeat(zoom, 1))
-        else:
-            parts.append(image)
-        least = min(map(len, parts))
-    return np.concatenate([resize_image(part, least, part.shape[1] * least // len(part)) for part in parts], 1)
-
-
-# %% Tabs
 
 
 def edit_faces(gr: Any, runs: dict[str, Path]) -> Answer:

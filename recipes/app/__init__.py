@@ -1,0 +1,1 @@
+"""The page to play with what the recipes learn: `python -m recipes app`."""

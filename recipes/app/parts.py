@@ -1,0 +1,192 @@
+"""What the tabs of the page share: runs, demos that make them, uploads, and places for pictures."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.canvas import no_larger, photographs, read_photo
+from common.errors import InputError
+from common.images import resize_image
+from common.runs import load_network
+from recipes import cyclegan, dcgan, fast_style_transfer, pix2pix, vae, vae_faces
+
+RECIPES = {  # of which a run is played with
+    "cyclegan": cyclegan,
+    "dcgan": dcgan,
+    "fast_style_transfer": fast_style_transfer,
+    "pix2pix": pix2pix,
+    "vae": vae,
+    "vae_faces": vae_faces,
+}
+LARGEST_SIDE = 768  # pixels of an uploaded picture that is worked on; larger ones are made smaller
+
+
+def is_whole(run: Path) -> bool:
+    """Return whether a run has come to its end."""
+    return (run / "results.json").exists()
+
+
+def demo_messages(recipe: str, run: Path) -> Iterator[str]:
+    """Run a recipe's demo in a process of its own, and yield how far it is; RuntimeError says why it failed."""
+    command = [sys.executable, "-m", f"recipes.{recipe}", "--output-dir", str(run)]
+    with (
+        tempfile.TemporaryFile("w+") as said,  # a pipe would be full one day, and the demo wait for ever
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process,
+    ):
+        yield "making ready …"
+        while process.poll() is None:
+            time.sleep(1)
+            yield f"epoch {epochs_done(run)} of {RECIPES[recipe].DEMO.epochs} is done"
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(said.read().strip().rpartition("\n")[2])
+
+
+def epochs_done(run: Path) -> int:
+    """Return how many epochs of a run are done."""
+    try:
+        with (run / "history.csv").open(newline="", encoding="utf-8") as file:
+            return sum(1 for _ in csv.DictReader(file))
+    except FileNotFoundError:
+        return 0
+
+
+class Answer(NamedTuple):
+    """What a tab shows at every trigger, the last of many that come at once, and if `at_once` when it is first seen."""
+
+    function: Callable
+    inputs: list
+    outputs: Any
+    triggers: list
+    at_once: bool
+    made: Made | None
+
+
+class Made(NamedTuple):
+    """What makes a run to play with."""
+
+    event: Any  # after which there is one
+    shown: Callable  # returns which of the columns are to be seen: the button, or what it makes
+    columns: list
+
+
+def answer(
+    gr: Any, function: Callable, inputs: list, outputs: Any, triggers: list | None = None, made: Made | None = None
+) -> Answer:
+    """Return one that says on the page what a user gave wrong; triggers are all changes where none is given."""
+
+    @functools.wraps(function)
+    def told(*given):
+        try:
+            return function(*given)
+        except (InputError, OSError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    # gradio's editor says `input`, and not `change`, when somebody has painted on it.
+    changes = [each.input if isinstance(each, gr.ImageEditor) else each.change for each in inputs]
+    return Answer(told, inputs, outputs, triggers or changes, at_once=not triggers, made=made)
+
+
+@contextmanager
+def with_run(gr: Any, recipe: str, run: Path) -> Iterator[Made]:
+    """Show what is made inside where the run is whole; where it is not, a button that makes it first."""
+
+    def shown():
+        return gr.update(visible=not is_whole(run)), gr.update(visible=is_whole(run))
+
+    with gr.Column(visible=not is_whole(run)) as missing:
+        gr.Markdown(
+            f"This plays with a run of `{recipe}`. There is none in `{run}` yet; its demo makes one, in some minutes."
+        )
+        button = gr.Button("Make it", variant="primary")
+        said = gr.Markdown()
+
+    def make():
+        try:
+            for message in demo_messages(recipe, run) if not is_whole(run) else ():
+                yield message, gr.update(), gr.update()
+        except RuntimeError as error:
+            raise gr.Error(f"the demo failed: {error}", print_exception=False) from None
+        yield "", *shown()
+
+    with gr.Column(visible=is_whole(run)) as present:
+        event = button.click(make, None, [said, missing, present], concurrency_limit=1, concurrency_id="demo")
+        yield Made(event, shown, [missing, present])
+
+
+def photo_input(gr: Any, label: str, image: np.ndarray) -> Any:
+    """Return a place for an upload, with a picture in it to begin with."""
+    return gr.Image(image, type="filepath", label=label, sources=["upload", "clipboard"], height=320)
+
+
+@functools.cache
+def bundled(name: str) -> np.ndarray:
+    """Return one of the photographs that come with scikit-image."""
+    return photographs()[name]
+
+
+def read_upload(path: str) -> np.ndarray:
+    """Return an uploaded picture, uint8 [height, width, 3], made smaller where it is large."""
+    return no_larger(read_photo(path), LARGEST_SIDE)
+
+
+@functools.lru_cache(maxsize=16)
+def network_of(run: Path, name: str, written: int) -> Any:
+    """Return a network of a run, which is read once; `written` is when its file was."""
+    return load_network(run, name)
+
+
+def network(run: Path, name: str) -> Any:
+    """Return a network of a run as it is now."""
+    path = run / f"{name}.keras"
+    return network_of(run, name, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+def result(gr: Any, label: str, height: int | None = None) -> Any:
+    """Return a place for a picture, which stands under its label."""
+    gr.Markdown(label)
+    name = re.sub(r"\W+", "-", label)
+    shown = {"show_label": False, "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
+    return gr.Image(label=label, height=height, elem_id=name, **shown)
+
+
+def canvas(gr: Any, image: np.ndarray, colours: Sequence[str], brush: int, start: str, label: str) -> Any:
+    """Return a picture, uint8 [height, width, 3], to paint on with a brush of so many pixels."""
+    return gr.ImageEditor(
+        {"background": image, "layers": [], "composite": image},
+        brush=gr.Brush(default_size=brush, colors=list(colours), default_color=start, color_mode="fixed"),
+        canvas_size=(image.shape[1], image.shape[0]),
+        fixed_canvas=True,
+        type="numpy",
+        image_mode="RGB",
+        sources=(),
+        transforms=(),
+        layers=False,
+        label=label,
+    )
+
+
+def side_by_side(*images: np.ndarray, height: int = 256) -> np.ndarray:
+    """Return uint8 [h, w, 1 or 3] of any sizes in a row, small pixels kept as squares, large ones made smaller."""
+    parts = []
+    for image in images:
+        image = image if image.shape[-1] == 3 else image.repeat(3, -1)
+        zoom = height // len(image)
+        if zoom > 1:
+            parts.append(image.repeat(zoom, 0).repeat(zoom, 1))
+        else:
+            parts.append(image)
+        least = min(map(len, parts))
+    return np.concatenate([resize_image(part, least, part.shape[1] * least // len(part)) for part in parts], 1)
