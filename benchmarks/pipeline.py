@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
     config: pix2pix.Config = pix2pix.Config()  # whose step the stream must keep up with
     files: int = 200  # pairs for the speeds
     seconds: float = 5.0  # that the stream runs by itself, for each kind of file
-    counts: tuple[int, int] = (1_000, 10_000)  # pairs for the memory
+    counts: tuple[int, ...] = (1_000, 10_000)  # pairs for the memory
     passes: int = 4
 
 
