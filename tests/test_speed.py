@@ -408,7 +408,7 @@ def test_a_short_run(name, flags, tmp_path):
     if name == "pipeline":
         assert [row["source"] for row in results["speed"]] == ["memory, not jittered", "JPEG files", "PNG files"]
         assert all(row["alone"] > 0 and len(row["rounds_ms"]) == 2 for row in results["speed"])
-        assert [run["pairs"] for run in results["memory"]] == [100]
+        assert [run["pairs"] for run in results["memory"]] == [100, 200]
     else:
         rows = {row["variant"]: row for row in results["rows"]}
         assert {"recipe", "plain"} <= rows.keys()

@@ -126,9 +126,10 @@ def with_run(gr: Any, recipe: str, run: Path) -> Iterator[Made]:
         yield Made(event, shown, [missing, present])
 
 
-def photo_input(gr: Any, label: str, image: np.ndarray) -> Any:
-    """Return a place for an upload, with a picture in it to begin with."""
-    return gr.Image(image, type="filepath", label=label, sources=["upload", "clipboard"], height=320)
+def photo_input(gr: Any, label: str, image: np.ndarray | None = None) -> Any:
+    """Return a place for an upload, with a picture in it to begin with, or small and empty."""
+    height = 160 if image is None else 320
+    return gr.Image(image, type="filepath", label=label, sources=["upload", "clipboard"], height=height)
 
 
 @functools.cache
@@ -182,11 +183,7 @@ def side_by_side(*images: np.ndarray, height: int = 256) -> np.ndarray:
     """Return uint8 [h, w, 1 or 3] of any sizes in a row, small pixels kept as squares, large ones made smaller."""
     parts = []
     for image in images:
-        image = image if image.shape[-1] == 3 else image.repeat(3, -1)
-        zoom = height // len(image)
-        if zoom > 1:
-            parts.append(image.repeat(zoom, 0).repeat(zoom, 1))
-        else:
-            parts.append(image)
-        least = min(map(len, parts))
+        zoom = max(1, height // len(image))
+        parts.append(image.repeat(zoom, 0).repeat(zoom, 1).repeat(3 // image.shape[-1], 2))
+    least = min(map(len, parts))
     return np.concatenate([resize_image(part, least, part.shape[1] * least // len(part)) for part in parts], 1)

@@ -45,7 +45,7 @@ def edit_faces(gr: Any, runs: dict[str, Path]) -> Answer:
         with gr.Column():
             shown = result(gr, "as the network sees it, and changed")
             which = gr.Slider(0, FACES - 1, 3, step=1, label="drawn face")
-            upload = gr.Image(type="filepath", label="or a face of yours", sources=["upload", "clipboard"], height=160)
+            upload = photo_input(gr, "or a face of yours")
         with gr.Column():
             sliders = [gr.Slider(-3, 3, 0, step=0.1, label=name.replace("_", " ")) for name in names]
 
@@ -102,7 +102,7 @@ def change_seasons(gr: Any, runs: dict[str, Path]) -> Answer:
         with gr.Column():
             direction = gr.Radio(list(ways), value="summer to winter", label="direction")
             which = gr.Slider(0, SCENES - 1, 0, step=1, label="drawn scene")
-            upload = gr.Image(type="filepath", label="or a photo of yours", sources=["upload", "clipboard"], height=160)
+            upload = photo_input(gr, "or a photo of yours")
         with gr.Column():
             shown = result(gr, "before and after")
 
@@ -135,10 +135,7 @@ def paint_fast(gr: Any, runs: dict[str, Path]) -> Answer:
 def paint(gr: Any, runs: dict[str, Path]) -> Answer:
     """A photo and a painting, by moving pixels."""
     with gr.Row():
-        photo, painting = (
-            photo_input(gr, "photo", bundled("cat")),
-            photo_input(gr, "painting", read_style("sample")),
-        )
+        photo, painting = photo_input(gr, "photo", bundled("cat")), photo_input(gr, "painting", read_style("sample"))
         with gr.Column():
             shown = result(gr, "both")
     strength = gr.Slider(-1, 1, 0, step=0.25, label="style: a tenth of the usual weight (-1) to ten times as much (1)")
@@ -197,7 +194,7 @@ def said_of(probabilities: np.ndarray) -> dict[str, float]:
 
 
 def attack(gr: Any, runs: dict[str, Path]) -> Answer:
-    """A digit, moved by less and less until the classifier is right again."""
+    """A digit, moved by as little as it takes until the classifier is wrong."""
     with gr.Row():
         which = gr.Slider(0, 359, 2, step=1, label="digit")
         epsilon = gr.Slider(0, 0.3, 0.15, step=0.01, label="epsilon: the most a pixel may move, black to white is 1")
