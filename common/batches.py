@@ -15,7 +15,7 @@ class Batches(NamedTuple):
     """An endless stream of batches, shuffled anew every epoch."""
 
     steps_per_epoch: int
-    at: Callable[[int], tf.data.Dataset]  # step to begin with -> the stream from there on
+    at: Callable[..., tf.data.Dataset]  # step to begin with, part, parts -> from there on that part of each batch
     held_out: tuple[np.ndarray, ...] = ()  # uint8 examples for the pictures of an epoch; never trained on
 
 
@@ -29,7 +29,8 @@ def batches(
 ) -> Batches:
     """Return batches of `load(item, seed)`; without `load`, of the items themselves.
 
-    The items of step s are a function of (seed, s) alone: the shuffle is a permutation computed from the
+    The items of step s are a function of (seed, s) alone, and so is each of the equal parts that several machines make
+    of them: together they are the whole batch, and none loads another's. The shuffle is a permutation computed from the
     epoch's number, and `load` gets an int32 [2] seed of its own for every item, for stateless augmentation.
     `augment(*batch, seed)` gets a whole batch, which for small images takes a fraction of the time.
 
@@ -50,17 +51,26 @@ def batches(
         seeds = tf.stack([tf.fill([batch_size], tf.constant(seed, tf.int64)), epoch * count + places], axis=1)
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, index), tensors), tf.cast(seeds, tf.int32)
 
-    def at(step: int) -> tf.data.Dataset:
+    def at(step: int, part: int = 0, parts: int = 1) -> tf.data.Dataset:
+        own = slice(part * (batch_size // parts), (part + 1) * (batch_size // parts))
         stream = tf.data.Dataset.counter(step).map(pick, tf.data.AUTOTUNE)
+        if parts > 1 and augment is None:
+            stream = stream.map(lambda *picked: tf.nest.map_structure(lambda tensor: tensor[own], picked))
         if load is None:
             stream = stream.map(lambda picked, _: picked if isinstance(picked, tuple) else (picked,))
         else:
-            stream = stream.unbatch().map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
+            stream = (
+                stream.unbatch()
+                .map(load, tf.data.AUTOTUNE)
+                .batch(batch_size if augment is not None else batch_size // parts, drop_remainder=True)
+            )
         if augment is not None:
             seeds = tf.data.Dataset.counter(step).map(
                 lambda s: tf.cast(tf.stack([tf.constant(seed, tf.int64), s]), tf.int32)
             )
             stream = tf.data.Dataset.zip(stream, seeds).map(lambda batch, seed: augment(*batch, seed), tf.data.AUTOTUNE)
+            if parts > 1:  # what is drawn for a batch depends on its size
+                stream = stream.map(lambda *batch: tuple(tensor[own] for tensor in batch))
         return stream.prefetch(tf.data.AUTOTUNE)
 
     return Batches(steps, at, held_out)
@@ -69,8 +79,8 @@ def batches(
 def side_by_side(*streams: Batches) -> Batches:
     """Return batches that hold one of each stream; an epoch is as long as the longest, the others begin anew in it."""
 
-    def at(step: int) -> tf.data.Dataset:
-        return tf.data.Dataset.zip(*(stream.at(step) for stream in streams)).map(
+    def at(step: int, part: int = 0, parts: int = 1) -> tf.data.Dataset:
+        return tf.data.Dataset.zip(*(stream.at(step, part, parts) for stream in streams)).map(
             lambda *parts: tuple(tf.nest.flatten(parts))
         )
 

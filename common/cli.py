@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from common.cluster import all_devices, is_chief, joining_again
 from common.errors import InputError
 from common.runs import load_network, read_data, read_run
 
@@ -42,7 +43,10 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
         verb = verbs[name]
         if verb is export:
             verb = functools.partial(export, run=inspect.signature(demo).parameters["output_dir"].default)
-        _tell(_call(verb, name, recipe, arguments, presets, about))
+        with joining_again():
+            result = _call(verb, name, recipe, arguments, presets, about)
+        if is_chief():
+            _tell(result)
 
 
 @contextmanager
@@ -109,6 +113,7 @@ def _call(
     if "config" in inspect.signature(function).parameters:
         function, arguments = _with_defaults(function, recipe, arguments, presets)
         note = f"--preset {'|'.join(presets)} changes the defaults below."
+        function = _on_all_devices(function)
     if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values()):
         function, arguments = _with_numbers(function, arguments)
     return tyro.cli(
@@ -171,6 +176,19 @@ def _with_defaults(
         if "data" in parameters:
             defaults["data"] = read_data(output_dir)
     return functools.partial(function, **defaults), rest
+
+
+def _on_all_devices(function: Callable[..., object]) -> Callable[..., object]:
+    """Let a verb that trains do so on all devices: one whose `config` says how it is computed."""
+
+    @functools.wraps(function)
+    def call(*values: object, **flags: Any) -> object:
+        if not hasattr(flags["config"], "execution"):
+            return function(*values, **flags)
+        with all_devices(flags["config"].batch_size):
+            return function(*values, **flags)
+
+    return call
 
 
 def _tell(result: object) -> None:

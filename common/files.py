@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.cluster import is_chief
 from common.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,8 +21,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a draft's path beside `path`; rename the draft to `path` at the end, or delete it on any error.
 
     The draft has the suffix of `path`, so that libraries which choose a format by suffix choose the right one.
-    Folders above `path` are made. Raises OSError where nothing can be written.
+    Folders above `path` are made. Raises OSError where nothing can be written. Of several machines that train together
+    the first alone writes; what another one would is thrown away.
     """
+    if not is_chief():
+        with tempfile.TemporaryDirectory() as nowhere:
+            yield Path(nowhere) / path.name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.draft{path.suffix}")
     try:

@@ -28,6 +28,7 @@ def _import_quietly(name: str) -> None:
     """
     if os.environ.get("RECIPES_VERBOSE") == "1":
         importlib.import_module(name)
+        _start(importlib.import_module("tensorflow"))
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
@@ -36,11 +37,19 @@ def _import_quietly(name: str) -> None:
     try:
         os.dup2(nowhere, 2)
         importlib.import_module(name)
-        importlib.import_module("tensorflow").zeros(1)  # the first operation writes lines of its own
+        _start(importlib.import_module("tensorflow"))  # the first operation writes lines of its own
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
+
+
+def _start(tensorflow: ModuleType) -> None:
+    """Let GPUs be shared with other programs, and compute something, unless other machines are to be joined first."""
+    for gpu in tensorflow.config.list_physical_devices("GPU"):
+        tensorflow.config.experimental.set_memory_growth(gpu, True)
+    if not os.environ.get("TF_CONFIG"):
+        tensorflow.zeros(1)
 
 
 if TYPE_CHECKING:

@@ -10,11 +10,13 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
+from common.cluster import is_chief
 from common.errors import InputError
+from common.execution import Execution
 from common.files import replacing, write_json
 from common.images import checked_images, colour_labels, find_images, read_image, read_labels, write_image
 from common.lazy import keras
@@ -29,9 +31,15 @@ def _named_data(data: str) -> str:
     return data if word or not Path(data).exists() else str(Path(data).resolve())
 
 
+def settings_of(config: Any) -> dict[str, Any]:
+    """Return the settings of a recipe's `config` by their names, those of its `execution` among them."""
+    settings = dataclasses.asdict(config)
+    return settings | settings.pop("execution", {})
+
+
 def check_settings(config: Any) -> None:
     """Raise InputError where a setting is out of its range."""
-    for name, value in dataclasses.asdict(config).items():
+    for name, value in settings_of(config).items():
         least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
         if not isinstance(value, str) and not least <= value <= most:
             limit = f"{least} or more" if most == math.inf else f"{least} or more and at most {most}"
@@ -43,7 +51,8 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
 
     Raises:
         InputError: a setting is out of its range, `output_dir` cannot be written to, or it holds another recipe's
-            run, or one that has begun with other settings; `epochs` may differ, and `outputs`, which data decide.
+            run, or one that has begun with other settings; `epochs` and `steps_per_call` may differ, and `outputs`, which
+            data decide.
     """
     check_settings(config)
     existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
@@ -51,11 +60,12 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
         raise InputError(f"{output_dir}: cannot be written ({existing} is a file or not yours); choose another folder")
     if not (output_dir / "config.json").exists():
         return
-    before = dataclasses.asdict(read_run(output_dir, recipe, type(config))) | {"data": read_data(output_dir)}
+    before = settings_of(read_run(output_dir, recipe, type(config))) | {"data": read_data(output_dir)}
     if not any(output_dir.glob("checkpoints/step-*")):
         return  # nothing has come of it yet
-    now = dataclasses.asdict(config) | {"data": _named_data(data)}
-    changed = [name for name in now if now[name] != before[name] and name not in ("epochs", "outputs")]
+    now = settings_of(config) | {"data": _named_data(data)}
+    free = "epochs", "outputs", "steps_per_call"
+    changed = [name for name in now if now[name] != before[name] and name not in free]
     if changed:
         name = changed[0]
         raise InputError(
@@ -109,7 +119,7 @@ SETTING_RANGES: dict[str, tuple[float, float]] = {
     "smoothings": (1, 8),
     "step_size": (0, 1),
     "steps": (1, math.inf),
-    "steps_per_call": (1, math.inf),
+    "steps_per_call": (0, 10_000),
     "stop_at": (0, math.inf),
     "style_size": (32, math.inf),
     "style_weight": (0, math.inf),
@@ -138,7 +148,7 @@ def start_run(output_dir: Path, recipe: str, config: Any, data: str, classes: tu
         )
     packages = ("keras", "tensorflow", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
-    fields = dataclasses.asdict(config)
+    fields = settings_of(config)
     settings = {"recipe": recipe, "data": _named_data(data), "config": fields, "versions": versions}
     settings |= {"classes": classes} if classes else {}
     write_json(output_dir / "config.json", settings)
@@ -170,10 +180,13 @@ def read_run(output_dir: Path, recipe: str, config_class: type[ConfigType]) -> C
         InputError: there is no run, it is another recipe's, or its `config.json` is damaged.
     """
     stored = run_settings(output_dir, recipe)["config"]
-    fields = {field.name: type(field.default) for field in dataclasses.fields(cast(Any, config_class))}
+    fields = {name: type(value) for name, value in settings_of(config_class()).items()}
     wrong = [name for name in stored if type(stored[name]) is not fields.get(name)]
     if wrong:
         raise InputError(f"{output_dir / 'config.json'}: damaged or of another version at {sorted(wrong)[0]!r}")
+    computed = {field.name: stored.pop(field.name) for field in dataclasses.fields(Execution) if field.name in stored}
+    if computed:
+        stored["execution"] = Execution(**computed)
     return config_class(**stored)
 
 
@@ -190,6 +203,8 @@ def read_classes(output_dir: Path) -> tuple[str, ...]:
 
 def finish_run(output_dir: Path, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]]) -> None:
     """Write each network as NAME.keras, then what `evaluate` returns as `results.json`, and the report."""
+    if not is_chief():
+        return
     for name, network in networks._asdict().items():
         with replacing(output_dir / f"{name}.keras") as draft:
             network.save(draft)

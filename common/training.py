@@ -19,7 +19,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from common.batches import Batches
+from common.cluster import is_chief, place
 from common.errors import InputError
+from common.execution import PLAIN, Execution, compiles
 from common.files import replacing, write_json
 from common.health import Healthy, epoch_warnings, run_warnings
 from common.lazy import keras, tf
@@ -41,6 +43,7 @@ def fit(
     best: str = "",
     patience: int = 0,
     healthy: Mapping[str, Healthy] | None = None,
+    execution: Execution = PLAIN,
 ) -> History:
     """Run `step` over `epochs` passes of `data`; return one row of mean losses per epoch.
 
@@ -48,8 +51,11 @@ def fit(
     `output_dir` it is saved there every `save_seconds` and at the end of each epoch, the newest three saves are
     kept, and a later call with the same arguments goes on from the newest as if it had never been stopped.
     `on_epoch` gets the number of each finished epoch, for pictures; what it returns joins the epoch's row. Ctrl-C
-    and SIGTERM end the step, save, and raise KeyboardInterrupt. Under a `tf.distribute` strategy every replica
-    takes its part of each batch and losses go through `share`.
+    and SIGTERM end the step, save, and raise KeyboardInterrupt.
+
+    Under a `tf.distribute` strategy every replica takes its part of each batch and losses go through `share`. Of
+    several machines (`common.cluster`) the chief alone writes, all read what it wrote, and all stop where one is told
+    to.
 
     `best` names a column of the history: at the end the networks of `state` have the weights of the epoch in which it
     was smallest, and training ends early once it has not fallen for `patience` epochs (0: it never does).
@@ -57,20 +63,33 @@ def fit(
     `healthy` says where columns of the history should lie. Outside of that the epoch's line says so, and the run's
     `warnings.json` and report do; training goes on.
 
+    `execution` says whether XLA compiles the step and how many steps one call from Python does: no result depends on
+    the latter.
+
     Raises:
         FloatingPointError: a loss or a weight is not finite; the saves before it are kept.
-        InputError: no save in `output_dir` can be read, or they belong to other networks.
+        InputError: no save in `output_dir` can be read, they belong to other networks, or a batch cannot be shared
+            evenly by the replicas.
         OSError: `output_dir` cannot be written to.
     """
     strategy = tf.distribute.get_strategy()
     names: list[str] = []
 
+    xla = compiles(execution, [part for part in state.values() if isinstance(part, keras.Model)])
+    body = getattr(step, "python_function", step)  # replicas meet in mid-step, and a function within would part them
+    compiled = tf.function(body, jit_compile=True) if xla else body
+
     @tf.function
-    def advance(*batch):
-        losses = strategy.run(step, args=batch)
-        names[:] = losses  # while tracing: the losses are handed out as one vector, which is one copy to the host
-        sums = [strategy.reduce("SUM", loss, axis=None) for loss in losses.values()]
-        return tf.stack([tf.cast(loss, tf.float32) for loss in sums])
+    def advance(iterator, count, stopping):
+        def part(*batch):
+            losses = compiled(*batch)
+            names[:] = losses  # while tracing: they are handed out as one vector, which is one copy to the host
+            return tf.stack([*(tf.cast(loss, tf.float32) for loss in losses.values()), stopping])
+
+        rows = tf.TensorArray(tf.float32, count)
+        for number in tf.range(count):
+            rows = rows.write(number, strategy.reduce("SUM", strategy.run(part, args=next(iterator)), axis=None))
+        return rows.stack()
 
     healthy = healthy or {}
     saves = _Saves(output_dir, state, healthy)
@@ -84,42 +103,56 @@ def fit(
     def worn_out() -> bool:
         return bool(best and patience) and since_best() >= patience
 
-    recent: list[tf.Tensor] = []  # losses of steps that are not in `totals` yet
+    recent: list[tf.Tensor] = []  # losses of calls that are not in `totals` yet, a row a step
+    settled = done
+    at_once = _StepsPerCall(execution.steps_per_call, alone=place().workers == 1)
 
     def settle() -> None:
-        for offset, values in enumerate([tensor.numpy().astype(np.float64) for tensor in recent]):
-            for name, value in zip(names, values, strict=True):
+        nonlocal settled
+        for values in np.concatenate([rows.numpy() for rows in recent]).astype(np.float64) if recent else ():
+            settled += 1
+            for name, value in zip(names, values[:-1], strict=True):
                 if not math.isfinite(value):
-                    raise FloatingPointError(_advice(name, value, done - len(recent) + offset + 1, saves))
+                    raise FloatingPointError(_advice(name, value, settled, saves))
                 totals[name] = totals.get(name, 0.0) + float(value)
         recent.clear()
 
     with (
         _stop_signals(catch=output_dir is not None) as stopped,
-        tqdm(total=epochs * steps, initial=done, unit="step", disable=None, mininterval=0.5) as bar,
+        _named_failures(),
+        tqdm(
+            total=epochs * steps, initial=done, unit="step", disable=None if is_chief() else True, mininterval=0.5
+        ) as bar,
     ):
+        if xla and execution.xla == "auto":
+            bar.write("XLA compiles the step: all networks are dense")
         while done < epochs * steps and not worn_out():
             epoch, within = divmod(done, steps)
             first = within
             started = saved = shown = time.monotonic()
             bar.set_description(f"epoch {epoch + 1}/{epochs}", refresh=False)
-            stream = data.at(done).take(steps - within)
-            for batch in _named_failures(strategy.experimental_distribute_dataset(stream)):
-                recent.append(advance(*batch))
-                done, within = done + 1, within + 1
-                bar.update()
+            iterator = iter(_shared_out(strategy, data, done, steps - within))
+            stopping = False
+            while within < steps and not stopping:
+                count = min(at_once.count, steps - within)
+                called = time.monotonic()
+                recent.append(advance(iterator, tf.constant(count), tf.constant(float(bool(stopped)))))
+                if at_once.undecided:
+                    recent[-1].numpy()  # so that its time is its own
+                    at_once.learn(count, time.monotonic() - called)
+                done, within = done + count, within + count
+                bar.update(count)
                 now = time.monotonic()
+                # several machines must all stop after the same step
+                stopping = bool(stopped) if place().workers == 1 else float(recent[-1][-1, -1]) > 0
                 if now - shown > 1.0:
                     settle()
                     bar.set_postfix({name: f"{total / within:.3g}" for name, total in totals.items()}, refresh=False)
                     shown = now
-                stopping = bool(stopped)
                 if within < steps and (now - saved > save_seconds or stopping):
                     settle()
                     saves.write(done, steps, totals, seconds + now - started, history)
                     saved = now
-                if stopping:
-                    break
             spent = time.monotonic() - started
             if within == steps:
                 settle()
@@ -131,8 +164,9 @@ def fit(
                     saves.keep_best()
                 totals, seconds = {}, 0.0
                 saves.write(done, steps, totals, seconds, history)
-                _say(bar, history[-1], epochs, healthy)
-            if stopped:
+                if is_chief():
+                    _say(bar, history[-1], epochs, healthy)
+            if stopping:
                 raise KeyboardInterrupt(f"stopped after step {done} of {epochs * steps}")
         if worn_out() and done < epochs * steps:
             bar.write(f"stopped: {best} has not fallen for {patience} epochs")
@@ -147,10 +181,58 @@ def share(loss: tf.Tensor) -> tf.Tensor:
     return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def _named_failures(stream: Iterable) -> Iterator:
-    """Yield the batches; an InputError raised while reading an item comes out of tf.data as itself again."""
+class _StepsPerCall:
+    """How many steps one call does: as given or, for 0, doubled until a call takes a twentieth of a second.
+
+    Then Python's own time between calls hardly counts, and Ctrl-C is still heard at once. Several machines, whose
+    calls must be alike, do one.
+    """
+
+    def __init__(self, given: int, alone: bool, most: int = 256):
+        self.count, self.undecided, self.most = given or 1, given == 0 and alone, most
+        self.traced = False
+
+    def learn(self, count: int, seconds: float) -> None:
+        if not self.traced:  # the first call is spent on tracing
+            self.traced = True
+        elif seconds > 0.05 or self.count >= self.most:
+            self.undecided = False
+        elif count == self.count:
+            self.count *= 2
+
+
+def _shared_out(strategy: tf.distribute.Strategy, data: Batches, first: int, count: int) -> Iterable:
+    """Return the batches of `count` steps from step `first` on, each replica's part at its device."""
+    replicas = strategy.num_replicas_in_sync
+    for spec in tf.nest.flatten(data.at(first).element_spec) if replicas > 1 else ():
+        if spec.shape[0] is None or spec.shape[0] % replicas:
+            raise InputError(
+                f"a batch of {spec.shape[0]} cannot be shared evenly by {replicas} replicas; "
+                f"give --batch-size a multiple of {replicas}"
+            )
+
+    def part(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        workers, worker = context.num_input_pipelines, context.input_pipeline_id
+        stream = (data.at(first, worker, workers) if workers > 1 else data.at(first)).take(count)
+        here = context.num_replicas_in_sync // workers
+        if here == 1:
+            return stream
+
+        def split(*batch: tf.Tensor) -> tf.data.Dataset:
+            return tf.data.Dataset.from_tensor_slices(
+                tuple(tf.reshape(each, (here, each.shape[0] // here, *each.shape[1:])) for each in batch)
+            )
+
+        return stream.flat_map(split).prefetch(here)
+
+    return strategy.distribute_datasets_from_function(part)
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """Let an InputError that was raised while reading an item come out of tf.data as itself again."""
     try:
-        yield from stream
+        yield
     except tf.errors.OpError as error:
         found = re.search(r"InputError: (.*)", error.message)
         if not found:
@@ -211,7 +293,8 @@ class _Saves:
         self.best: dict[str, list[np.ndarray]] = {}  # where nothing is written
         if output_dir is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if is_chief():
+            self.folder.mkdir(parents=True, exist_ok=True)
         parts = {name: part for name, part in state.items() if not isinstance(part, keras.random.SeedGenerator)}
         self.checkpoint = tf.train.Checkpoint(seeds=_seed_states(state), **parts)
         self.variables = [variable for part in parts.values() for variable in getattr(part, "variables", [])]
@@ -254,7 +337,7 @@ class _Saves:
 
     def write(self, done: int, steps: int, totals: Mapping[str, float], seconds: float, history: History) -> None:
         """Save the state after step `done`, then the history and the report that a reader may open meanwhile."""
-        if self.output_dir is None:
+        if self.output_dir is None or not is_chief():
             return
         for variable in self.variables:
             if variable.dtype.startswith(("float", "bfloat")) and not bool(keras.ops.all(keras.ops.isfinite(variable))):
@@ -282,7 +365,7 @@ class _Saves:
 
     def keep_best(self) -> None:
         """Keep the networks' weights as the best so far: in `checkpoints/best`, or in memory."""
-        if self.output_dir is None:
+        if self.output_dir is None or not is_chief():
             self.best = {name: network.get_weights() for name, network in self.networks.items()}
             return
         for name, network in self.networks.items():
@@ -294,14 +377,14 @@ class _Saves:
         for name, network in self.networks.items():
             path = self.folder / "best" / f"{name}.keras"
             try:
-                network.set_weights(self.best[name]) if self.output_dir is None else network.load_weights(path)
+                network.set_weights(self.best[name]) if self.best else network.load_weights(path)
             except Exception as error:  # a damaged file fails in many ways
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
                 raise InputError(f"{path}: cannot be read ({reason}); train anew in another --output-dir") from None
 
     def report(self, history: History, every_seconds: float = 0.0) -> None:
         """Write `history.csv` and, unless one was written just now, the report."""
-        if self.output_dir is None or not history:
+        if self.output_dir is None or not history or not is_chief():
             return
         write_history(self.output_dir, history)
         if self.healthy:

@@ -29,6 +29,7 @@ from common.classification import Shown, accuracy, classify_files
 from common.cli import run_command
 from common.digits import digits_or_others
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.images import from_uint8, save_grid, save_table, to_uint8
 from common.labelled import Labelled, as_many_of_each, image_batches, labelled_batches
 from common.latents import nearest_neighbour_purity, save_scatter, tsne
@@ -65,6 +66,7 @@ class Config:
     adversarial_rate: float = 5e-4  # Adam; of the discriminator, and of the encoder against it
     epochs: int = 100
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 STYLE = Config(labels="decoder", deviation=1.0, dropout=0.0)
@@ -92,6 +94,7 @@ class Networks(NamedTuple):
     discriminator: keras.Model  # codes; but for none: and classes -> logits [n, 1]; few: [n, 2], one of each
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the networks, untrained. Raises ValueError for a size below 8, and priors of the plane in other spaces."""
     if config.size < 8:
@@ -105,9 +108,11 @@ def build(config: Config = Config()) -> Networks:
     def dense(x: keras.KerasTensor, units: int, outputs: int, normed: bool = True) -> keras.KerasTensor:
         for seed in (2 * outputs, 2 * outputs + 1):
             x = layers.Dense(units, use_bias=not normed, **init)(x)
-            x = layers.ReLU()(layers.BatchNormalization(momentum=0.95)(x) if normed else x)
+            x = layers.ReLU()(
+                layers.BatchNormalization(momentum=0.95, synchronized=config.execution.synchronized)(x) if normed else x
+            )
             x = layers.Dropout(config.dropout, seed=config.seed + seed)(x) if config.dropout else x
-        return layers.Dense(outputs, **init)(x)
+        return layers.Dense(outputs, dtype="float32", **init)(x)
 
     x = images = keras.Input((config.size, config.size, config.channels), name="images")
     x = layers.GaussianNoise(config.noise, seed=config.seed)(x) if config.noise else x
@@ -115,12 +120,16 @@ def build(config: Config = Config()) -> Networks:
     encoder = keras.Model(images, x, name="encoder")
     codes = keras.Input((width + (labels in ("decoder", "few")) * config.outputs,), name="codes")
     x = dense(layers.Rescaling(scale[: codes.shape[1]])(codes), config.units, config.size**2 * config.channels)
-    x = layers.Reshape(images.shape[1:], name="pixel_logits")(x)
-    decoder = keras.Model(codes, layers.Activation("tanh")(x / 2), name="decoder")  # 2 sigmoid(logits) - 1
+    x = layers.Reshape(images.shape[1:], name="pixel_logits", dtype="float32")(x)
+    decoder = keras.Model(
+        codes, layers.Activation("tanh", dtype="float32")(x / 2), name="decoder"
+    )  # 2 sigmoid(logits) - 1
     codes = keras.Input((width + (labels != "none") * config.outputs,), name="codes")
     x = layers.Rescaling(scale[: codes.shape[1]])(codes)
     judged = [x[:, :width], x[:, width:]] if labels == "few" else [x]
-    logits = layers.Concatenate()([dense(x, config.discriminator_units, 1, normed=False) for x in judged])
+    logits = layers.Concatenate(dtype="float32")(
+        [dense(x, config.discriminator_units, 1, normed=False) for x in judged]
+    )
     return Networks(encoder, decoder, keras.Model(codes, logits, name="discriminator"))
 
 
@@ -129,7 +138,7 @@ def prior_samples(classes: tf.Tensor, config: Config, seed: int | keras.random.S
 
     Class k has petal k, at 2 pi k / outputs, or stretch k, all as probable; a coordinate's mean square is deviation^2.
     """
-    codes = keras.random.normal((tf.shape(classes)[0], config.latent_dim), seed=seed)
+    codes = draw_part(keras.random.normal, (tf.shape(classes)[0], config.latent_dim), seed=seed)
     if config.prior != "gaussian":
         part, first, across = tf.cast(classes, tf.float32) / config.outputs, codes[:, 0], 0.1 * codes[:, 1]
         if config.prior == "mixture":
@@ -179,15 +188,16 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     pixel_logits = keras.Model(decoder.inputs, decoder.get_layer("pixel_logits").output)  # the tanh would lose digits
     few, seen, noise = config.labels == "few", discriminator.input_shape[1], keras.random.SeedGenerator(config.seed + 1)
     steps = config.epochs * data.steps_per_epoch
-    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps))
-    adversary = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(config.adversarial_rate, steps), 0.5)
-    optimizer.build(own := encoder.trainable_variables + decoder.trainable_variables)
-    adversary.build(rivals := discriminator.trainable_variables + encoder.trainable_variables)
+    own = encoder.trainable_variables + decoder.trainable_variables
+    rivals = discriminator.trainable_variables + encoder.trainable_variables
+    optimizer = adam(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps), own, config.execution)
+    slower = keras.optimizers.schedules.CosineDecay(config.adversarial_rate, steps)
+    adversary = adam(slower, rivals, config.execution, beta_1=0.5)
 
     @tf.function
     def step(images: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
         count = tf.shape(images)[0]
-        kinds = keras.random.randint((count,), 0, config.outputs, seed=noise)
+        kinds = draw_part(keras.random.randint, (count,), 0, config.outputs, seed=noise)
         kinds = given[0] if given and not few else kinds  # classes of the prior's samples
         real = prior_samples(kinds, config, noise)
         with tf.GradientTape(persistent=True) as tape:  # one pass of a network serves all losses
@@ -203,9 +213,10 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             own_loss = tf.add_n(list(losses.values()))
             losses["discriminator"] = share(cross_entropy(1.0, real_logits) + cross_entropy(0.0, fake_logits))
             losses["generator"] = share(cross_entropy(1.0, fake_logits))
-        own_gradients = tape.gradient(own_loss, own)
-        rival_gradients = tape.gradient(losses["discriminator"], discriminator.trainable_variables)
-        rival_gradients += tape.gradient(losses["generator"], encoder.trainable_variables)
+        own_gradients = tape.gradient(own_loss, own, loss_scale(optimizer))
+        scale = loss_scale(adversary)
+        rival_gradients = tape.gradient(losses["discriminator"], discriminator.trainable_variables, scale)
+        rival_gradients += tape.gradient(losses["generator"], encoder.trainable_variables, scale)
         optimizer.apply(own_gradients, own)
         adversary.apply(rival_gradients, rivals)
         return losses
@@ -216,7 +227,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             save_grid(drawn, output_dir / "samples" / f"epoch-{epoch:04d}.png", columns=10)
 
     state = networks._asdict() | {"optimizer": optimizer, "adversary": adversary, "noise": noise}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+    )
 
 
 # %% Use

@@ -30,6 +30,7 @@ from common.batches import Batches, mapped
 from common.cli import run_command
 from common.digits import digits_or_others
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.images import (
     checked_images,
     find_images,
@@ -72,6 +73,7 @@ class Config:
     epochs: int = 50
     patience: int = 10  # epochs without a smaller validation loss after which training ends; 0: never
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 WIDE = Config(units=512)
@@ -95,6 +97,7 @@ class Networks(NamedTuple):
     decoder: keras.Model  # latents -> images in [-1, 1]
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both networks, untrained. Raises ValueError for a size below 4."""
     layers = keras.layers
@@ -106,12 +109,12 @@ def build(config: Config = Config()) -> Networks:
 
     images = keras.Input(shape, name="images")
     x = hidden(inner)(hidden(config.units)(layers.Flatten()(images)))
-    encoder = keras.Model(images, layers.Dense(config.latent_dim, **init)(x), name="encoder")
+    encoder = keras.Model(images, layers.Dense(config.latent_dim, dtype="float32", **init)(x), name="encoder")
 
     latents = keras.Input((config.latent_dim,), name="latents")
     x = hidden(config.units)(hidden(inner)(latents))
-    x = layers.Dense(math.prod(shape), activation="tanh", **init)(x)
-    return Networks(encoder, keras.Model(latents, layers.Reshape(shape)(x), name="decoder"))
+    x = layers.Dense(math.prod(shape), activation="tanh", dtype="float32", **init)(x)
+    return Networks(encoder, keras.Model(latents, layers.Reshape(shape, dtype="float32")(x), name="decoder"))
 
 
 # %% Losses
@@ -149,8 +152,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     """Train in place on batches of uint8 images; return each epoch's mean losses."""
     encoder, decoder = networks
     weights = encoder.trainable_variables + decoder.trainable_variables
-    optimizer = keras.optimizers.AdamW(config.learning_rate, config.weight_decay)
-    optimizer.build(weights)
+    optimizer = adam(config.learning_rate, weights, config.execution, weight_decay=config.weight_decay)
     noise = keras.random.SeedGenerator(config.seed + 1)
 
     @tf.function
@@ -158,7 +160,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         inputs = noisy(images, config.noise, noise)
         with tf.GradientTape() as tape:
             loss = share(squared_error(from_uint8(images), decoder(encoder(inputs, training=True), training=True)))
-        optimizer.apply(tape.gradient(loss, weights), weights)
+        optimizer.apply(tape.gradient(loss, weights, loss_scale(optimizer)), weights)
         return {"loss": loss}
 
     def validate(epoch: int) -> dict[str, float]:
@@ -172,8 +174,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
     on_epoch, best = (validate, "validation_loss") if data.held_out else (None, "loss")
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=on_epoch, best=best,
-               patience=config.patience)  # fmt: skip
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=on_epoch,
+               execution=config.execution, best=best, patience=config.patience)  # fmt: skip
 
 
 # %% Use
@@ -185,7 +187,7 @@ def noisy(images: np.ndarray | tf.Tensor, deviation: float, seed: int | keras.ra
     """Return uint8 images as float32 in [-1, 1], with normal noise of a deviation on [0, 1], clipped as a file is."""
     if not deviation:
         return from_uint8(images)
-    noise = keras.random.normal(tf.shape(images), stddev=2 * deviation, seed=seed)
+    noise = 2 * deviation * draw_part(keras.random.normal, tf.shape(images), seed=seed)
     return tf.clip_by_value(from_uint8(images) + noise, -1, 1)
 
 

@@ -26,6 +26,7 @@ from common.batches import Batches, mapped
 from common.cli import run_command
 from common.digits import digits_or_others
 from common.errors import InputError
+from common.execution import Execution, adam, in_precision, loss_scale
 from common.images import from_uint8, save_table, to_uint8
 from common.labelled import Labelled, image_batches, square_image
 from common.latents import nearest, nearest_neighbour_purity, save_scatter, tsne
@@ -52,6 +53,7 @@ class Config:
     epochs: int = 30
     patience: int = 10  # epochs without a smaller validation loss after which training ends; 0: never
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DEMO = Config(batch_size=32, epochs=100)
@@ -71,6 +73,7 @@ class Networks(NamedTuple):
     decoder: keras.Model  # latents -> images in [-1, 1]
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both networks, untrained. Raises ValueError for a size that is not 4 more than a multiple of 12."""
     layers, filters = keras.layers, config.base_filters
@@ -88,8 +91,8 @@ def build(config: Config = Config()) -> Networks:
     x = layers.Conv2DTranspose(filters, 3, 2, activation="relu", **init)(x)  # 2 -> 5
     x = layers.Conv2DTranspose(max(1, filters // 2), 5, 3, activation="relu", **init)(x)  # 5 -> 17
     x = layers.Cropping2D(1)(x)  # 17 -> 15
-    x = layers.Conv2DTranspose(config.channels, 2, 2, activation="tanh", **init)(x)  # 15 -> 30
-    return Networks(encoder, keras.Model(latents, layers.Cropping2D(1)(x), name="decoder"))  # 30 -> 28
+    x = layers.Conv2DTranspose(config.channels, 2, 2, activation="tanh", dtype="float32", **init)(x)  # 15 -> 30
+    return Networks(encoder, keras.Model(latents, layers.Cropping2D(1, dtype="float32")(x), name="decoder"))  # 30 -> 28
 
 
 # %% Losses
@@ -120,15 +123,14 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     """Train in place on batches of uint8 images; return each epoch's mean losses."""
     encoder, decoder = networks
     weights = encoder.trainable_variables + decoder.trainable_variables
-    optimizer = keras.optimizers.Adam(config.learning_rate)
-    optimizer.build(weights)
+    optimizer = adam(config.learning_rate, weights, config.execution)
 
     @tf.function
     def step(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         images = from_uint8(batch)
         with tf.GradientTape() as tape:
             loss = share(squared_error(images, decoder(encoder(images, training=True), training=True)))
-        optimizer.apply(tape.gradient(loss, weights), weights)
+        optimizer.apply(tape.gradient(loss, weights, loss_scale(optimizer)), weights)
         return {"loss": loss}
 
     def validate(epoch: int) -> dict[str, float]:
@@ -143,8 +145,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     state = networks._asdict() | {"optimizer": optimizer}
     best = "validation_loss" if data.held_out else "loss"
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=validate, best=best,
-               patience=config.patience)  # fmt: skip
+    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=validate,
+               execution=config.execution, best=best, patience=config.patience)  # fmt: skip
 
 
 # %% Use

@@ -27,6 +27,7 @@ from common.batches import Batches, mapped
 from common.cli import run_command
 from common.domains import Domains, ImagePool, epoch_translations, judge_translations, unpaired_batches, unpaired_images
 from common.errors import InputError
+from common.execution import Execution, adam, in_precision, loss_scale
 from common.health import COPIES, ONE_SIDED
 from common.images import from_uint8, pad_to_multiple, to_uint8
 from common.lazy import keras, tf
@@ -64,6 +65,7 @@ class Config:
     beta_1: float = 0.5  # Adam
     epochs: int = 200
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DEMO = Config(size=64, generator="unet", base_filters=16, patch_layers=2, batch_size=4, learning_rate=1e-3, epochs=20)
@@ -89,6 +91,7 @@ class Networks(NamedTuple):
     discriminator_b: keras.Model
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the four networks, untrained; ValueError for a size that does not halve often enough."""
     size, is_unet, least = config.size, config.generator == "unet", max(32, 3 * 2**config.patch_layers)
@@ -123,7 +126,7 @@ def resnet(config: Config, init: dict, name: str) -> keras.Model:
         x = layers.Add()([x, normalise(convolve(y, width * 4, 1))])
     for factor in (2, 1):
         x = layers.ReLU()(normalise(layers.Conv2DTranspose(width * factor, 3, 2, "same", **init)(x)))
-    return keras.Model(inputs, convolve(x, 3, 3, activation="tanh", use_bias=True), name=name)
+    return keras.Model(inputs, convolve(x, 3, 3, activation="tanh", use_bias=True, dtype="float32"), name=name)
 
 
 def unet(config: Config, init: dict, name: str) -> keras.Model:
@@ -139,7 +142,7 @@ def unet(config: Config, init: dict, name: str) -> keras.Model:
     for width, skip in zip(reversed(widths[:-1]), reversed(skips[:-1]), strict=True):
         x = normalise(layers.Conv2DTranspose(width, 4, 2, "same", **init)(x))
         x = layers.ReLU()(layers.Concatenate()([x, skip]))
-    x = layers.Conv2DTranspose(3, 4, 2, "same", activation="tanh", **init | {"use_bias": True})(x)
+    x = layers.Conv2DTranspose(3, 4, 2, "same", activation="tanh", dtype="float32", **init | {"use_bias": True})(x)
     return keras.Model(inputs, x, name=name)
 
 
@@ -151,7 +154,7 @@ def patch_gan(config: Config, init: dict, name: str) -> keras.Model:
         width, stride = config.base_filters * min(2**level, 8), 2 if level < halvings else 1
         x = layers.Conv2D(width, 4, stride, **init)(layers.ZeroPadding2D(1)(x))
         x = layers.LeakyReLU(negative_slope=0.2)(normalise(x) if level else x)
-    x = layers.Conv2D(1, 4, **init | {"use_bias": True})(layers.ZeroPadding2D(1)(x))
+    x = layers.Conv2D(1, 4, dtype="float32", **init | {"use_bias": True})(layers.ZeroPadding2D(1)(x))
     return keras.Model(inputs, x, name=name)
 
 
@@ -193,15 +196,14 @@ def l1_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
 # `samples/`.
 
 
-def adam(variables: list[keras.Variable], steps: int, config: Config) -> keras.optimizers.Adam:
+def falling_adam(variables: list[keras.Variable], steps: int, config: Config) -> keras.optimizers.Optimizer:
     """Return an optimizer whose rate is even at first, then falls linearly, to 0 after `steps`."""
     falling = max(steps * (1 - config.decay_from), 1.0)
 
     def rate() -> tf.Tensor:
         return config.learning_rate * tf.minimum(1.0, (steps - tf.cast(made.iterations, tf.float32)) / falling)
 
-    made: keras.optimizers.Adam = keras.optimizers.Adam(rate, beta_1=config.beta_1)
-    made.build(variables)
+    made = adam(rate, variables, config.execution, config.beta_1)
     return made
 
 
@@ -212,7 +214,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     d_variables = judge_a.trainable_variables + judge_b.trainable_variables
 
     steps = config.epochs * data.steps_per_epoch
-    g_optimizer, d_optimizer = adam(g_variables, steps, config), adam(d_variables, steps, config)
+    g_optimizer, d_optimizer = (falling_adam(each, steps, config) for each in (g_variables, d_variables))
     seeds = keras.random.SeedGenerator(config.seed + 1)
     pools = [ImagePool.empty(config.pool, config.size) for _ in "ab"]
 
@@ -236,8 +238,9 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             gan_b2a = share(adversarial_loss(1.0, judge_a(fake_a, training=True), config.loss))
             g_loss = gan_a2b + gan_b2a + config.cycle_weight * cycle + config.identity_weight * identity
             d_a, d_b = judged(judge_a, a, fake_a, pools[0]), judged(judge_b, b, fake_b, pools[1])
-        g_gradients = g_tape.gradient(g_loss, g_variables)
-        d_gradients = d_tape.gradient([d_a, d_b], d_variables)
+            d_loss = d_a + d_b
+        g_gradients = g_tape.gradient(g_loss, g_variables, loss_scale(g_optimizer))
+        d_gradients = d_tape.gradient(d_loss, d_variables, loss_scale(d_optimizer))
         g_optimizer.apply(g_gradients, g_variables)
         d_optimizer.apply(d_gradients, d_variables)
         losses = {"cycle": cycle, "identity": identity, "generator_a2b": gan_a2b, "generator_b2a": gan_b2a}
@@ -248,7 +251,16 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     lost = ONE_SIDED if config.loss == "cross_entropy" else ONE_SIDED._replace(least=0.03)  # of 0.25
     healthy = {"discriminator_a": lost, "discriminator_b": lost, "diversity_a2b": COPIES, "diversity_b2a": COPIES}
     state = dict(networks._asdict(), g_optimizer=g_optimizer, d_optimizer=d_optimizer, seeds=seeds, pools=pools)
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=healthy)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+        healthy=healthy,
+    )
 
 
 # %% Use

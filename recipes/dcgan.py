@@ -28,6 +28,7 @@ from common.cli import run_command
 from common.datasets import images_of
 from common.digits import sklearn_digits
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.files import data_file
 from common.health import GAN_SIGNS, sample_diversity
 from common.images import from_uint8, save_gif, save_grid, save_samples, to_uint8
@@ -58,6 +59,7 @@ class Config:
     beta_1: float = 0.5  # Adam; 0.9 oscillates (section 4)
     epochs: int = 25
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DIGITS = Config(size=28, channels=1, base_filters=32, epochs=50)
@@ -82,6 +84,7 @@ class Networks(NamedTuple):
     discriminator: keras.Model  # images -> logits [n, 1], positive means real
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both networks, untrained. Raises ValueError for a size that does not halve down to 4, 5, 6 or 7."""
     layers, smallest = keras.layers, config.size
@@ -95,6 +98,7 @@ def build(config: Config = Config()) -> Networks:
         )
     if config.channels not in (1, 3):
         raise InputError(f"channels must be 1 or 3, got {config.channels}")
+    norm = functools.partial(layers.BatchNormalization, synchronized=config.execution.synchronized)
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds)}
 
@@ -102,18 +106,18 @@ def build(config: Config = Config()) -> Networks:
     x = layers.Dense(smallest * smallest * widths[-1], use_bias=False, **init)(latents)
     x = layers.Reshape((smallest, smallest, widths[-1]))(x)
     for width in reversed(widths[:-1]):  # smallest -> ... -> size / 2
-        x = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.ReLU()(norm()(x))
         x = layers.Conv2DTranspose(width, 4, 2, "same", use_bias=False, **init)(x)
-    x = layers.ReLU()(layers.BatchNormalization()(x))
-    x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", **init)(x)
+    x = layers.ReLU()(norm()(x))
+    x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", dtype="float32", **init)(x)
     generator = keras.Model(latents, x, name="generator")
 
     x = images = keras.Input((config.size, config.size, config.channels), name="images")
     for level, width in enumerate(widths):  # size -> ... -> smallest
         x = layers.Conv2D(width, 4, 2, "same", use_bias=level == 0, **init)(x)
-        x = layers.BatchNormalization()(x) if level else x  # none next to the image (section 3)
+        x = norm()(x) if level else x  # none next to the image (section 3)
         x = layers.LeakyReLU(negative_slope=0.2)(x)
-    logits = layers.Dense(1, **init)(layers.Flatten()(x))
+    logits = layers.Dense(1, dtype="float32", **init)(layers.Flatten()(x))
     return Networks(generator, keras.Model(images, logits, name="discriminator"))
 
 
@@ -165,23 +169,22 @@ def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
     """Train in place on batches of uint8 images; return each epoch's mean losses."""
     generator, discriminator = networks
-    g_optimizer = keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
-    d_optimizer = keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
-    g_optimizer.build(generator.trainable_variables)
-    d_optimizer.build(discriminator.trainable_variables)
+    g_optimizer, d_optimizer = (
+        adam(config.learning_rate, network.trainable_variables, config.execution, config.beta_1) for network in networks
+    )
     noise = keras.random.SeedGenerator(config.seed + 1)
 
     @tf.function
     def step(real: tf.Tensor) -> dict[str, tf.Tensor]:
-        latents = keras.random.normal((tf.shape(real)[0], config.latent_dim), seed=noise)
+        latents = draw_part(keras.random.normal, (tf.shape(real)[0], config.latent_dim), seed=noise)
         with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
             fake = generator(latents, training=True)
             real_logits = discriminator(from_uint8(real), training=True)
             fake_logits = discriminator(fake, training=True)  # one pass serves both losses
             g_loss = share(generator_loss(fake_logits))
             d_loss = share(discriminator_loss(real_logits, fake_logits))
-        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
-        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables)
+        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables, loss_scale(g_optimizer))
+        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables, loss_scale(d_optimizer))
         g_optimizer.apply(g_gradients, generator.trainable_variables)
         d_optimizer.apply(d_gradients, discriminator.trainable_variables)
         return {"generator": g_loss, "discriminator": d_loss}
@@ -193,7 +196,16 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     real = data.held_out[0] if data.held_out else np.empty(0)
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=GAN_SIGNS)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+        healthy=GAN_SIGNS,
+    )
 
 
 # %% Use

@@ -28,6 +28,7 @@ from common.attributes import attributed_images
 from common.batches import Batches, mapped
 from common.cli import run_command
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.faces import FACE_ATTRIBUTES, drawn_faces
 from common.files import data_file
 from common.health import GAN_SIGNS, sample_diversity
@@ -66,6 +67,7 @@ class Config:
     beta_1: float = 0.5  # Adam; 0.9 oscillates (section 4)
     epochs: int = 25
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DEMO = Config(base_filters=24, averaging=0.998, colour=0.0, cutout=0.0, batch_size=16, learning_rate=5e-4, epochs=40)
@@ -90,11 +92,13 @@ class Networks(NamedTuple):
     averaged: keras.Model  # as the generator, with the average of its weights: what is saved to be used
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the networks, untrained. Raises ValueError for a size that 16 does not divide."""
     if config.size < 16 or config.size % 16 or config.channels not in (1, 3):
         raise InputError(f"size must be a multiple of 16 and channels 1 or 3, got {config.size} and {config.channels}")
     layers, width, smallest = keras.layers, config.base_filters, config.size // 16
+    norm = functools.partial(layers.BatchNormalization, synchronized=config.execution.synchronized)
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds)}
 
@@ -103,17 +107,19 @@ def build(config: Config = Config()) -> Networks:
         x = layers.Dense(smallest * smallest * width * 8, use_bias=False, **init)(latents)
         x = layers.Reshape((smallest, smallest, width * 8))(x)
         for factor in (4, 2, 1):  # size / 16 -> size / 2
-            x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+            x = layers.ReLU()(norm(momentum=0.9)(x))
             x = layers.Conv2DTranspose(width * factor, 4, 2, "same", use_bias=False, **init)(x)
-        x = layers.UpSampling2D(2, interpolation="bilinear")(layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x)))
-        x = layers.Conv2D(config.channels, 5, padding="same", activation="tanh", **init)(x)
+        x = layers.UpSampling2D(2, interpolation="bilinear")(layers.ReLU()(norm(momentum=0.9)(x)))
+        x = layers.Conv2D(config.channels, 5, padding="same", activation="tanh", dtype="float32", **init)(x)
         return keras.Model(latents, x, name=name)
 
     x = images = keras.Input((config.size, config.size, config.channels), name="images")
     for factor in (1, 2, 4, 8):  # size / 2 -> size / 16; not normalised next to the image (section 3)
         x = layers.Conv2D(width * factor, 4, 2, "same", use_bias=factor == 1, **init)(x)
-        x = layers.LeakyReLU(negative_slope=0.2)(layers.BatchNormalization()(x) if factor > 1 else x)
-    discriminator = keras.Model(images, layers.Dense(1, **init)(layers.Flatten()(x)), name="discriminator")
+        x = layers.LeakyReLU(negative_slope=0.2)(norm()(x) if factor > 1 else x)
+    discriminator = keras.Model(
+        images, layers.Dense(1, dtype="float32", **init)(layers.Flatten()(x)), name="discriminator"
+    )
     return Networks(generator("generator"), discriminator, generator("averaged"))
 
 
@@ -127,7 +133,7 @@ def build(config: Config = Config()) -> Networks:
 def augmented(images: tf.Tensor, config: Config, seeds: keras.random.SeedGenerator) -> tf.Tensor:
     """Change each image, float32 [n, size, size, channels], in ways of its own; gradients pass (Zhao, section 3.3)."""
     count, size, centres = tf.shape(images)[0], config.size, tf.range(0.5, config.size)
-    drawn = functools.partial(keras.random.uniform, seed=seeds)
+    drawn = functools.partial(draw_part, keras.random.uniform, seed=seeds)
     if config.colour:
         images += config.colour * drawn((count, 1, 1, 1), -0.5, 0.5)
         for axes, most in (((3,), 1.0), ((1, 2, 3), 0.5)):  # saturation, contrast
@@ -181,21 +187,22 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     generator, discriminator, averaged = networks
     steps, first = config.epochs * data.steps_per_epoch, config.learning_rate
     rates = (keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.1 * rate) for rate in (first, first / 2))
-    g_optimizer, d_optimizer = (keras.optimizers.Adam(rate, beta_1=config.beta_1) for rate in rates)
-    g_optimizer.build(generator.trainable_variables)
-    d_optimizer.build(discriminator.trainable_variables)
+    g_optimizer, d_optimizer = (
+        adam(rate, network.trainable_variables, config.execution, config.beta_1)
+        for rate, network in zip(rates, networks, strict=False)
+    )
     noise = keras.random.SeedGenerator(config.seed + 1)
 
     @tf.function
     def step(real: tf.Tensor) -> dict[str, tf.Tensor]:
-        latents = keras.random.normal((tf.shape(real)[0], config.latent_dim), seed=noise)
+        latents = draw_part(keras.random.normal, (tf.shape(real)[0], config.latent_dim), seed=noise)
         with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
             fake = generator(latents, training=True)
             real_logits = discriminator(augmented(from_uint8(real), config, noise), training=True)
             fake_logits = discriminator(augmented(fake, config, noise), training=True)  # one pass serves both losses
             g_loss, d_loss = share(generator_loss(fake_logits)), share(discriminator_loss(real_logits, fake_logits))
-        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
-        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables)
+        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables, loss_scale(g_optimizer))
+        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables, loss_scale(d_optimizer))
         g_optimizer.apply(g_gradients, generator.trainable_variables)
         d_optimizer.apply(d_gradients, discriminator.trainable_variables)
         kept = tf.minimum(config.averaging, 1 - 1 / tf.cast(g_optimizer.iterations, tf.float32))  # at first the mean
@@ -211,7 +218,16 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     (real,) = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=GAN_SIGNS)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+        healthy=GAN_SIGNS,
+    )
 
 
 # %% Use

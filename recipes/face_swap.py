@@ -27,6 +27,7 @@ import numpy as np
 from common.batches import Batches, batches, side_by_side
 from common.cli import run_command
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.face_finding import PersonShift, convert_faces, drawn_people, judge_swaps, two_people
 from common.images import from_uint8, save_table, to_uint8
 from common.latents import NormalMap
@@ -60,6 +61,7 @@ class Config:
     beta_1: float = 0.5  # Adam
     epochs: int = 1000
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DEMO = Config(base_filters=16, latent_dim=24, up_kernel=4, mirror=False, batch_size=16, learning_rate=2e-3, epochs=90)
@@ -82,6 +84,7 @@ class Networks(NamedTuple):
     decoder_b: keras.Model  # codes -> faces of B
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the four networks, untrained; ValueError for a size that does not halve four times."""
     layers, smallest = keras.layers, config.size // 16
@@ -98,7 +101,9 @@ def build(config: Config = Config()) -> Networks:
     x = faces = keras.Input((config.size, config.size, 3), name="faces")
     for width in widths:
         x = layers.LeakyReLU(negative_slope=0.1)(layers.Conv2D(width, 5, 2, "same", **init)(x))
-    encoder = keras.Model(faces, layers.Dense(config.latent_dim, **init)(layers.Flatten()(x)), name="encoder")
+    encoder = keras.Model(
+        faces, layers.Dense(config.latent_dim, dtype="float32", **init)(layers.Flatten()(x)), name="encoder"
+    )
 
     latents = keras.Input((config.latent_dim,), name="latents")
     x = layers.Reshape((smallest, smallest, widths[3]))(layers.Dense(smallest**2 * widths[3], **init)(latents))
@@ -109,7 +114,7 @@ def build(config: Config = Config()) -> Networks:
         x = codes = keras.Input(inter.output_shape[1:], name="codes")
         for width in (widths[1], widths[0], max(1, widths[0] // 2)):
             x = enlarge(x, width)
-        x = layers.Conv2D(3, 3, 1, "same", activation="tanh", **init)(x)
+        x = layers.Conv2D(3, 3, 1, "same", activation="tanh", dtype="float32", **init)(x)
         decoders.append(keras.Model(codes, x, name=f"decoder_{person}"))
     return Networks(encoder, inter, *decoders)
 
@@ -172,8 +177,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     encoder, inter, decoder_a, decoder_b = networks
     variables = [variable for network in networks for variable in network.trainable_variables]
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(rate, beta_1=config.beta_1)
-    optimizer.build(variables)
+    optimizer = adam(rate, variables, config.execution, config.beta_1)
     seeds = keras.random.SeedGenerator(config.seed + 1)
 
     @tf.function
@@ -181,16 +185,16 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         faces = from_uint8(tf.concat([faces_a, faces_b], 0))
         count = tf.shape(faces)[0]
         if config.mirror:
-            turned = keras.random.uniform((count, 1, 1, 1), seed=seeds) < 0.5
+            turned = draw_part(keras.random.uniform, (count, 1, 1, 1), seed=seeds) < 0.5
             faces = tf.where(turned, faces[:, :, ::-1], faces)
-        moves = keras.random.normal((count, 5, 5, 2), stddev=config.warp * config.size, seed=seeds)
+        moves = config.warp * config.size * draw_part(keras.random.normal, (count, 5, 5, 2), seed=seeds)
         plain_a, plain_b = tf.split(faces, 2)
         with tf.GradientTape() as tape:
             codes_a, codes_b = tf.split(inter(encoder(warp(faces, moves), training=True), training=True), 2)
             loss_a = share(l1_loss(plain_a, decoder_a(codes_a, training=True)))
             loss_b = share(l1_loss(plain_b, decoder_b(codes_b, training=True)))
             loss = loss_a + loss_b
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        optimizer.apply(tape.gradient(loss, variables, loss_scale(optimizer)), variables)
         return {"l1_a": loss_a, "l1_b": loss_b}
 
     state = networks._asdict() | {"optimizer": optimizer, "seeds": seeds}
@@ -204,7 +208,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
                 rows |= {name: faces[:count], f"{name} as A": as_a, f"{name} as B": as_b}
             save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", max(1, 128 // config.size))
 
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+    )
 
 
 # %% Use

@@ -30,6 +30,7 @@ from common.canvas import least_side, photo_squares, read_style, weighted_names
 from common.cli import run_command
 from common.datasets import images_of
 from common.errors import InputError
+from common.execution import Execution, adam, in_precision, loss_scale
 from common.imagenet import frozen_features
 from common.images import from_uint8, pad_to_multiple, read_image, save_grid, to_uint8, write_image
 from common.lazy import keras, tf
@@ -65,6 +66,7 @@ class Config:
     learning_rate: float = 1e-3  # at first; falls to 0 along a cosine
     epochs: int = 40
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 VGG19_STYLE = ",".join(f"block{stage}_conv2" for stage in range(1, 5))
@@ -88,6 +90,7 @@ class Networks(NamedTuple):
     features: keras.Model  # images -> maps of the content layers, then of the style's
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both networks; ValueError for a size that is no multiple of 4, or a layer that is not there."""
     return networks_of(config)
@@ -117,7 +120,7 @@ def networks_of(config: Config, fetch: bool = False) -> Networks:
     for filters in (2 * width, width):
         x = layers.ReLU()(normalised(convolved(layers.UpSampling2D(2)(x), filters)))
     little = functools.partial(keras.initializers.RandomNormal, stddev=1e-3)  # so that it begins with the photo itself
-    x = layers.Activation("tanh")(1.5 * images + convolved(x, 3, 9, init=little))
+    x = layers.Activation("tanh", dtype="float32")(1.5 * images + convolved(x, 3, 9, init=little))
     painter = keras.Model(images, x, name="painter")
     names = [*weighted_names(config.content_layers), *weighted_names(config.style_layers)]
     features = frozen_features(config.network, config.weights, names, fetch)
@@ -210,8 +213,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     painter, _ = networks
     losses, painting = make_losses(networks, config), read_style(config.style, config.style_size)
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(rate)
-    optimizer.build(painter.trainable_variables)
+    optimizer = adam(rate, painter.trainable_variables, config.execution)
 
     @tf.function
     def step(photos: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -220,7 +222,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             content, style, variation = losses(photos, painter(photos, training=True))
             loss = config.content_weight * content + config.style_weight * style + config.variation * variation
             loss = share(loss)
-        optimizer.apply(tape.gradient(loss, painter.trainable_variables), painter.trainable_variables)
+        gradients = tape.gradient(loss, painter.trainable_variables, loss_scale(optimizer))
+        optimizer.apply(gradients, painter.trainable_variables)
         return {"content": share(content), "style": share(style), "variation": share(variation)}
 
     def sample(epoch: int) -> None:
@@ -228,7 +231,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             save_beside(painter, painting, data.held_out[0], output_dir / "samples" / f"epoch-{epoch:04d}.png")
 
     state = networks._asdict() | {"optimizer": optimizer}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+    )
 
 
 # %% Use

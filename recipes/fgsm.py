@@ -31,6 +31,7 @@ from common.classification import accuracy
 from common.cli import run_command
 from common.clothes import CLOTHES_CLASSES, drawn_clothes
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.imagenet import Pretrained, known_classifier
 from common.images import from_uint8, to_uint8
 from common.labelled import labelled_batches, labelled_images
@@ -63,6 +64,7 @@ class Config:
     learning_rate: float = 2e-3  # Adam; falls to 0 along a cosine
     epochs: int = 8
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DIGITS = Config(epsilon=0.25, mirror=False)
@@ -81,6 +83,7 @@ class Networks(NamedTuple):
     hardened: keras.Model  # has seen attacks on itself as well
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both, untrained. Raises ValueError for a size that is no multiple of 4, or below 8."""
     if config.size < 8 or config.size % 4:
@@ -95,7 +98,7 @@ def build(config: Config = Config()) -> Networks:
                 x = layers.Conv2D(filters, 3, padding="same", activation="relu", **init)(x)
             x = layers.MaxPooling2D()(x)
         x = layers.Dense(8 * config.base_filters, activation="relu", **init)(layers.Flatten()(x))
-        return keras.Model(images, layers.Dense(config.outputs, **init)(x), name=name)
+        return keras.Model(images, layers.Dense(config.outputs, dtype="float32", **init)(x), name=name)
 
     return Networks(network("classifier"), network("hardened"))
 
@@ -176,15 +179,16 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     classifier, hardened = networks
     variables = classifier.trainable_variables + hardened.trainable_variables
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(rate)
-    optimizer.build(variables)
+    optimizer = adam(rate, variables, config.execution)
     start, bound, levels = keras.random.SeedGenerator(config.seed), 2 * config.epsilon, whole_levels(config.epsilon)
 
     @tf.function
     def step(images: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         first = origin = from_uint8(images)
         if config.random_start:
-            first = within(bound, origin, origin + keras.random.uniform(tf.shape(origin), -bound, bound, seed=start))
+            first = within(
+                bound, origin, origin + draw_part(keras.random.uniform, tf.shape(origin), -bound, bound, seed=start)
+            )
         length = 1.25 * bound if config.random_start else bound
         attacked = within(bound, origin, first + length * steepest(hardened, first, labels))
         with tf.GradientTape() as tape:
@@ -193,7 +197,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             clean_loss, attacked_loss = (share(cross_entropy(labels, part)) for part in logits)
             hardened_loss = (1 - config.adversarial) * clean_loss + config.adversarial * attacked_loss
             both = loss + hardened_loss  # no weight has a part in both
-        optimizer.apply(tape.gradient(both, variables), variables)
+        optimizer.apply(tape.gradient(both, variables, loss_scale(optimizer)), variables)
         return {"classifier": loss, "hardened": clean_loss, "hardened_attacked": attacked_loss}
 
     attack = attacked_by(hardened).attack
@@ -205,7 +209,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         return {f"{key}accuracy": accuracy(labels, classify(network, seen)) for key, (network, seen) in shown.items()}
 
     state = networks._asdict() | {"optimizer": optimizer, "start": start}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=validate)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=validate,
+        execution=config.execution,
+    )
 
 
 # %% Use

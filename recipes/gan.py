@@ -30,6 +30,7 @@ from common.cli import run_command
 from common.datasets import images_of
 from common.digits import sklearn_digits
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.files import data_file
 from common.health import GAN_SIGNS, sample_diversity
 from common.images import from_uint8, save_grid, save_samples, to_uint8
@@ -57,11 +58,11 @@ class Config:
     discriminator_units: int = 784  # of its first hidden layer; the second has half as many
     dropout: float = 0.3  # share of the discriminator's hidden units that it does without in training
     batch_size: int = 32
-    steps_per_call: int = 50  # updates in one compiled call, which the progress bar counts as one step
     learning_rate: float = 2e-4
     beta_1: float = 0.5  # Adam
     epochs: int = 20
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DEMO = Config(epochs=200)
@@ -84,6 +85,7 @@ class Networks(NamedTuple):
     discriminator: keras.Model  # images -> logits [n, 1], positive means real
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both networks, untrained. Raises ValueError for a size below 4."""
     if config.size < 4 or config.channels not in (1, 3):
@@ -94,8 +96,8 @@ def build(config: Config = Config()) -> Networks:
     x = latents = keras.Input((config.latent_dim,), name="latents")
     for units in (config.units, 2 * config.units, 4 * config.units):
         x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
-        x = layers.BatchNormalization(momentum=0.8)(x)
-    x = layers.Dense(int(np.prod(shape)), activation="tanh", **init)(x)
+        x = layers.BatchNormalization(momentum=0.8, synchronized=config.execution.synchronized)(x)
+    x = layers.Dense(int(np.prod(shape)), activation="tanh", dtype="float32", **init)(x)
     generator = keras.Model(latents, layers.Reshape(shape)(x), name="generator")
 
     images = keras.Input(shape, name="images")
@@ -103,7 +105,7 @@ def build(config: Config = Config()) -> Networks:
     for units in (config.discriminator_units, max(1, config.discriminator_units // 2)):
         x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
         x = layers.Dropout(config.dropout, seed=config.seed + units)(x)
-    return Networks(generator, keras.Model(images, layers.Dense(1, **init)(x), name="discriminator"))
+    return Networks(generator, keras.Model(images, layers.Dense(1, dtype="float32", **init)(x), name="discriminator"))
 
 
 # %% Losses
@@ -153,34 +155,26 @@ def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
 
 
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Train in place on uint8 images, `steps_per_call` batches at a time; return each epoch's mean losses."""
+    """Train in place on batches of uint8 images; return each epoch's mean losses."""
     generator, discriminator = networks
-    g_optimizer = keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
-    d_optimizer = keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
-    g_optimizer.build(generator.trainable_variables)
-    d_optimizer.build(discriminator.trainable_variables)
+    g_optimizer, d_optimizer = (
+        adam(config.learning_rate, network.trainable_variables, config.execution, config.beta_1) for network in networks
+    )
     noise = keras.random.SeedGenerator(config.seed + 1)
 
-    def update(real: tf.Tensor) -> tf.Tensor:
-        latents = keras.random.normal((tf.shape(real)[0], config.latent_dim), seed=noise)
+    @tf.function
+    def step(real: tf.Tensor) -> dict[str, tf.Tensor]:
+        latents = draw_part(keras.random.normal, (tf.shape(real)[0], config.latent_dim), seed=noise)
         with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
             fake = generator(latents, training=True)
             real_logits = discriminator(from_uint8(real), training=True)
             fake_logits = discriminator(fake, training=True)  # one pass serves both losses
             g_loss = share(generator_loss(fake_logits))
             d_loss = share(discriminator_loss(real_logits, fake_logits))
-        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
-        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables)
+        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables, loss_scale(g_optimizer))
+        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables, loss_scale(d_optimizer))
         g_optimizer.apply(g_gradients, generator.trainable_variables)
         d_optimizer.apply(d_gradients, discriminator.trainable_variables)
-        return tf.stack([g_loss, d_loss])
-
-    @tf.function(jit_compile=True)
-    def step(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        parts, losses = tf.reshape(images, (config.steps_per_call, -1, *images.shape[1:])), tf.zeros(2)
-        for number in tf.range(config.steps_per_call):
-            losses += update(parts[number])
-        g_loss, d_loss = tf.unstack(losses / config.steps_per_call)
         return {"generator": g_loss, "discriminator": d_loss}
 
     def sample(epoch: int) -> dict[str, float]:
@@ -190,7 +184,16 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     (real,) = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample, healthy=GAN_SIGNS)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+        healthy=GAN_SIGNS,
+    )
 
 
 # %% Use
@@ -237,13 +240,7 @@ def experiment(
     digits = functools.partial(sample_digits, config)
     examples = images_of(data, config.size, config.channels, digits, skip_bad, fetch)
     (real,) = examples.held_out(10_000 if config.channels == 1 else 500)
-    at_once = config.batch_size * config.steps_per_call
-    if len(examples.train) < at_once:
-        raise InputError(
-            f"{data}: {len(examples.train)} pictures to learn from, and one compiled call takes {at_once}, "
-            f"{config.steps_per_call} batches of {config.batch_size}; add pictures, or lower --steps-per-call"
-        )
-    stream = batches(examples.train, at_once, config.seed, undistorted(examples), examples.held_out(500))
+    stream = batches(examples.train, config.batch_size, config.seed, undistorted(examples), examples.held_out(500))
     start_run(output_dir, "gan", config, data)
     train(networks, stream, config, output_dir)
     picture = save_grid(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)

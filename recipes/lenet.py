@@ -29,6 +29,7 @@ from common.classification import Shown, accuracy, classify_files, judge
 from common.cli import run_command
 from common.clothes import CLOTHES_CLASSES, drawn_clothes
 from common.errors import InputError
+from common.execution import Execution, adam, in_precision, loss_scale
 from common.images import from_uint8
 from common.labelled import labelled_batches, labelled_images
 from common.lazy import keras, tf
@@ -58,6 +59,7 @@ class Config:
     learning_rate: float = 4e-3  # Adam; falls to 0 along a cosine
     epochs: int = 40
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 MODERN = Config(modern=True, shift=2, learning_rate=5e-3, epochs=15)
@@ -80,6 +82,7 @@ class Networks(NamedTuple):
     classifier: keras.Model  # images [n, size, size, channels] in [-1, 1] -> logits [n, outputs]
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the network, untrained. Raises ValueError for a size that does not halve twice, or is below 16."""
     if config.size < 16 or config.size % 4:
@@ -99,7 +102,7 @@ def lenet_layers(x: keras.KerasTensor, config: Config) -> keras.KerasTensor:
     x = layers.Flatten()(x)
     for units in (120, 84):
         x = layers.Dense(units, activation="tanh", **init)(x)
-    return layers.Dense(config.outputs, **init)(x)
+    return layers.Dense(config.outputs, dtype="float32", **init)(x)
 
 
 def modern_layers(x: keras.KerasTensor, config: Config) -> keras.KerasTensor:
@@ -109,9 +112,9 @@ def modern_layers(x: keras.KerasTensor, config: Config) -> keras.KerasTensor:
     for stage, filters in enumerate((24, 40, 68)):
         for _ in range(2):
             x = layers.Conv2D(filters, 3, padding="same", use_bias=False, **init)(x)
-            x = layers.ReLU()(layers.BatchNormalization(momentum=0.97)(x))
+            x = layers.ReLU()(layers.BatchNormalization(momentum=0.97, synchronized=config.execution.synchronized)(x))
         x = layers.MaxPooling2D()(x) if stage < 2 else layers.GlobalAveragePooling2D()(x)
-    return layers.Dense(config.outputs, **init)(layers.Dropout(0.2, seed=config.seed)(x))
+    return layers.Dense(config.outputs, dtype="float32", **init)(layers.Dropout(0.2, seed=config.seed)(x))
 
 
 # %% Losses
@@ -145,15 +148,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     """Train in place on batches of uint8 images and class numbers; return each epoch's means."""
     (classifier,) = networks
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(rate)
-    optimizer.build(classifier.trainable_variables)
+    optimizer = adam(rate, classifier.trainable_variables, config.execution)
 
     @tf.function
     def step(images: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             logits = classifier(from_uint8(images), training=True)
             loss = share(cross_entropy(labels, logits))
-        optimizer.apply(tape.gradient(loss, classifier.trainable_variables), classifier.trainable_variables)
+        gradients = tape.gradient(loss, classifier.trainable_variables, loss_scale(optimizer))
+        optimizer.apply(gradients, classifier.trainable_variables)
         right = tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32)
         return {"loss": loss, "accuracy": share(tf.reduce_mean(right))}
 
@@ -162,7 +165,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         return {"validation_accuracy": accuracy(labels, classify(classifier, images))}
 
     state = networks._asdict() | {"optimizer": optimizer}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=validate)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=validate,
+        execution=config.execution,
+    )
 
 
 # %% Use

@@ -26,6 +26,7 @@ from common.classification import Shown, accuracy, classify_files, judge
 from common.cli import run_command
 from common.clothes import CLOTHES_CLASSES, drawn_clothes
 from common.errors import InputError
+from common.execution import Execution, adam, in_precision, loss_scale
 from common.images import from_uint8
 from common.labelled import labelled_batches, labelled_images
 from common.lazy import keras, tf
@@ -58,6 +59,7 @@ class Config:
     learning_rate: float = 1e-3  # Adam; falls to 0 along a cosine
     epochs: int = 40
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 WIDE = Config(units=1024, dropout=0.4)
@@ -79,6 +81,7 @@ class Networks(NamedTuple):
     classifier: keras.Model  # images [n, size, size, channels] in [-1, 1] -> logits [n, outputs]
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the network, untrained: 101,770 weights by default. Raises ValueError for a size below 4."""
     layers = keras.layers
@@ -90,7 +93,7 @@ def build(config: Config = Config()) -> Networks:
     x = 2 * keras.ops.sqrt(keras.ops.relu(images + 1) / 2) - 1 if config.root else images
     x = layers.Dense(config.units, activation="relu", **init)(layers.Flatten()(x))
     x = layers.Dropout(config.dropout, seed=config.seed)(x) if config.dropout else x
-    logits = layers.Dense(config.outputs, **init)(x)
+    logits = layers.Dense(config.outputs, dtype="float32", **init)(x)
     return Networks(keras.Model(images, logits, name="classifier"))
 
 
@@ -125,15 +128,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     """Train in place on batches of uint8 images and class numbers; return each epoch's means."""
     (classifier,) = networks
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(rate)
-    optimizer.build(classifier.trainable_variables)
+    optimizer = adam(rate, classifier.trainable_variables, config.execution)
 
     @tf.function
     def step(images: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             logits = classifier(from_uint8(images), training=True)
             loss = share(cross_entropy(labels, logits))
-        optimizer.apply(tape.gradient(loss, classifier.trainable_variables), classifier.trainable_variables)
+        gradients = tape.gradient(loss, classifier.trainable_variables, loss_scale(optimizer))
+        optimizer.apply(gradients, classifier.trainable_variables)
         right = tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32)
         return {"loss": loss, "accuracy": share(tf.reduce_mean(right))}
 
@@ -142,7 +145,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         return {"validation_accuracy": accuracy(labels, classify(classifier, images))}
 
     state = networks._asdict() | {"optimizer": optimizer}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=validate)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=validate,
+        execution=config.execution,
+    )
 
 
 # %% Use

@@ -29,6 +29,7 @@ from common.classification import Shown, accuracy, classify_files, judge
 from common.cli import run_command
 from common.clothes import CLOTHES_CLASSES, drawn_clothes
 from common.errors import InputError
+from common.execution import Execution, adam, in_precision, loss_scale
 from common.files import replacing
 from common.images import from_uint8
 from common.labelled import Labelled, Split, labelled_batches, labelled_images
@@ -67,6 +68,7 @@ class Config:
     learning_rate: float = 2e-4  # Adam, in the second stage; both rates fall to 0 along a cosine
     epochs: int = 8  # of the second stage
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 FROZEN = Config(size=224, frozen=True)
@@ -91,6 +93,7 @@ class Networks(NamedTuple):
     classifier: keras.Model  # features -> logits [n, outputs]
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both, with random weights. Raises ValueError for a size that is no multiple of 32, or an odd alpha."""
     if config.size < 32 or config.size % 32:
@@ -109,7 +112,7 @@ def build(config: Config = Config()) -> Networks:
     x = keras.ops.image.resize(images, (config.size, config.size))  # layers.Resizing turns training mode on
     x = layers.Concatenate()([x, x, x]) if config.channels == 1 else x
     seen = keras.Input((network.output_shape[-1],), name="features")
-    dense = layers.Dense(config.outputs, kernel_initializer=keras.initializers.GlorotUniform(seeds))
+    dense = layers.Dense(config.outputs, dtype="float32", kernel_initializer=keras.initializers.GlorotUniform(seeds))
     logits = dense(layers.Dropout(config.dropout, seed=config.seed)(seen))
     return Networks(keras.Model(images, network(x), name="features"), keras.Model(seen, logits, name="classifier"))
 
@@ -150,8 +153,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     features, classifier = networks
     variables = classifier.trainable_variables + ([] if config.frozen else features.trainable_variables)
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(rate)
-    optimizer.build(variables)
+    optimizer = adam(rate, variables, config.execution)
 
     @tf.function
     def step(inputs: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -159,7 +161,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             seen = inputs if config.frozen else features(from_uint8(inputs), training=config.weights == "random")
             logits = classifier(seen, training=True)
             loss = share(cross_entropy(labels, logits))
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        optimizer.apply(tape.gradient(loss, variables, loss_scale(optimizer)), variables)
         right = tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32)
         return {"loss": loss, "accuracy": share(tf.reduce_mean(right))}
 
@@ -169,7 +171,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         return {"validation_accuracy": accuracy(labels, classifier(seen, training=False).numpy())}
 
     state = networks._asdict() | {"optimizer": optimizer}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=validate)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=validate,
+        execution=config.execution,
+    )
 
 
 def train_head(networks: Networks, data: Labelled, config: Config, output_dir: Path) -> History:

@@ -26,6 +26,7 @@ from common.batches import Batches, batches, jittered
 from common.cli import run_command
 from common.datasets import image_pairs
 from common.errors import InputError
+from common.execution import Execution, adam, in_precision, loss_scale
 from common.images import colour_labels, from_uint8, pad_to_multiple, save_table, to_uint8
 from common.lazy import keras, tf
 from common.runs import check_run, convert_images, finish_run, load_network, read_run, start_run
@@ -57,6 +58,7 @@ class Config:
     beta_1: float = 0.5  # Adam
     epochs: int = 200
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DEMO = Config(size=64, base_filters=24, dropout=0.0, batch_size=4, learning_rate=1e-3, epochs=26)
@@ -79,6 +81,7 @@ class Networks(NamedTuple):
     discriminator: keras.Model  # (input, target or translation) -> logits
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the U-Net and the 70 x 70 PatchGAN, untrained; ValueError for a size that is no power of two."""
     layers, size = keras.layers, config.size
@@ -102,7 +105,9 @@ def build(config: Config = Config()) -> Networks:
         x = normalise(layers.Conv2DTranspose(width, 4, 2, "same", **init)(x))
         x = layers.Dropout(config.dropout, seed=config.seed + level)(x) if level < 3 else x
         x = layers.ReLU()(layers.Concatenate()([x, skips[depth - 2 - level]]))
-    outputs = layers.Conv2DTranspose(3, 4, 2, "same", activation="tanh", **init | {"use_bias": True})(x)
+    outputs = layers.Conv2DTranspose(3, 4, 2, "same", activation="tanh", dtype="float32", **init | {"use_bias": True})(
+        x
+    )
     generator = keras.Model(inputs, outputs, name="generator")
 
     pair = [keras.Input((None, None, 3), name=name) for name in ("input", "target")]
@@ -111,7 +116,7 @@ def build(config: Config = Config()) -> Networks:
         stride = 2 if level < 3 else 1
         x = layers.Conv2D(width, 4, stride, "valid", **init)(layers.ZeroPadding2D(1)(x))
         x = layers.LeakyReLU(negative_slope=0.2)(normalise(x) if level else x)
-    logits = layers.Conv2D(1, 4, 1, "valid", **init | {"use_bias": True})(layers.ZeroPadding2D(1)(x))
+    logits = layers.Conv2D(1, 4, 1, "valid", dtype="float32", **init | {"use_bias": True})(layers.ZeroPadding2D(1)(x))
     return Networks(generator, keras.Model(pair, logits, name="discriminator"))
 
 
@@ -161,10 +166,9 @@ def l1_loss(target: tf.Tensor, translation: tf.Tensor) -> tf.Tensor:
 def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
     """Train in place on batches of uint8 pairs (input, target); return each epoch's mean losses."""
     generator, discriminator = networks
-    g_optimizer = keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
-    d_optimizer = keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
-    g_optimizer.build(generator.trainable_variables)
-    d_optimizer.build(discriminator.trainable_variables)
+    g_optimizer, d_optimizer = (
+        adam(config.learning_rate, network.trainable_variables, config.execution, config.beta_1) for network in networks
+    )
 
     @tf.function
     def step(inputs: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -176,8 +180,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             l1, gan = l1_loss(targets, translations), generator_loss(fake_logits)
             g_loss = share(config.gan_weight * gan + config.l1_weight * l1)
             d_loss = share(discriminator_loss(real_logits, fake_logits))
-        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
-        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables)
+        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables, loss_scale(g_optimizer))
+        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables, loss_scale(d_optimizer))
         g_optimizer.apply(g_gradients, generator.trainable_variables)
         d_optimizer.apply(d_gradients, discriminator.trainable_variables)
         return {"l1": share(l1), "generator": share(gan), "discriminator": d_loss}
@@ -187,7 +191,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         with tf.GradientTape() as tape:
             l1 = l1_loss(from_uint8(targets), generator(from_uint8(inputs), training=True))
             loss = share(config.l1_weight * l1)
-        g_optimizer.apply(tape.gradient(loss, generator.trainable_variables), generator.trainable_variables)
+        gradients = tape.gradient(loss, generator.trainable_variables, loss_scale(g_optimizer))
+        g_optimizer.apply(gradients, generator.trainable_variables)
         return {"l1": share(l1)}
 
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
@@ -199,7 +204,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             save_pairs(path, inputs, targets, translate_batch(generator, inputs))
 
     chosen = step if config.gan_weight else l1_step
-    return fit(chosen, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+    return fit(
+        chosen,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+    )
 
 
 # %% Use

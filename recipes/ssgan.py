@@ -34,6 +34,7 @@ from common.classification import Shown, accuracy, classify_files, fitted, judge
 from common.cli import run_command
 from common.digits import digits_or_others
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.health import GAN_SIGNS, sample_diversity
 from common.images import from_uint8, save_grid, to_uint8
 from common.labelled import as_many_of_each, image_batches, labelled_batches
@@ -74,6 +75,7 @@ class Config:
     beta_1: float = 0.5  # Adam
     epochs: int = 6
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 CLOTHES = Config(mirror=True, epochs=8)
@@ -99,21 +101,23 @@ class Networks(NamedTuple):
     averaged: keras.Model  # as the classifier, with the average of its weights: the one to be used
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the networks, untrained. Raises ValueError for a size that is no multiple of 4, or below 8."""
     if config.size < 8 or config.size % 4 or config.channels not in (1, 3):
         raise InputError(f"size must be a multiple of 4 from 8, channels 1 or 3, got {config.size}, {config.channels}")
     layers, side = keras.layers, config.size // 4
+    norm = functools.partial(layers.BatchNormalization, synchronized=config.execution.synchronized)
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.05, seed=seeds)}
 
     latents = keras.Input((config.latent_dim,), name="latents")
     x = layers.Dense(side * side * 4 * config.generator_filters, use_bias=False, **init)(latents)
-    x = layers.Reshape((side, side, 4 * config.generator_filters))(layers.ReLU()(layers.BatchNormalization()(x)))
+    x = layers.Reshape((side, side, 4 * config.generator_filters))(layers.ReLU()(norm()(x)))
     for filters in (2 * config.generator_filters, config.generator_filters):
         x = layers.Conv2DTranspose(filters, 4, 2, "same", use_bias=False, **init)(x)
-        x = layers.ReLU()(layers.BatchNormalization()(x))
-    x = layers.Conv2D(config.channels, 5, 1, "same", activation="tanh", **init)(x)
+        x = layers.ReLU()(norm()(x))
+    x = layers.Conv2D(config.channels, 5, 1, "same", activation="tanh", dtype="float32", **init)(x)
     generator = keras.Model(latents, x, name="generator")
 
     def classifier(name: str, disturbed: bool) -> keras.Model:
@@ -122,9 +126,9 @@ def build(config: Config = Config()) -> Networks:
         x = layers.GaussianNoise(config.noise, seed=config.seed)(x) if disturbed else x
         for filters in (config.base_filters, 2 * config.base_filters, 2 * config.base_filters):
             x = layers.LeakyReLU(negative_slope=0.2)(layers.Conv2D(filters, 5, 2, "same", **he)(x))
-        x = layers.Flatten(name="features")(x)
+        x = layers.Flatten(name="features", dtype="float32")(x)
         x = layers.Dropout(config.dropout, seed=config.seed + 1)(x) if disturbed else x
-        return keras.Model(images, layers.Dense(config.outputs, **init)(x), name=name)
+        return keras.Model(images, layers.Dense(config.outputs, dtype="float32", **init)(x), name=name)
 
     return Networks(generator, classifier("classifier", True), classifier("averaged", False))
 
@@ -195,16 +199,14 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     seen = keras.Model(classifier.inputs, [classifier.get_layer("features").output, classifier.output])
     steps = config.epochs * data.steps_per_epoch
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
-    g_optimizer = keras.optimizers.Adam(rate, config.beta_1)
-    c_optimizer = keras.optimizers.Adam(rate, config.beta_1)
-    g_optimizer.build(generator.trainable_variables)
-    c_optimizer.build(classifier.trainable_variables)
+    g_optimizer = adam(rate, generator.trainable_variables, config.execution, config.beta_1)
+    c_optimizer = adam(rate, classifier.trainable_variables, config.execution, config.beta_1)
     noise = keras.random.SeedGenerator(config.seed + 1)
 
     @tf.function
     def step(unlabelled: tf.Tensor, labelled: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         count, known = tf.shape(unlabelled)[0], tf.shape(labelled)[0]
-        latents = keras.random.normal((count, config.latent_dim), seed=noise)
+        latents = draw_part(keras.random.normal, (count, config.latent_dim), seed=noise)
         with tf.GradientTape() as g_tape, tf.GradientTape() as c_tape:
             fake = generator(latents, training=True)
             images = tf.concat([from_uint8(labelled), from_uint8(unlabelled), fake], axis=0)
@@ -217,8 +219,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             c_loss = classes + discriminator + config.consistency * agreement
             g_loss = matching_loss(real_features, drawn_features) if config.matching else generator_loss(drawn)
             g_loss = share(g_loss)
-        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables)
-        c_gradients = c_tape.gradient(c_loss, classifier.trainable_variables)
+        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables, loss_scale(g_optimizer))
+        c_gradients = c_tape.gradient(c_loss, classifier.trainable_variables, loss_scale(c_optimizer))
         g_optimizer.apply(g_gradients, generator.trainable_variables)
         c_optimizer.apply(c_gradients, classifier.trainable_variables)
         kept = tf.minimum(config.averaging, 1 - 1 / tf.cast(c_optimizer.iterations, tf.float32))  # at first the mean
@@ -236,7 +238,16 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     *_, images, labels = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "c_optimizer": c_optimizer, "noise": noise}
     healthy = {} if config.matching else GAN_SIGNS
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=measure, healthy=healthy)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=measure,
+        execution=config.execution,
+        healthy=healthy,
+    )
 
 
 # %% Use

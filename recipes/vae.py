@@ -28,6 +28,7 @@ from common.batches import Batches, mapped
 from common.cli import run_command
 from common.digits import digits_or_others
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.images import from_uint8, save_grid, save_table, write_image
 from common.labelled import image_batches, square_image
 from common.latents import save_scatter
@@ -58,6 +59,7 @@ class Config:
     epochs: int = 100
     importance_samples: int = 100  # draws an image for the importance-weighted bound of the test images
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DEMO = Config(latent_dim=2, epochs=300, batch_size=50)
@@ -81,6 +83,7 @@ class Networks(NamedTuple):
     decoder: keras.Model  # latents -> logits [n, size, size, channels]
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the three networks, untrained. Raises ValueError for a size below 4."""
     layers = keras.layers
@@ -92,18 +95,22 @@ def build(config: Config = Config()) -> Networks:
     images = keras.Input(shape, name="images")
     x = layers.Dense(config.units, activation="silu", **init)(layers.Flatten()(images))
     x = layers.Dense(config.units, activation="silu", **init)(x)
-    posterior = [layers.Dense(config.latent_dim, name=name, **init)(x) for name in ("mean", "log_variance")]
+    posterior = [
+        layers.Dense(config.latent_dim, name=name, dtype="float32", **init)(x) for name in ("mean", "log_variance")
+    ]
     encoder = keras.Model(images, posterior, name="encoder")
 
     mean, log_variance = (keras.Input((config.latent_dim,), name=name) for name in ("mean", "log_variance"))
-    noise = layers.GaussianNoise(1.0, seed=config.seed)(keras.ops.zeros_like(mean))  # none outside of training
+    noise = layers.GaussianNoise(1.0, seed=config.seed, dtype="float32")(
+        keras.ops.zeros_like(mean)
+    )  # none outside of training
     drawn = mean + keras.ops.exp(log_variance / 2) * noise  # the reparameterisation: gradients pass (section 2.4)
     sampler = keras.Model([mean, log_variance], drawn, name="sampler")
 
     latents = keras.Input((config.latent_dim,), name="latents")
     x = layers.Dense(config.units, activation="silu", **init)(latents)
     x = layers.Dense(config.units, activation="silu", **init)(x)
-    logits = layers.Reshape(shape)(layers.Dense(int(np.prod(shape)), **init)(x))
+    logits = layers.Reshape(shape, dtype="float32")(layers.Dense(int(np.prod(shape)), dtype="float32", **init)(x))
     decoder = keras.Model(latents, logits, name="decoder")
     return Networks(encoder, sampler, decoder)
 
@@ -157,21 +164,20 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     encoder, sampler, decoder = networks
     variables = encoder.trainable_variables + decoder.trainable_variables
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(rate)
-    optimizer.build(variables)
+    optimizer = adam(rate, variables, config.execution)
     noise = keras.random.SeedGenerator(config.seed + 1)
 
     @tf.function
     def step(images: tf.Tensor) -> dict[str, tf.Tensor]:
         grey = (from_uint8(images) + 1.0) / 2.0
-        binary = tf.cast(keras.random.uniform(tf.shape(grey), seed=noise) < grey, tf.float32)
+        binary = tf.cast(draw_part(keras.random.uniform, tf.shape(grey), seed=noise) < grey, tf.float32)
         with tf.GradientTape() as tape:
             mean, log_variance = encoder(2.0 * binary - 1.0, training=True)
             logits = decoder(sampler([mean, log_variance], training=True), training=True)
             reconstruction = share(-tf.reduce_mean(log_likelihood(binary, logits)))
             kl = share(tf.reduce_mean(kl_divergence(mean, log_variance)))
             loss = reconstruction + config.kl_weight * kl
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        optimizer.apply(tape.gradient(loss, variables, loss_scale(optimizer)), variables)
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
     def sample(epoch: int) -> None:
@@ -179,7 +185,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             save_grid(generate(decoder, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
 
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+    )
 
 
 # %% Use

@@ -28,6 +28,7 @@ from common.attributes import attribute_index, attributed_images, with_differing
 from common.batches import Batches, mapped
 from common.cli import run_command
 from common.errors import InputError
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.faces import FACE_ATTRIBUTES, drawn_faces
 from common.files import data_file, read_npz, write_npz
 from common.images import from_uint8, save_gif, save_grid, save_table, to_uint8, write_image
@@ -59,6 +60,7 @@ class Config:
     learning_rate: float = 1e-3  # Adam; falls to 0 along a cosine
     epochs: int = 60
     seed: int = 0
+    execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 SMALL = Config(size=64, batch_size=32, learning_rate=3e-3)
@@ -79,6 +81,7 @@ class Networks(NamedTuple):
     decoder: keras.Model  # latents -> images in [-1, 1]
 
 
+@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the networks, untrained. Raises ValueError for a size that 16 does not divide."""
     layers, smallest = keras.layers, config.size // 16
@@ -92,7 +95,9 @@ def build(config: Config = Config()) -> Networks:
         x = layers.Conv2D(width, 4, 2, "same", activation="silu", **init)(x)
     x = layers.Flatten()(x)
     small = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed + 1))}
-    posterior = [layers.Dense(config.latent_dim, name=name, **small)(x) for name in ("mean", "log_variance")]
+    posterior = [
+        layers.Dense(config.latent_dim, name=name, dtype="float32", **small)(x) for name in ("mean", "log_variance")
+    ]
     encoder = keras.Model(images, posterior, name="encoder")
 
     latents = keras.Input((config.latent_dim,), name="latents")
@@ -100,7 +105,7 @@ def build(config: Config = Config()) -> Networks:
     x = layers.Reshape((smallest, smallest, widths[-1]))(x)
     for width in reversed(widths[:-1]):  # size / 16 -> size / 2
         x = layers.Conv2DTranspose(width, 4, 2, "same", activation="silu", **init)(x)
-    x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", **small)(x)
+    x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", dtype="float32", **small)(x)
     return Networks(encoder, keras.Model(latents, x, name="decoder"))
 
 
@@ -145,8 +150,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     encoder, decoder = networks
     variables = encoder.trainable_variables + decoder.trainable_variables
     rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(rate)
-    optimizer.build(variables)
+    optimizer = adam(rate, variables, config.execution)
     noise = keras.random.SeedGenerator(config.seed + 2)
 
     @tf.function
@@ -154,12 +158,12 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         images = from_uint8(batch)
         with tf.GradientTape() as tape:
             mean, log_variance = encoder(images, training=True)
-            draws = keras.random.normal(tf.shape(mean), seed=noise)
+            draws = draw_part(keras.random.normal, tf.shape(mean), seed=noise)
             copies = decoder(mean + tf.exp(log_variance / 2.0) * draws, training=True)
             reconstruction = share(negative_log_likelihood(images, copies))
             kl = share(tf.reduce_mean(kl_divergence(mean, log_variance)))
             loss = reconstruction + config.kl_weight * kl
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        optimizer.apply(tape.gradient(loss, variables, loss_scale(optimizer)), variables)
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
     def sample(epoch: int) -> None:
@@ -169,7 +173,15 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png")
 
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=sample)
+    return fit(
+        step,
+        data,
+        epochs=config.epochs,
+        state=state,
+        output_dir=output_dir,
+        on_epoch=sample,
+        execution=config.execution,
+    )
 
 
 # %% Use

@@ -75,7 +75,6 @@ TINY = {  # settings that make a recipe small enough for a test
         "units": 4,
         "discriminator_units": 8,
         "batch_size": 2,
-        "steps_per_call": 1,
         "epochs": 2,
     },
     "lenet": {"size": 16, "outputs": 2, "batch_size": 2, "epochs": 2},

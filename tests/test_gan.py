@@ -12,7 +12,7 @@ from common.runs import start_run
 from recipes import gan
 from recipes.gan import Config, build, discriminator_loss, experiment, generate, generate_file, generator_loss, train
 
-SMALL = {"size": 8, "latent_dim": 6, "units": 8, "discriminator_units": 16, "batch_size": 4, "steps_per_call": 3}
+SMALL = {"size": 8, "latent_dim": 6, "units": 8, "discriminator_units": 16, "batch_size": 4}
 
 
 def blobs(count: int, seed: int = 0) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_one_compiled_call_of_three_updates_equals_three_calls_of_one(monkeypatc
     together, mean = one_step(monkeypatch, Config(**SMALL), images)
     steps = []
     monkeypatch.setattr(gan, "fit", lambda step, *_, **__: steps.append(step))
-    config = Config(**SMALL | {"steps_per_call": 1})
+    config = Config(**SMALL)
     apart = build(config)
     train(apart, batches(images, 4, 0, held_out=(images,)), config)
     losses = [steps[0](tf.constant(images[start : start + 4])) for start in (0, 4, 8)]
@@ -91,7 +91,7 @@ def test_one_compiled_call_of_three_updates_equals_three_calls_of_one(monkeypatc
 def test_failures_stand_in_the_progress_and_in_the_report(changes, images, expected, tmp_path, capsys):
     """One latent, or pictures so rich that a discriminator which is much the larger sees through all of them."""
     config = Config(**SMALL | {"epochs": 8, "latent_dim": 1, "learning_rate": 0.01} | changes)
-    stream = batches(images(96), config.batch_size * config.steps_per_call, 0, held_out=(images(60, 1),))
+    stream = batches(images(96), config.batch_size, 0, held_out=(images(60, 1),))
     train(build(config), stream, config, tmp_path)
     (warnings,) = json.loads((tmp_path / "warnings.json").read_text()).values()
     assert any(expected in warning for warning in warnings), warnings
@@ -125,5 +125,5 @@ def test_files(tmp_path, monkeypatch):
 
 def test_fewer_pictures_than_one_compiled_call_takes_are_refused_with_the_flag_to_lower(tmp_path):
     with pytest.raises(ValueError, match=r"takes 3200, 100 batches of 32; .*lower --steps-per-call"):
-        experiment("sample", Config(size=8, units=4, discriminator_units=4, steps_per_call=100), tmp_path / "run")
+        experiment("sample", Config(size=8, units=4, discriminator_units=4), tmp_path / "run")
     assert not (tmp_path / "run").exists()
