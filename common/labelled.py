@@ -287,7 +287,7 @@ def labelled_batches(
         return tf.ensure_shape(image, shape), item[1]
 
     def moved(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+        count, height, width = images.shape[:3]
         *move_seeds, mirror_seed = tf.unstack(tf.random.split(seed, 3))
         if shift:
             for axis, side, move_seed in zip((1, 2), (height, width), move_seeds, strict=True):
@@ -297,7 +297,7 @@ def labelled_batches(
         if mirror:
             turned = tf.random.stateless_uniform([count, 1, 1, 1], mirror_seed) < 0.5
             images = tf.where(turned, images[:, :, ::-1], images)
-        return tf.ensure_shape(images, (None, height, width, channels)), labels
+        return tf.ensure_shape(images, (count, height, width, channels)), labels
 
     held_out = data.validation.loaded(validate)
     shape = held_out[0].shape[1:]
@@ -318,7 +318,7 @@ def image_batches(
     """Return `labelled_batches` without the labels: batches and validation examples are `(images,)`."""
     stream = labelled_batches(data, batch_size, seed, shift, mirror, validate)
 
-    def at(step: int) -> tf.data.Dataset:
-        return stream.at(step).map(lambda images, _: (images,))
+    def at(step: int, part: int = 0, parts: int = 1) -> tf.data.Dataset:
+        return stream.at(step, part, parts).map(lambda images, _: (images,))
 
     return stream._replace(at=at, held_out=stream.held_out[:1])
