@@ -202,14 +202,16 @@ def read_classes(output_dir: Path) -> tuple[str, ...]:
 
 
 def finish_run(output_dir: Path, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]]) -> None:
-    """Write each network as NAME.keras, then what `evaluate` returns as `results.json`, and the report."""
-    if not is_chief():
-        return
+    """Write each network as NAME.keras, then what `evaluate` returns as `results.json`, and the report.
+
+    Every machine evaluates, since making the variables of another network takes all of them.
+    """
     for name, network in networks._asdict().items():
         with replacing(output_dir / f"{name}.keras") as draft:
             network.save(draft)
     write_json(output_dir / "results.json", evaluate())
-    write_report(output_dir)
+    if is_chief():
+        write_report(output_dir)
 
 
 def load_network(output_dir: Path, name: str) -> keras.Model:

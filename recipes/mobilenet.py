@@ -217,10 +217,12 @@ def cached_features(features: keras.Model, split: Split, folder: Path) -> np.nda
     for images in tqdm(split.in_order(1000), "features", -(-len(split.labels) // 1000), disable=None):
         checksum = hashlib.sha256(weights + str(features.input_shape).encode() + images.tobytes()).hexdigest()
         path = folder / f"{checksum[:32]}.npy"
-        if not path.exists():
-            with replacing(path) as draft:
-                np.save(draft, describe(features, images))
-        parts.append(np.load(path))
+        if path.exists():
+            parts.append(np.load(path))
+            continue
+        parts.append(describe(features, images))
+        with replacing(path) as draft:
+            np.save(draft, parts[-1])
     return np.concatenate(parts)
 
 

@@ -138,9 +138,10 @@ def test_ctrl_c_at_one_machine_stops_all_after_the_same_step_and_they_go_on_toge
 
 @pytest.mark.slow
 def test_the_chief_alone_writes_and_synchronised_batch_normalisation_sees_the_whole_batch(tmp_path):
-    settings = {"size": 16, "channels": 1, "base_filters": 4, "batch_size": 64, "epochs": 1}
-    dcgan.demo(dcgan.Config(**settings), tmp_path / "alone")
-    with Apart(tmp_path, 2, "recipes.dcgan", *flags(settings), "--synchronized") as workers:
+    settings = {"size": 16, "channels": 1, "base_filters": 4, "batch_size": 6, "epochs": 2}
+    data = str(folder(tmp_path))
+    dcgan.experiment(data, dcgan.Config(**settings), tmp_path / "alone")
+    with Apart(tmp_path, 2, "recipes.dcgan", "train", "--data", data, *flags(settings), "--synchronized") as workers:
         workers.wait()
     assert not workers.output(1).exists()
     assert {path.name for path in workers.output(0).iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
