@@ -108,7 +108,7 @@ def measure_verb(name: str, arguments: list[str], rounds: int) -> dict[str, floa
         with mock.patch.object(sys, "argv", [f"{name}.py", *arguments]), contextlib.redirect_stdout(io.StringIO()):
             runpy.run_path(str(Path(importlib.import_module(f"recipes.{name}").__file__ or "")), run_name="__main__")
 
-    actions = {
+    actions: dict[str, tuple[Callable[[], object], int]] = {
         "help": (functools.partial(in_new_process, "--help"), resource.RUSAGE_CHILDREN),
         "cold": (functools.partial(in_new_process, *arguments), resource.RUSAGE_CHILDREN),
         "warm": (here, resource.RUSAGE_SELF),
