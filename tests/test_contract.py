@@ -446,7 +446,6 @@ QUICK = {  # settings with which a recipe's demo, in one epoch and on few drawn 
     "face_swap": {"size": 32, "base_filters": 4},
     "fast_style_transfer": {"size": 64, "style_size": 64, "base_filters": 4, "batch_size": 16},
     "fgsm": {"base_filters": 4},
-    "gan": {"batch_size": 128},
     "mobilenet": {"size": 32},
     "pix2pix": {"base_filters": 4},
     "ssgan": {"base_filters": 8, "batch_size": 128},
