@@ -55,14 +55,14 @@ def all_devices(batch_size: int) -> Iterator[None]:
     Of the GPUs of one machine as many are used as share `batch_size` evenly, and a line says so where some are left.
 
     Raises:
-        InputError: TF_CONFIG cannot be read, the machines cannot be joined, or the workers cannot share `batch_size` evenly.
+        InputError: TF_CONFIG cannot be read, the machines cannot be joined, or they cannot share `batch_size` evenly.
     """
     if place().workers > 1:
         strategy = worker_strategy()
         replicas = strategy.num_replicas_in_sync
         if batch_size % replicas:
             raise InputError(
-                f"a batch of {batch_size} cannot be shared evenly by {replicas} replicas on {place().workers} machines; "
+                f"a batch of {batch_size} cannot be shared evenly by {replicas} replicas of {place().workers} machines; "
                 f"give --batch-size a multiple of {replicas}"
             )
         with strategy.scope():

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -90,6 +87,10 @@ def _fetch(url: str, path: Path, checksum: str | None, timeout: float, name: str
 
 def _chunks(url: str, timeout: float, name: str) -> Generator[bytes, None, None]:
     """Yield the bytes of `url`. Errors of the network become DownloadError, those of the disk do not."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
     from tqdm import tqdm
 
     received, size = 0, None

@@ -12,40 +12,19 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageDraw,
-    ImageFont,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
 
 from common.errors import InputError
 from common.files import replacing
 from common.lazy import tf
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LARGEST_MEGAPIXELS = 100
-
-# Classes chosen by a file's first bytes, not Image.open: that warns of a large image before its size can be
-# looked at here (and to catch a warning is not safe in threads), and it tries some forty other formats.
-IMAGE_DECODERS: dict[bytes, Callable[[io.BytesIO], Image.Image]] = {
-    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
-    b"BM": BmpImagePlugin.BmpImageFile,
-    b"GIF8": GifImagePlugin.GifImageFile,
-    b"RIFF": WebPImagePlugin.WebPImageFile,
-    b"II*\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0*": TiffImagePlugin.TiffImageFile,
-}
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -67,15 +46,44 @@ def find_images(folder: Path) -> list[Path]:
     return images
 
 
+def _image_decoder(content: bytes) -> Callable[[io.BytesIO], Image.Image] | None:
+    """Return what reads a file that begins like `content`, if anything does.
+
+    Not Image.open: that warns of a large image before its size can be looked at (and to catch a warning is not safe
+    in threads), and it tries some forty other formats.
+    """
+    from PIL import (
+        BmpImagePlugin,
+        GifImagePlugin,
+        JpegImagePlugin,
+        PngImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    decoders: dict[bytes, Callable[[io.BytesIO], Image.Image]] = {
+        b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
+        b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
+        b"BM": BmpImagePlugin.BmpImageFile,
+        b"GIF8": GifImagePlugin.GifImageFile,
+        b"RIFF": WebPImagePlugin.WebPImageFile,
+        b"II*\0": TiffImagePlugin.TiffImageFile,
+        b"MM\0*": TiffImagePlugin.TiffImageFile,
+    }
+    return next((decoder for start, decoder in decoders.items() if content.startswith(start)), None)
+
+
 def _decoded(path: Path) -> Image.Image:
     """Return the first picture of a file in Pillow's own mode, turned upright, or raise InputError."""
+    from PIL import Image, ImageOps
+
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the path of an image that can be read") from error
     if not content:
         raise InputError(f"{path}: an empty file (0 bytes); copy or download it again")
-    decoder = next((decoder for start, decoder in IMAGE_DECODERS.items() if content.startswith(start)), None)
+    decoder = _image_decoder(content)
     if decoder is None:
         formats = "a PNG, JPEG, BMP, GIF, WebP or TIFF file"
         raise InputError(f"{path}: not {formats}, whatever its name says; convert it to one of these")
@@ -112,6 +120,8 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
         InputError: missing, a folder, empty, damaged or cut short, of another format, too large, or of a kind
             whose values have no stated place in 0..255 (floating point, CIELAB, integers beyond 0..65535).
     """
+    from PIL import Image
+
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}; an image has 1 (grey) or 3 (RGB)")
     image = _decoded(path)
@@ -202,6 +212,8 @@ def labels_from_colours(image: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _pillow_image(image: np.ndarray) -> Image.Image:
+    from PIL import Image
+
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
         raise ValueError(f"{image.dtype} {list(image.shape)}; an image is uint8 [height, width, 1 or 3]")
     return Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
@@ -215,6 +227,8 @@ def resize_image(image: np.ndarray, height: int, width: int, nearest: bool = Fal
     Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR 2022, arXiv:2104.11222). `nearest`
     makes no new values, as label maps need.
     """
+    from PIL import Image
+
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
     resized = np.array(_pillow_image(image).resize((width, height), method))
     return resized.reshape(height, width, *image.shape[2:])
@@ -314,6 +328,8 @@ def save_table(rows: dict[str, np.ndarray], path: Path, zoom: int = 1) -> Path:
     `rows` maps captions to uint8 [n, h, w, 1 or 3], with the same n and w in all. Each pixel is drawn `zoom`
     pixels wide and high. Raises InputError as `write_image`.
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     if len({(images.shape[0], images.shape[2]) for images in rows.values()}) != 1:
         shapes = {caption: list(images.shape) for caption, images in rows.items()}
         raise ValueError(f"rows {shapes}; each needs the same number of images, of the same width")
@@ -341,6 +357,8 @@ def save_gif(frames: np.ndarray, path: Path, milliseconds: int = 100) -> Path:
     Raises:
         InputError: `path` does not end in .gif.
     """
+    from PIL import Image
+
     if path.suffix.lower() != ".gif":
         raise InputError(f"{path}: not the name of a GIF, as animations are written; it must end in .gif")
     pictures = [_pillow_image(frame) for frame in frames]

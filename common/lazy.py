@@ -7,9 +7,13 @@ Importing TensorFlow takes seconds; `--help`, a misspelt flag and a missing fold
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -21,13 +25,42 @@ class _Lazy(ModuleType):
         return getattr(sys.modules[self.__name__], name)
 
 
+class _Absent:
+    """Makes scikit-learn and matplotlib look as if they were not installed, to one thread, where nobody has them yet.
+
+    Keras imports both where it can, for wrappers and plots that no recipe uses: two of its five seconds.
+    """
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in ("matplotlib", "sklearn") and threading.get_ident() == self.thread:
+            raise ModuleNotFoundError(f"no {name} while Keras is imported", name=name)
+
+
+@contextmanager
+def _sooner() -> Iterator[None]:
+    """Import what the block imports without what it does not need, and without looking for garbage meanwhile."""
+    absent, collecting = _Absent(), gc.isenabled()
+    sys.meta_path.insert(0, absent)
+    gc.disable()
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(absent)
+        if collecting:
+            gc.enable()
+
+
 def _import_quietly(name: str) -> None:
     """Import `name` without the lines that TensorFlow's native code writes to standard error while it starts.
 
     Its own switch (TF_CPP_MIN_LOG_LEVEL) comes too late for them. RECIPES_VERBOSE=1 leaves them.
     """
     if os.environ.get("RECIPES_VERBOSE") == "1":
-        importlib.import_module(name)
+        with _sooner():
+            importlib.import_module(name)
         _start(importlib.import_module("tensorflow"))
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,7 +69,8 @@ def _import_quietly(name: str) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        importlib.import_module(name)
+        with _sooner():
+            importlib.import_module(name)
         _start(importlib.import_module("tensorflow"))  # the first operation writes lines of its own
     finally:
         os.dup2(stderr, 2)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, TiffImagePlugin
 
 from common.errors import InputError
 from common.files import replacing
@@ -31,6 +30,8 @@ def with_caption(image: np.ndarray, caption: str) -> np.ndarray:
     Letters are a 28th of the shorter side high, or 11 pixels where that is less, and smaller still where the picture
     is too narrow for the caption.
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     height, width = image.shape[:2]
     size = max(11.0, min(height, width) / 28)
     size = max(1.0, size * min(1.0, width / (ImageFont.load_default(size).getlength(caption) + size)))
@@ -62,6 +63,8 @@ def write_marked(image: np.ndarray, path: Path, description: str, software: str)
     Raises:
         InputError: the suffix is none of MARKED_SUFFIXES.
     """
+    from PIL import Image, PngImagePlugin, TiffImagePlugin
+
     check_marked_path(path)
     suffix = path.suffix.lower()
     options: dict[str, Any] = {}

@@ -10,8 +10,6 @@ import math
 from datetime import datetime
 from pathlib import Path
 
-from PIL import Image
-
 from common.errors import InputError
 from common.files import write_text
 
@@ -104,6 +102,8 @@ def report_pace(history: dict[str, list[float]]) -> list[str]:
 
 def report_picture(path: Path, longest: int) -> dict | None:
     """Return a picture as a data URI of at most `longest` pixels a side, or None if Pillow cannot read it."""
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             width, height = image.size

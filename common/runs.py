@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import os
@@ -51,8 +50,8 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
 
     Raises:
         InputError: a setting is out of its range, `output_dir` cannot be written to, or it holds another recipe's
-            run, or one that has begun with other settings; `epochs` and `steps_per_call` may differ, and `outputs`, which
-            data decide.
+            run, or one that has begun with other settings; `epochs` and `steps_per_call` may differ, and
+            `outputs`, which data decide.
     """
     check_settings(config)
     existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
@@ -146,6 +145,8 @@ def start_run(output_dir: Path, recipe: str, config: Any, data: str, classes: tu
             f"{output_dir}: the classes of this run were {', '.join(read_classes(output_dir)) or 'none'}, and are now "
             f"{', '.join(classes) or 'none'}; bring the data back as they were, or choose another --output-dir"
         )
+    import importlib.metadata
+
     packages = ("keras", "tensorflow", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
     fields = settings_of(config)

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from common.batches import Batches
 from common.cluster import is_chief, place
@@ -26,6 +26,9 @@ from common.files import replacing, write_json
 from common.health import Healthy, epoch_warnings, run_warnings
 from common.lazy import keras, tf
 from common.report import write_report
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
 
 History = list[dict[str, float]]
 """One row an epoch: its number, the mean of every loss, seconds, and steps per second."""
@@ -72,6 +75,8 @@ def fit(
             evenly by the replicas.
         OSError: `output_dir` cannot be written to.
     """
+    from tqdm.auto import tqdm
+
     strategy = tf.distribute.get_strategy()
     names: list[str] = []
 
@@ -264,7 +269,7 @@ def _stop_signals(catch: bool) -> Iterator[list[int]]:
 
 def _say(bar: tqdm, row: Mapping[str, float], epochs: int, healthy: Mapping[str, Healthy]) -> None:
     losses = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in UNSUMMED)
-    left = tqdm.format_interval((epochs - row["epoch"]) * row["seconds"])
+    left = bar.format_interval((epochs - row["epoch"]) * row["seconds"])
     bar.write(f"epoch {row['epoch']}/{epochs}  {losses}  {row['steps_per_second']:.1f} steps/s, {left} left")
     for warning in epoch_warnings(row, healthy):
         bar.write(f"  warning: {warning}")

@@ -33,7 +33,7 @@ from tools.notebooks import without_prose
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
 ALLOWED_IMPORTS = {"common", "numpy", "scipy", "tqdm"} | set(sys.stdlib_module_names)
-HEAVY = {"tensorflow", "keras", "matplotlib", "scipy", "sklearn", "skimage", "cv2", "tensorflow_datasets"}
+HEAVY = {"tensorflow", "keras", "matplotlib", "scipy", "sklearn", "skimage", "cv2", "PIL", "tensorflow_datasets"}
 PIXELS = [
     "deepdream",
     "style_transfer",
@@ -434,6 +434,40 @@ def test_saved_networks_load_in_a_new_process_with_equal_outputs(tmp_path):
     assert len(done.stdout.splitlines()) == sum(len(load(name).Networks._fields) for name in RECIPES)
 
 
+QUICK = {  # settings with which a recipe's demo, in one epoch and on few drawn pictures, takes a few seconds
+    "adversarial_autoencoder": {"units": 32, "discriminator_units": 32},
+    "autoencoder": {"units": 32, "batch_size": 256},
+    "conv_autoencoder": {"base_filters": 8, "batch_size": 128},
+    "cyclegan": {"size": 32, "base_filters": 4},
+    "dcgan": {"base_filters": 4, "batch_size": 256},
+    "dcgan_faces": {"base_filters": 4},
+    "deepdream": {"size": 96, "steps": 2},
+    "face_swap": {"size": 32, "base_filters": 4},
+    "fast_style_transfer": {"size": 64, "style_size": 64, "base_filters": 4, "batch_size": 16},
+    "fgsm": {"base_filters": 4},
+    "mobilenet": {"size": 32},
+    "pix2pix": {"base_filters": 4},
+    "ssgan": {"base_filters": 8, "batch_size": 128},
+    "style_transfer": {"size": 96, "steps": 3},
+    "targeted_attack": {"images": 20},
+    "vae": {"units": 32, "batch_size": 128, "importance_samples": 10},
+    "vae_faces": {"base_filters": 4},
+}
+
+
+def draw_fewer(names: dict[str, object], most: int, put: Callable = dict.__setitem__) -> None:
+    """Let functions that draw pictures, or cut them out of photos, give at most that many; `names` has them or not."""
+
+    def fewer(draw: Callable) -> Callable:
+        return lambda count, *rest, **named: draw(min(count, most), *rest, **named)
+
+    if cut := names.get("photo_squares"):
+        put(names, "photo_squares", lambda size: cut(size)[:most])
+    for name in ("drawn_clothes", "drawn_faces", "drawn_seasons", "unpaired_seasons", "street_pairs"):
+        if name in names:
+            put(names, name, fewer(names[name]))
+
+
 class Executed(NamedTuple):
     """A notebook with its outputs, and the folder of the run that it left."""
 
@@ -445,7 +479,8 @@ class Executed(NamedTuple):
 def executed(tmp_path_factory) -> Callable[[str], Executed]:
     """Return a function that executes a recipe's notebook, once, outside of the checkout.
 
-    Its demo in one epoch, since all demos at their length take half an hour; their numbers stand in RESULTS.md.
+    Its demo in one epoch, on at most a thousand drawn pictures, and smaller where even that is long: all demos at their
+    length take half an hour; their numbers stand in RESULTS.md.
     """
 
     @functools.cache
@@ -453,7 +488,10 @@ def executed(tmp_path_factory) -> Callable[[str], Executed]:
         folder = tmp_path_factory.mktemp(name)
         book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
         (settings,) = (cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
-        settings.source += "\nfrom dataclasses import replace\nconfig = replace(config, epochs=1)"
+        smaller = {"epochs": 1} | (QUICK[name] if name in ("fast_style_transfer", "fgsm") else {})
+        settings.source += f"\nfrom dataclasses import replace\nconfig = replace(config, **{smaller!r})\n"
+        settings.source += f"from collections.abc import Callable\n{inspect.getsource(draw_fewer)}"
+        settings.source += "draw_fewer(globals(), 1000)"
         NotebookClient(book, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
         assert {path.name for path in folder.iterdir()} == {"runs"}, "what is written lies beside the run"
         return Executed(book, folder / "runs" / f"{name}-demo")
@@ -485,9 +523,9 @@ def test_the_demo_leaves_a_whole_run(name, executed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", in_groups(["mlp"]))
+@pytest.mark.parametrize("name", in_groups(["gan"]))
 def test_a_run_that_is_finished_and_started_again_changes_nothing(name, executed):
-    """Of one recipe, since what decides it is `fit` and `finish_run`, which all share."""
+    """Of one recipe whose demo draws nothing, since what decides it is `fit` and `finish_run`, which all share."""
     run = executed(name).run
     before = {path: path.read_bytes() for path in (run / "results.json", run / "history.csv")}
     command = [sys.executable, "-m", f"recipes.{name}", "--epochs", "1", "--output-dir", str(run)]
@@ -499,13 +537,18 @@ def test_a_run_that_is_finished_and_started_again_changes_nothing(name, executed
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", in_groups(RECIPES))
-def test_a_copy_runs_alone_with_the_losses_of_the_recipe(name, executed, tmp_path):
+def test_a_copy_runs_alone_with_the_losses_of_the_recipe(name, tmp_path, monkeypatch):
+    """With smaller networks and on fewer pictures than the demo, which is what the notebook runs."""
     (tmp_path / "empty").mkdir()
     copy_recipe(name, tmp_path / "mine" / f"{name}.py")
+    settings = {"epochs": 1} | QUICK.get(name, {})
     code = f"""import dataclasses, pathlib, sys
+from collections.abc import Callable
 sys.path.insert(0, {str(tmp_path / "mine")!r})
-from {name} import DEMO, demo
-print(demo(dataclasses.replace(DEMO, epochs=1), pathlib.Path({str(tmp_path / "run")!r})))
+import {name} as copy
+{inspect.getsource(draw_fewer)}
+draw_fewer(vars(copy), 60)
+print(copy.demo(dataclasses.replace(copy.DEMO, **{settings!r}), pathlib.Path({str(tmp_path / "run")!r})))
 assert not {{"common", "recipes"}} & {{module.partition(".")[0] for module in sys.modules}}
 """
     command = [sys.executable, "-I", "-c", code]
@@ -518,4 +561,9 @@ assert not {{"common", "recipes"}} & {{module.partition(".")[0] for module in sy
             rows = list(csv.DictReader(file))
         return [{key: value for key, value in row.items() if key not in UNSUMMED} for row in rows]
 
-    assert losses(tmp_path / "run") == losses(executed(name).run) != []
+    module = load(name)
+    for key, part in list(sys.modules.items()):
+        if key.startswith(("common.", "recipes.")):
+            draw_fewer(vars(part), 60, monkeypatch.setitem)
+    module.demo(dataclasses.replace(module.DEMO, **settings), tmp_path / "recipe")
+    assert losses(tmp_path / "run") == losses(tmp_path / "recipe") != []
