@@ -62,7 +62,7 @@ def all_devices(batch_size: int) -> Iterator[None]:
         replicas = strategy.num_replicas_in_sync
         if batch_size % replicas:
             raise InputError(
-                f"a batch of {batch_size} cannot be shared evenly by {replicas} replicas of {place().workers} machines; "
+                f"a batch of {batch_size} cannot be shared evenly by {replicas} devices of {place().workers} machines; "
                 f"give --batch-size a multiple of {replicas}"
             )
         with strategy.scope():

@@ -32,7 +32,8 @@ def in_precision(build: Callable) -> Callable:
 
     @functools.wraps(build)
     def built(*arguments: Any, **options: Any) -> Any:
-        config = arguments[0] if arguments else options.get("config", build.__defaults__[0])
+        (default,) = build.__defaults__ or (None,)
+        config: Any = arguments[0] if arguments else options.get("config", default)
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(config.execution.precision)
         try:
