@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.export import Case, against, compare
 from common.errors import InputError
 from common.export import EXPORT_ENDINGS, export, export_network
 from common.runs import start_run
@@ -173,3 +174,29 @@ def test_the_command_line_exports_a_run_again_and_again(tmp_path):
     inputs = examples(network, 1, 32, 32)
     (found,) = loaded(tmp_path / "generator", "tf_saved_model", network)(inputs)
     np.testing.assert_allclose(found, outputs_of(network, inputs)[0], atol=1e-4)
+
+
+# %% The benchmark
+
+
+@pytest.mark.slow
+def test_a_row_for_each_runtime_with_its_size_and_what_8_bits_cost(tmp_path):
+    needs_the_extra()
+    network = keras.Sequential([keras.Input((64,)), keras.layers.Dense(192, "tanh"), keras.layers.Reshape((8, 8, 3))])
+    inputs = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    rows = compare(Case(drawn(network), inputs, against(outputs_of(network, [inputs])[0])), tmp_path, rounds=1)
+    *floats, eight_bits = rows
+    assert len(floats) == 4 and eight_bits == "LiteRT, 8 bits"
+    for name in floats:
+        assert 1000 * rows[name]["size"] + 500 > 64 * 192 * 4 and rows[name]["time"] > 0
+        assert rows[name]["quality"] == "to Keras: no level differs"
+    assert 64 * 192 < 1000 * rows[eight_bits]["size"] < 64 * 192 * 3
+    assert 20 < float(rows[eight_bits]["quality"].removeprefix("to Keras: ").removesuffix(" dB")) < 60
+
+
+def test_ratio_of_signal_to_noise():
+    black = np.full((1, 2, 2, 3), -1.0, np.float32)
+    assert against(black)(black) == {"quality": "to Keras: no level differs"}
+    assert against(black)(-black) == {"quality": "to Keras: 0.0 dB"}
+    one_level = black + np.float32(1 / 127.5)
+    assert against(black)(one_level) == {"quality": "to Keras: 48.1 dB"}  # 20 log10 255
