@@ -73,7 +73,7 @@ def measure(
         run = output_dir / name
         if not (run / "results.json").exists():
             importlib.import_module(f"recipes.{name}").demo(output_dir=run)
-        for runtime, row in compare(case(run), run, rounds).items():
+        for runtime, row in compare(case(run), run / "exported", rounds).items():
             rows[f"{name}, {runtime}"] = row
     columns = {"size": "kB on disk", "time": "ms a picture", "quality": "quality"}
     text = f"{markdown_table(rows, columns, 'network, runtime')}\n\n{describe(where)}"
@@ -147,8 +147,9 @@ CASES: dict[str, Callable[[Path], Case]] = {
 
 
 def compare(case: Case, folder: Path, rounds: int) -> dict[str, dict[str, float | int | str]]:
-    """Export the network in all formats; return a row for each runtime."""
+    """Export the network in all formats to a folder; return a row for each runtime."""
     network, inputs, score = case
+    folder.mkdir(exist_ok=True)
     native = folder / "whole.keras"
     network.save(native)
     files = {"Keras": native}
