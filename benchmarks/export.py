@@ -1,4 +1,4 @@
-"""Exported networks beside Keras: size on disk, time of a picture on one thread, and what 8 bits cost in quality.
+"""Exported networks beside Keras: size on disk, CPU time of a picture on one thread, and what 8 bits cost in quality.
 
 Networks are those of the demos, trained under --output-dir where they are not there yet. Pictures go in one by one, in
 rounds in which the runtimes take turns, and times are medians of the rounds. Keras is called as the recipes call it,
@@ -75,7 +75,7 @@ def measure(
             importlib.import_module(f"recipes.{name}").demo(output_dir=run)
         for runtime, row in compare(case(run), run / "exported", rounds).items():
             rows[f"{name}, {runtime}"] = row
-    columns = {"size": "kB on disk", "time": "ms a picture", "quality": "quality"}
+    columns = {"size": "kB on disk", "time": "CPU ms a picture", "quality": "quality"}
     text = f"{markdown_table(rows, columns, 'network, runtime')}\n\n{describe(where)}"
     print(f"\n{text}")
     if results is not None:
@@ -163,10 +163,10 @@ def compare(case: Case, folder: Path, rounds: int) -> dict[str, dict[str, float 
     shown = [one[None] for one in inputs[:TIMED]]
     for _ in range(rounds):
         for name, call in calls.items():
-            began = time.perf_counter()
+            began = time.process_time()
             for one in shown:
                 call(one)
-            seconds[name].append((time.perf_counter() - began) / len(shown))
+            seconds[name].append((time.process_time() - began) / len(shown))
     rows: dict[str, dict[str, float | int | str]] = {}
     for name, path in files.items():
         parts = [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
