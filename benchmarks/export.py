@@ -57,7 +57,7 @@ def measure(
     Args:
         output_dir: for a run of each recipe, and what is exported of it.
         rounds: of which times are medians.
-        only: of lenet, mobilenet, dcgan, pix2pix.
+        only: of lenet, dcgan, pix2pix.
         results: a Markdown file, into which the table is written between the marks `<!-- export -->`.
     """
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
@@ -85,22 +85,12 @@ def measure(
 # %% What is measured
 
 
-def images_case(network: keras.Model, size: int) -> Case:
-    """Return a classifier with the 1,000 clothes that the demos hold out."""
-    images, labels = drawn_clothes(5000, 0, size)
-    shown = np.asarray(from_uint8(images[4::5]))
-    return Case(network, shown, lambda logits: {"quality": f"accuracy {accuracy(labels[4::5], logits):.3f}"})
-
-
 def lenet_case(run: Path) -> Case:
-    """Return LeNet-5."""
-    return images_case(load_network(run, "classifier"), 28)
-
-
-def mobilenet_case(run: Path) -> Case:
-    """Return both networks as one."""
-    features, classifier = load_network(run, "features"), load_network(run, "classifier")
-    return images_case(keras.Model(features.inputs, classifier(features.outputs[0]), name="whole"), 28)
+    """Return the classifier with the 1,000 clothes that the demo holds out."""
+    clothes, labels = drawn_clothes(5000, 0, 28)
+    shown = np.asarray(from_uint8(clothes[4::5]))
+    score = lambda logits: {"quality": f"accuracy {accuracy(labels[4::5], logits):.3f}"}  # noqa: E731
+    return Case(load_network(run, "classifier"), shown, score)
 
 
 def dcgan_case(run: Path) -> Case:
@@ -138,7 +128,6 @@ def against(pictures: np.ndarray) -> Callable[[np.ndarray], dict[str, str]]:
 
 CASES: dict[str, Callable[[Path], Case]] = {
     "lenet": lenet_case,
-    "mobilenet": mobilenet_case,
     "dcgan": dcgan_case,
     "pix2pix": pix2pix_case,
 }
