@@ -12,13 +12,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from common.cluster import all_devices, is_chief, joining_again
 from common.errors import InputError
-from common.runs import load_network, read_data, read_run
-
-ExportFormat = Literal["tf_saved_model", "onnx", "litert"]
+from common.export import export
+from common.runs import read_data, read_run
 
 
 def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verbs: Callable[..., object]) -> None:
@@ -70,30 +69,6 @@ def errors_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt as error:
         saved = f"{error}; the same command goes on from the newest save"
         sys.exit(_complain(saved if str(error) else "stopped", 130))
-
-
-def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str = "") -> Path:
-    """Write a run's networks beside their .keras files, for another runtime.
-
-    Args:
-        run: folder of a finished run.
-        format: onnx and litert need the `export` extra.
-        network: one of them; all where none is named.
-    """
-    names = [network] if network else sorted(path.stem for path in run.glob("*.keras"))
-    if not names:
-        raise InputError(f"{run}: no .keras file here; give the folder of a finished run")
-    suffix = {"tf_saved_model": "", "onnx": ".onnx", "litert": ".tflite"}[format]
-    for name in names:
-        model = load_network(run, name)
-        model(model.inputs if len(model.inputs) > 1 else model.inputs[0])  # ONNX refuses one that was never called
-        try:
-            model.export(str(run / f"{name}{suffix}"), format=format, verbose=False)
-        except ImportError as error:
-            raise InputError(
-                f"{format} needs {error.name}, which comes with the `export` extra of this project"
-            ) from None
-    return run
 
 
 def _call(

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,8 +18,6 @@ from common.runs import (
     start_run,
 )
 from recipes.pix2pix import Config, build
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_settings_come_back_as_they_were(tmp_path, monkeypatch):
@@ -135,76 +130,3 @@ def test_a_finished_run_has_networks_that_give_the_same_outputs(tmp_path):
     images = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(load_network(tmp_path, "generator")(images), networks.generator(images))
     assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["pix2pix", "dcgan"])
-def test_saved_model_gives_the_same_outputs_at_any_batch_size(name, tmp_path):
-    run = exported(name, tmp_path, "tf_saved_model")
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(run / "generator"))
-    for count in (1, 3):
-        inputs, expected = example(run, count)
-        np.testing.assert_allclose(loaded.serve(inputs), expected, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["pix2pix", "dcgan"])
-def test_onnx_gives_the_same_outputs(name, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the export extra is not installed")
-    pytest.importorskip("tf2onnx", reason="the export extra is not installed")
-    run = exported(name, tmp_path, "onnx")
-    session = onnxruntime.InferenceSession(str(run / "generator.onnx"))
-    for count in (1, 3):
-        inputs, expected = example(run, count)
-        (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs})
-        np.testing.assert_allclose(outputs, expected, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["pix2pix", "dcgan"])
-def test_litert_gives_the_same_outputs(name, tmp_path):
-    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="the export extra is not installed")
-    run = exported(name, tmp_path, "litert")
-    loaded = interpreter.Interpreter(str(run / "generator.tflite"))
-    inputs, expected = example(run, 1)
-    (place,) = loaded.get_input_details()
-    loaded.resize_tensor_input(place["index"], inputs.shape)
-    loaded.allocate_tensors()
-    loaded.set_tensor(place["index"], inputs)
-    loaded.invoke()
-    outputs = loaded.get_tensor(loaded.get_output_details()[0]["index"])
-    np.testing.assert_allclose(outputs, expected, atol=1e-4)
-
-
-def exported(name: str, folder: Path, form: str) -> Path:
-    """Make a run of an untrained network, and export it by the command line."""
-    import importlib
-
-    module = importlib.import_module(f"recipes.{name}")
-    config = module.Config(size=32, base_filters=4)
-    start_run(folder, name, config, "sample")
-    finish_run(folder, module.build(config), dict)
-    command = [
-        sys.executable,
-        "-m",
-        f"recipes.{name}",
-        "export",
-        "--run",
-        str(folder),
-        "--format",
-        form,
-        "--network",
-        "generator",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def example(run: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    generator = load_network(run, "generator")
-    shape = [size or 32 for size in generator.input_shape[1:]]
-    inputs = np.random.default_rng(count).normal(size=(count, *shape)).astype(np.float32)
-    return inputs, generator(inputs, training=False).numpy()
