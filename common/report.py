@@ -10,6 +10,7 @@ import math
 from datetime import datetime
 from pathlib import Path
 
+from common.cluster import is_chief
 from common.errors import InputError
 from common.files import write_text
 
@@ -24,12 +25,14 @@ def write_report(output_dir: Path) -> Path:
     Read are config.json, history.csv, results.json, warnings.json, samples/epoch-*.png and the PNG and GIF
     pictures in the folder itself; what is not there yet is left out. The page loads nothing from elsewhere,
     so it can be sent as it is. Pictures are embedded no larger than the page shows them, so it stays at a
-    few megabytes.
+    few megabytes. Of several machines that train together the first alone writes it.
 
     Raises:
         InputError: `output_dir` is not a folder, or a JSON file in it does not hold a JSON object.
         OSError: the page cannot be written.
     """
+    if not is_chief():
+        return output_dir / "report.html"
     import jinja2
 
     if not output_dir.is_dir():

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.cluster import is_chief
 from common.errors import InputError
 from common.execution import Execution
 from common.files import replacing, write_json
@@ -211,8 +210,7 @@ def finish_run(output_dir: Path, networks: Any, evaluate: Callable[[], Mapping[s
         with replacing(output_dir / f"{name}.keras") as draft:
             network.save(draft)
     write_json(output_dir / "results.json", evaluate())
-    if is_chief():
-        write_report(output_dir)
+    write_report(output_dir)
 
 
 def load_network(output_dir: Path, name: str) -> keras.Model:

@@ -37,10 +37,10 @@ History = list[dict[str, float]]
 def fit(
     step: Callable[..., dict[str, tf.Tensor]],
     data: Batches,
-    *,
     epochs: int,
     state: Mapping[str, object],
     output_dir: Path | None = None,
+    *,
     on_epoch: Callable[[int], Mapping[str, float] | None] | None = None,
     save_seconds: float = 120.0,
     best: str = "",
@@ -84,10 +84,12 @@ def fit(
     body = getattr(step, "python_function", step)  # replicas meet in mid-step, and a function within would part them
     compiled = tf.function(body, jit_compile=True) if xla else body
 
+    shapes = _part_shapes(strategy.num_replicas_in_sync, data)
+
     @tf.function
     def advance(iterator, count, stopping):
         def part(*batch):
-            losses = compiled(*batch)
+            losses = compiled(*(tf.ensure_shape(each, shape) for each, shape in zip(batch, shapes, strict=True)))
             names[:] = losses  # while tracing: they are handed out as one vector, which is one copy to the host
             return tf.stack([*(tf.cast(loss, tf.float32) for loss in losses.values()), stopping])
 
@@ -206,15 +208,20 @@ class _StepsPerCall:
             self.count *= 2
 
 
-def _shared_out(strategy: tf.distribute.Strategy, data: Batches, first: int, count: int) -> Iterable:
-    """Return the batches of `count` steps from step `first` on, each replica's part at its device."""
-    replicas = strategy.num_replicas_in_sync
-    for spec in tf.nest.flatten(data.at(first).element_spec) if replicas > 1 else ():
-        if spec.shape[0] is None or spec.shape[0] % replicas:
+def _part_shapes(replicas: int, data: Batches) -> list[tf.TensorShape]:
+    """Return the shapes of one replica's part of a batch; InputError where it cannot be shared evenly."""
+    shapes = [spec.shape for spec in tf.nest.flatten(data.at(0).element_spec)]
+    for count, *_ in shapes if replicas > 1 else ():
+        if count is None or count % replicas:
             raise InputError(
-                f"a batch of {spec.shape[0]} cannot be shared evenly by {replicas} replicas; "
+                f"a batch of {count} cannot be shared evenly by {replicas} devices; "
                 f"give --batch-size a multiple of {replicas}"
             )
+    return [tf.TensorShape([shape[0] // replicas, *shape[1:]]) if replicas > 1 else shape for shape in shapes]
+
+
+def _shared_out(strategy: tf.distribute.Strategy, data: Batches, first: int, count: int) -> Iterable:
+    """Return the batches of `count` steps from step `first` on, each replica's part at its device."""
 
     def part(context: tf.distribute.InputContext) -> tf.data.Dataset:
         workers, worker = context.num_input_pipelines, context.input_pipeline_id

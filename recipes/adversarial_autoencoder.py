@@ -18,6 +18,7 @@ Run      python -m recipes.adversarial_autoencoder                              
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -104,13 +105,12 @@ def build(config: Config = Config()) -> Networks:
     layers, labels, width = keras.layers, config.labels, config.latent_dim
     scale = [1 / config.deviation] * width + [1.0] * config.outputs  # what is joined to codes is one-hot
     init = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed))}
+    norm = functools.partial(layers.BatchNormalization, synchronized=config.execution.synchronized)
 
     def dense(x: keras.KerasTensor, units: int, outputs: int, normed: bool = True) -> keras.KerasTensor:
         for seed in (2 * outputs, 2 * outputs + 1):
             x = layers.Dense(units, use_bias=not normed, **init)(x)
-            x = layers.ReLU()(
-                layers.BatchNormalization(momentum=0.95, synchronized=config.execution.synchronized)(x) if normed else x
-            )
+            x = layers.ReLU()(norm(momentum=0.95)(x) if normed else x)
             x = layers.Dropout(config.dropout, seed=config.seed + seed)(x) if config.dropout else x
         return layers.Dense(outputs, dtype="float32", **init)(x)
 
@@ -121,15 +121,11 @@ def build(config: Config = Config()) -> Networks:
     codes = keras.Input((width + (labels in ("decoder", "few")) * config.outputs,), name="codes")
     x = dense(layers.Rescaling(scale[: codes.shape[1]])(codes), config.units, config.size**2 * config.channels)
     x = layers.Reshape(images.shape[1:], name="pixel_logits", dtype="float32")(x)
-    decoder = keras.Model(
-        codes, layers.Activation("tanh", dtype="float32")(x / 2), name="decoder"
-    )  # 2 sigmoid(logits) - 1
+    decoder = keras.Model(codes, keras.ops.tanh(x / 2), name="decoder")  # 2 sigmoid(logits) - 1
     codes = keras.Input((width + (labels != "none") * config.outputs,), name="codes")
     x = layers.Rescaling(scale[: codes.shape[1]])(codes)
     judged = [x[:, :width], x[:, width:]] if labels == "few" else [x]
-    logits = layers.Concatenate(dtype="float32")(
-        [dense(x, config.discriminator_units, 1, normed=False) for x in judged]
-    )
+    logits = keras.ops.concatenate([dense(x, config.discriminator_units, 1, normed=False) for x in judged], axis=1)
     return Networks(encoder, decoder, keras.Model(codes, logits, name="discriminator"))
 
 
@@ -190,9 +186,9 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     steps = config.epochs * data.steps_per_epoch
     own = encoder.trainable_variables + decoder.trainable_variables
     rivals = discriminator.trainable_variables + encoder.trainable_variables
-    optimizer = adam(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps), own, config.execution)
-    slower = keras.optimizers.schedules.CosineDecay(config.adversarial_rate, steps)
-    adversary = adam(slower, rivals, config.execution, beta_1=0.5)
+    schedule = keras.optimizers.schedules.CosineDecay
+    optimizer = adam(schedule(config.learning_rate, steps), own, config.execution)
+    adversary = adam(schedule(config.adversarial_rate, steps), rivals, config.execution, beta_1=0.5)
 
     @tf.function
     def step(images: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -227,15 +223,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             save_grid(drawn, output_dir / "samples" / f"epoch-{epoch:04d}.png", columns=10)
 
     state = networks._asdict() | {"optimizer": optimizer, "adversary": adversary, "noise": noise}
-    return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=sample,
-        execution=config.execution,
-    )
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution)
 
 
 # %% Use

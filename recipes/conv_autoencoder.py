@@ -145,8 +145,8 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
     state = networks._asdict() | {"optimizer": optimizer}
     best = "validation_loss" if data.held_out else "loss"
-    return fit(step, data, epochs=config.epochs, state=state, output_dir=output_dir, on_epoch=validate,
-               execution=config.execution, best=best, patience=config.patience)  # fmt: skip
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=validate, execution=config.execution, best=best,
+               patience=config.patience)  # fmt: skip
 
 
 # %% Use

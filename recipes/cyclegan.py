@@ -252,14 +252,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     healthy = {"discriminator_a": lost, "discriminator_b": lost, "diversity_a2b": COPIES, "diversity_b2a": COPIES}
     state = dict(networks._asdict(), g_optimizer=g_optimizer, d_optimizer=d_optimizer, seeds=seeds, pools=pools)
     return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=sample,
-        execution=config.execution,
-        healthy=healthy,
+        step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution, healthy=healthy
     )
 
 

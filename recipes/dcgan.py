@@ -197,14 +197,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     real = data.held_out[0] if data.held_out else np.empty(0)
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
     return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=sample,
-        execution=config.execution,
-        healthy=GAN_SIGNS,
+        step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution, healthy=GAN_SIGNS
     )
 
 

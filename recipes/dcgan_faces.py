@@ -117,9 +117,8 @@ def build(config: Config = Config()) -> Networks:
     for factor in (1, 2, 4, 8):  # size / 2 -> size / 16; not normalised next to the image (section 3)
         x = layers.Conv2D(width * factor, 4, 2, "same", use_bias=factor == 1, **init)(x)
         x = layers.LeakyReLU(negative_slope=0.2)(norm()(x) if factor > 1 else x)
-    discriminator = keras.Model(
-        images, layers.Dense(1, dtype="float32", **init)(layers.Flatten()(x)), name="discriminator"
-    )
+    logits = layers.Dense(1, dtype="float32", **init)(layers.Flatten()(x))
+    discriminator = keras.Model(images, logits, name="discriminator")
     return Networks(generator("generator"), discriminator, generator("averaged"))
 
 
@@ -189,7 +188,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     rates = (keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.1 * rate) for rate in (first, first / 2))
     g_optimizer, d_optimizer = (
         adam(rate, network.trainable_variables, config.execution, config.beta_1)
-        for rate, network in zip(rates, networks, strict=False)
+        for rate, network in zip(rates, (generator, discriminator), strict=True)
     )
     noise = keras.random.SeedGenerator(config.seed + 1)
 
@@ -219,14 +218,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     (real,) = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
     return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=sample,
-        execution=config.execution,
-        healthy=GAN_SIGNS,
+        step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution, healthy=GAN_SIGNS
     )
 
 

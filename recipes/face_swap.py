@@ -208,15 +208,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
                 rows |= {name: faces[:count], f"{name} as A": as_a, f"{name} as B": as_b}
             save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", max(1, 128 // config.size))
 
-    return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=sample,
-        execution=config.execution,
-    )
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution)
 
 
 # %% Use

@@ -209,15 +209,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         return {f"{key}accuracy": accuracy(labels, classify(network, seen)) for key, (network, seen) in shown.items()}
 
     state = networks._asdict() | {"optimizer": optimizer, "start": start}
-    return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=validate,
-        execution=config.execution,
-    )
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=validate, execution=config.execution)
 
 
 # %% Use

@@ -165,15 +165,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         return {"validation_accuracy": accuracy(labels, classify(classifier, images))}
 
     state = networks._asdict() | {"optimizer": optimizer}
-    return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=validate,
-        execution=config.execution,
-    )
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=validate, execution=config.execution)
 
 
 # %% Use

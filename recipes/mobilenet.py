@@ -171,15 +171,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
         return {"validation_accuracy": accuracy(labels, classifier(seen, training=False).numpy())}
 
     state = networks._asdict() | {"optimizer": optimizer}
-    return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=validate,
-        execution=config.execution,
-    )
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=validate, execution=config.execution)
 
 
 def train_head(networks: Networks, data: Labelled, config: Config, output_dir: Path) -> History:

@@ -204,15 +204,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             save_pairs(path, inputs, targets, translate_batch(generator, inputs))
 
     chosen = step if config.gan_weight else l1_step
-    return fit(
-        chosen,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=sample,
-        execution=config.execution,
-    )
+    return fit(chosen, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution)
 
 
 # %% Use

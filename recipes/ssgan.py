@@ -239,14 +239,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     state = networks._asdict() | {"g_optimizer": g_optimizer, "c_optimizer": c_optimizer, "noise": noise}
     healthy = {} if config.matching else GAN_SIGNS
     return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=measure,
-        execution=config.execution,
-        healthy=healthy,
+        step, data, config.epochs, state, output_dir, on_epoch=measure, execution=config.execution, healthy=healthy
     )
 
 

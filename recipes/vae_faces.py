@@ -173,15 +173,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
             save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png")
 
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
-    return fit(
-        step,
-        data,
-        epochs=config.epochs,
-        state=state,
-        output_dir=output_dir,
-        on_epoch=sample,
-        execution=config.execution,
-    )
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution)
 
 
 # %% Use

@@ -16,10 +16,10 @@ from recipes import cyclegan
 from recipes.cyclegan import (
     Config,
     Networks,
-    adam,
     adversarial_loss,
     build,
     experiment,
+    falling_adam,
     l1_loss,
     train,
     translate,
@@ -136,7 +136,7 @@ def test_losses_against_their_formulas():
 )  # fmt: skip
 def test_the_learning_rate_is_even_then_falls_linearly_to_0(decay_from, expected):
     variable = keras.Variable([1.0])
-    optimizer = adam([variable], 10, Config(learning_rate=8.0, decay_from=decay_from))
+    optimizer = falling_adam([variable], 10, Config(learning_rate=8.0, decay_from=decay_from))
     for step, rate in enumerate(expected):
         optimizer.iterations.assign(step)
         assert float(optimizer.learning_rate) == pytest.approx(rate, abs=1e-5)
@@ -234,7 +234,7 @@ def test_a_step_goes_down_the_gradient_of_each_network_s_own_loss(monkeypatch, l
         optimizer.build(variables)
         return optimizer
 
-    monkeypatch.setattr(cyclegan, "adam", plain_descent)
+    monkeypatch.setattr(cyclegan, "falling_adam", plain_descent)
     captured(monkeypatch, config, networks)["step"](tf.constant(a), tf.constant(b))  # the pool is empty: no exchange
     for network, olds, slopes in zip(networks, before, gradients, strict=True):
         for variable, old, slope in zip(network.trainable_variables, olds, slopes, strict=True):

@@ -10,7 +10,7 @@ from PIL import Image
 from common.batches import batches
 from common.runs import start_run
 from recipes import gan
-from recipes.gan import Config, build, discriminator_loss, experiment, generate, generate_file, generator_loss, train
+from recipes.gan import Config, build, discriminator_loss, generate, generate_file, generator_loss, train
 
 SMALL = {"size": 8, "latent_dim": 6, "units": 8, "discriminator_units": 16, "batch_size": 4}
 
@@ -121,9 +121,3 @@ def test_files(tmp_path, monkeypatch):
         assert grid.width > 8 * 8
     generate_file(tmp_path / "singles", 5, singles=True, run=tmp_path / "run")
     assert len(list((tmp_path / "singles").iterdir())) == 5
-
-
-def test_fewer_pictures_than_one_compiled_call_takes_are_refused_with_the_flag_to_lower(tmp_path):
-    with pytest.raises(ValueError, match=r"takes 3200, 100 batches of 32; .*lower --steps-per-call"):
-        experiment("sample", Config(size=8, units=4, discriminator_units=4), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
