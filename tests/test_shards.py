@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from benchmarks import shards as benchmark
 from common import shard_writing
 from common.attributes import attributed_images
 from common.batches import batches, jittered, undistorted
@@ -398,3 +399,43 @@ def test_a_recipe_trains_from_shards(tmp_path):
     mean = image_pairs(str(folder), 32, no_sample).mean_of_train()[1]
     expected = pix2pix.evaluate(targets, pix2pix.translate_batch(generator, inputs), mean)
     assert results == pytest.approx(expected)
+
+
+# The benchmark
+
+
+class AtOnce:
+    """A worker that works when it is made, in this process."""
+
+    def __init__(self, threads, work, *arguments):
+        self.facts = work(self, *arguments)
+
+    def next(self):
+        pass
+
+    def turn(self):
+        return 0.5, 0.5
+
+    def finish(self):
+        return self.facts
+
+
+@pytest.mark.slow
+def test_a_short_run_of_the_benchmark(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "Worker", AtOnce)
+    benchmark.measure(rounds=1, quick=True, output_dir=tmp_path)
+    results = json.loads((tmp_path / "shards.json").read_text())
+    assert len(results["rates"]) == 4 and all(rate > 0 for rates in results["rates"].values() for rate in rates)
+    assert results["steps"] == {"quick": 8 / 0.5}
+    assert results["written"]["index_bytes"] == 300 * 24
+    assert list(results["epoch"]["held_mb"])[1:] == ["shards opened", *(f"{n * 100} pictures" for n in (1, 2))]
+    assert "| a step of DCGAN, quick | 16 |" in capsys.readouterr().out
+
+
+def test_tensorflow_in_order_reads_what_the_stream_reads(tmp_path):
+    benchmark.write_crops(tmp_path / "crops", 12, 5)
+    shards = write_shards(tmp_path / "crops", tmp_path / "shards")
+    ordered = next(iter(benchmark.in_order(shards, 12))).numpy()
+    np.testing.assert_array_equal(ordered[:5], ordered[5:10])
+    train, test = everything(images_of(str(shards), 64, 3, no_sample))
+    np.testing.assert_array_equal(ordered, np.insert(train, 9, test, axis=0))
