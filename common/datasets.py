@@ -1,4 +1,4 @@
-"""The words that `--data` understands: drawn samples, folders, .npz and idx files, Keras and TensorFlow sets."""
+"""The words that `--data` understands: drawn samples, folders, shards, .npz and idx files, sets of Keras and TFDS."""
 
 from __future__ import annotations
 

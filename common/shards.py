@@ -36,11 +36,17 @@ class StoredPicture(NamedTuple):
     length: int
 
     def read_bytes(self) -> bytes:
-        """Return the picture's bytes, as its file had them; fewer where the shard has been cut short."""
+        """Return the picture's bytes, as its file had them. Raises InputError where the shard does not hold them."""
         # Opened anew each time: hundreds of shards would come near the limit of open files, and threads share nothing.
-        with self.shard.open("rb", buffering=0) as file:
-            file.seek(self.start)
-            return file.read(self.length)
+        try:
+            with self.shard.open("rb", buffering=0) as file:
+                file.seek(self.start)
+                found = file.read(self.length)
+        except OSError as error:
+            raise InputError(f"{self}: {error.strerror}; restore this shard, or write all again") from None
+        if len(found) != self.length:
+            raise InputError(f"{self}: cut short; restore this shard, or write all again")
+        return found
 
     def __str__(self) -> str:
         return f"{self.shard}, byte {self.start}"

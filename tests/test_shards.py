@@ -226,6 +226,10 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -275,6 +279,16 @@ def test_shards_that_have_been_cut_short_are_refused_before_training(tmp_path):
     cut(shards / "pictures-00000.tfrecord")
     with pytest.raises(InputError, match="pictures-00000.tfrecord: [0-9]+ bytes, not [0-9]+; restore this shard"):
         images_of(str(shards), 10, 3, no_sample)
+
+
+@pytest.mark.parametrize("size", [0, 10])
+@pytest.mark.parametrize(("damage", "said"), [(halve, "cut short"), (Path.unlink, "No such file or directory")])
+def test_a_shard_that_is_lost_while_it_is_read_is_named(size, damage, said, tmp_path):
+    shards = write_shards(folder_of("pictures", tmp_path / "folder"), tmp_path / "shards", size=size)
+    examples = images_of(str(shards), 10, 3, no_sample)
+    damage(shards / "pictures-00000.tfrecord")
+    with pytest.raises(tf.errors.OpError, match=f"InputError: .*pictures-00000.tfrecord, byte [0-9]+: {said}; restore"):
+        examples.decode(tf.constant(examples.test[-1]))
 
 
 def test_a_folder_of_pictures_beside_an_index_of_something_else_is_no_shards(tmp_path):
