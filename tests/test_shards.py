@@ -194,18 +194,17 @@ def test_batches_are_those_of_the_folder_and_begin_at_any_step(size, tmp_path):
     equal(first_steps(streams[0], 5, 4), whole[5:])
 
 
-def test_jittered_pairs_and_labelled_batches_are_those_of_the_folder(tmp_path):
-    for layout in ("pairs", "classes"):
-        folder = folder_of(layout, tmp_path / layout)
-        shards = write_shards(folder, tmp_path / f"{layout} in shards")
-        found = []
-        for data in (shards, folder):
-            if layout == "pairs":
-                examples = image_pairs(str(data), 10, no_sample)
-                found.append(batches(examples.train, 3, 0, jittered(examples, 10, 1.3)))
-            else:
-                found.append(labelled_batches(labelled_images(str(data), 10, 3, no_sample), 4, 0, 2, mirror=True))
-        equal(first_steps(found[0], 2, 3), first_steps(found[1], 2, 3))
+@pytest.mark.parametrize("layout", ["pairs", "classes"])
+def test_jittered_pairs_and_labelled_batches_are_those_of_the_folder(layout, tmp_path):
+    folder = folder_of(layout, tmp_path / "folder")
+    found = []
+    for data in (write_shards(folder, tmp_path / "shards"), folder):
+        if layout == "pairs":
+            examples = image_pairs(str(data), 10, no_sample)
+            found.append(batches(examples.train, 3, 0, jittered(examples, 10, 1.3)))
+        else:
+            found.append(labelled_batches(labelled_images(str(data), 10, 3, no_sample), 4, 0, mirror=True))
+    equal(first_steps(found[0], 2, 3), first_steps(found[1], 2, 3))
 
 
 def test_an_epoch_holds_every_picture_once_whichever_its_shard(tmp_path):
