@@ -48,7 +48,7 @@ class ShardSizes(NamedTuple):
     pictures: int = 200_000  # streamed once, for the memory
     fewer: int = 10_000  # for the speeds
     different: int = 2_000
-    seconds: float = 8.0  # that each stream runs by itself
+    seconds: float = 6.0  # that each stream runs by itself
     steps: Mapping[str, dcgan.Config] = {
         "the paper's width, batches of 128": dcgan.Config(),
         "16 base filters, batches of 128": dcgan.Config(base_filters=16),
@@ -196,18 +196,6 @@ def measure(
         for path, count in ((few, sizes.fewer), (many, sizes.pictures)):
             write_crops(path, count, sizes.different)
         sources = {"folder of files": few, "shards": folder / "kept", f"shards, --size {SIDE}": folder / "sized"}
-        write_shards(few, folder / "kept")
-        write_shards(few, folder / "sized", size=SIDE)
-        print("timing the streams", file=sys.stderr)
-        worker = Worker(threads, run_streams, sources, sizes.seconds)
-        worker.turn()
-        rates = worker.finish()["rates"]
-        print("timing the steps", file=sys.stderr)
-        steps = {
-            kind: config.batch_size / statistics.median(step_seconds(threads, config, rounds, folder / "kept"))
-            for kind, config in sizes.steps.items()
-        }
-        print(rate_table(rates, steps), end="\n\n")
         print(f"writing {sizes.pictures} pictures", file=sys.stderr)
         started = time.monotonic()
         about = open_shards(write_shards(many, folder / "shards"))
@@ -217,7 +205,23 @@ def measure(
         worker = Worker(threads, run_epoch, folder / "shards")
         worker.turn()
         epoch = worker.finish()
-        print(f"a whole epoch of them: {epoch['rate']:.0f} pictures/s\n\n{held_table(epoch['held_mb'])}", end="\n\n")
+        print(
+            f"a whole epoch of them: {epoch['rate']:.0f} pictures/s\n\n{held_table(epoch['held_mb'])}",
+            end="\n\n",
+            flush=True,
+        )
+        print("timing the streams", file=sys.stderr)
+        write_shards(few, folder / "kept")
+        write_shards(few, folder / "sized", size=SIDE)
+        worker = Worker(threads, run_streams, sources, sizes.seconds)
+        worker.turn()
+        rates = worker.finish()["rates"]
+        print("timing the steps", file=sys.stderr)
+        steps = {
+            kind: config.batch_size / statistics.median(step_seconds(threads, config, rounds, folder / "kept"))
+            for kind, config in sizes.steps.items()
+        }
+        print(rate_table(rates, steps), end="\n\n")
     numbers = {"machine": where, "rates": rates, "steps": steps, "written": written, "epoch": epoch}
     write_json(output_dir / "shards.json", numbers)
     print(output_dir / "shards.json")
