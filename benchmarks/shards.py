@@ -50,8 +50,8 @@ class ShardSizes(NamedTuple):
     different: int = 2_000
     seconds: float = 6.0  # that each stream runs by itself
     steps: Mapping[str, dcgan.Config] = {
-        "the paper's width, batches of 128": dcgan.Config(),
         "16 base filters, batches of 128": dcgan.Config(base_filters=16),
+        "the paper's width, batches of 128": dcgan.Config(),
     }
 
 
@@ -172,6 +172,7 @@ def held_table(held: Mapping[str, float]) -> str:
 def measure(
     rounds: int = 5,
     threads: int = os.cpu_count() or 1,
+    pictures: int = 200_000,
     quick: bool = False,
     output_dir: Path = Path("runs/benchmarks"),
 ) -> None:
@@ -180,6 +181,7 @@ def measure(
     Args:
         rounds: steps of each network that are timed, after warming up.
         threads: of every process.
+        pictures: streamed once, for the memory.
         quick: little of everything, whose numbers say nothing, to try the benchmark itself.
         output_dir: where shards.json goes.
     """
@@ -187,7 +189,7 @@ def measure(
         raise InputError(f"--rounds {rounds} --threads {threads}: both are 1 or more")
     if not Path("/proc/self/statm").exists():
         raise InputError(f"{sys.platform}: the memory of a process is read from /proc, which Linux has")
-    sizes = QUICK_SHARDS if quick else ShardSizes()
+    sizes = QUICK_SHARDS if quick else ShardSizes(pictures)
     where = machine(threads)
     print(describe(where), end="\n\n")
     with tempfile.TemporaryDirectory() as name:
@@ -216,6 +218,7 @@ def measure(
         worker = Worker(threads, run_streams, sources, sizes.seconds)
         worker.turn()
         rates = worker.finish()["rates"]
+        print(rate_table(rates, {}), end="\n\n", flush=True)
         print("timing the steps", file=sys.stderr)
         steps = {
             kind: config.batch_size / statistics.median(step_seconds(threads, config, rounds, folder / "kept"))
