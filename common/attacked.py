@@ -16,6 +16,7 @@ from common.files import replacing
 from common.imagenet import Known
 from common.labelled import Split, class_folders, class_number, labelled_images, square_image
 from common.lazy import keras
+from common.shards import open_shards
 
 CURVE_LEVELS = (0, 1, 2, 4, 8, 16, 25, 38, 64)  # of 255; 25 is 0.1, 64 just beyond 0.25
 
@@ -81,7 +82,7 @@ def images_to_attack(
     folder, data = Path(data or known.data), data or known.data
     if data == "sample":
         _check_classes(data, names, classes)  # before it is drawn
-    elif folder.is_dir() and str(folder.resolve()) != known.data and read_arrays(data, True, fetch) is None:
+    elif _is_other_folder(data, known.data) and read_arrays(data, True, fetch) is None:
         parts, found_names = class_folders(folder, channels, skip_bad)
         train = folder / "train"  # which may be a class of trains
         beside = any((folder / name).is_dir() for name in ("test", "val"))
@@ -93,6 +94,11 @@ def images_to_attack(
     _check_classes(data, found.classes, classes)
     test = found.test
     return test if test.read else test._replace(items=sized_images(test.items, size, channels, data))
+
+
+def _is_other_folder(data: str, learnt_from: str) -> bool:
+    """Return whether `data` is a folder of files, and none that the classifier has learnt from."""
+    return Path(data).is_dir() and open_shards(data) is None and str(Path(data).resolve()) != learnt_from
 
 
 def _check_classes(data: str, found: tuple[str, ...], classes: tuple[str, ...]) -> None:

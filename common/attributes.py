@@ -6,7 +6,6 @@ import csv
 import difflib
 import functools
 import io
-import os
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -15,11 +14,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.datasets import images_or_none, npz_arrays, npz_entries, sized_images, tfds_builder
+from common.datasets import images_or_none, npz_arrays, npz_entries, sized_images, square_image, tfds_builder
 from common.errors import InputError
 from common.files import write_text
-from common.images import IMAGE_SUFFIXES, checked_images, crop_square, read_image, resize_image
-from common.labelled import Split, square_image
+from common.images import (
+    IMAGE_SUFFIXES,
+    ImageFile,
+    checked_images,
+    crop_square,
+    image_file,
+    read_image,
+    resize_image,
+)
+from common.labelled import Split
+from common.shards import open_shards
 
 UNKNOWN = 255  # in labels: nobody said whether the face has the attribute
 
@@ -62,9 +70,10 @@ def attributed_images(
       aligned ones, 178 x 218 px, the central 148 x 148 px are taken: head and chin, little else.
     - a folder of pictures, in sub-folders too, with one .csv directly in it or none: a column of file names, then
       a column an attribute (1 or 0, 1 or -1, yes or no, true or false, empty where unknown), with their names above.
+    - a folder of shards, written from one of these folders, or from pictures without attributes.
 
-    Pictures in folders are read when asked for; other than CelebA's, their centre square is taken. Without a test
-    part every fifth is for the test, and without a validation part a tenth of the training part is for that.
+    Pictures in folders and shards are read when asked for; other than CelebA's, their centre square is taken. Without a
+    test part every fifth is for the test, and without a validation part a tenth of the training part is for that.
 
     Args:
         data: see above.
@@ -86,19 +95,34 @@ def attributed_images(
         parts = [(sized_images(images, size, channels, data), labels)]
     elif Path(data).suffix == ".npz":
         parts, names = _npz_faces(Path(data), size, channels)
+    elif (shards := open_shards(data)) is not None:
+        shards.expect("faces", "pictures", "classes")
+        about, places = shards.about, shards.places[:, 0]
+        if about["layout"] == "faces":
+            some = [shards.parts == number for number in range(len(about["parts"]))]
+            parts, names = [(places[part], shards.labels[part]) for part in some], tuple(about["classes"])
+        else:
+            parts, names = [(places, np.zeros((len(places), 0), np.uint8))], ()
+        as_celeba = about["celeba"] and not about["size"]
+        square = functools.partial(celeba_image if as_celeba else square_image, size=size, channels=channels)
+        read = shards.reading(square)
     else:
         folder = _tfds_faces(data.removeprefix("tfds:"), fetch) if data.startswith("tfds:") else Path(data)
         if not folder.is_dir():
             problem = "a file, not a folder or .npz" if folder.exists() else "no such folder or .npz"
             raise InputError(f"{data}: {problem}, and not one of sample, tfds:celeb_a")
-        listed = _celeba_file(folder, "list_attr_celeba")
-        if listed is None:
-            parts, names = _own_faces(folder, channels, skip_bad)
-        else:
-            parts, names = _celeba_faces(folder, listed, channels, skip_bad)
-        read = functools.partial(square_image if listed is None else celeba_image, size=size, channels=channels)
+        parts, names, as_celeba = listed_faces(folder, channels, skip_bad)
+        read = functools.partial(celeba_image if as_celeba else square_image, size=size, channels=channels)
     train, validation, test = (Split(*part, read) for part in _three_parts(data, parts))
     return Attributed(train, validation, test, tuple(names))
+
+
+def listed_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part], tuple[str, ...], bool]:
+    """Return the names of a folder's files with their attributes, the attributes' names, and whether it is CelebA's."""
+    listed = _celeba_file(folder, "list_attr_celeba")
+    if listed is None:
+        return *_own_faces(folder, channels, skip_bad), False
+    return *_celeba_faces(folder, listed, channels, skip_bad), True
 
 
 def with_differing_attributes(faces: Attributed) -> Attributed:
@@ -228,13 +252,13 @@ CELEBA_PARTS = ("train", "validation", "test")  # 0, 1 and 2 in list_eval_partit
 CELEBA_PLACES = ("img_align_celeba", "img_align_celeba/img_align_celeba", "Img/img_align_celeba", ".")
 
 
-def celeba_image(path: Path | str | bytes, size: int, channels: int) -> np.ndarray:
+def celeba_image(path: ImageFile | str | bytes, size: int, channels: int) -> np.ndarray:
     """Return a picture of CelebA, uint8 [size, size, channels].
 
     Of an aligned one, 178 x 218 px, whose eyes are at (69, 111) and (108, 111), the 148 x 148 px at its centre:
     the eyes are then in the middle of the height. Of another one the centre square.
     """
-    image = read_image(Path(os.fsdecode(path)), channels)
+    image = read_image(image_file(path), channels)
     if image.shape[:2] == (218, 178):
         image = image[35:183, 15:163]
     return resize_image(crop_square(image), size, size)

@@ -1,8 +1,9 @@
-"""The words that `--data` understands: drawn samples, folders, .npz and idx files, Keras and TensorFlow sets."""
+"""The words that `--data` understands: drawn samples, folders, shards, .npz and idx files, sets of Keras and TFDS."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import os
 import socket
@@ -21,16 +22,19 @@ from common.downloads import download
 from common.errors import InputError
 from common.files import replacing
 from common.images import (
+    ImageFile,
     checked_images,
     colour_labels,
     crop_square,
     find_images,
+    image_file,
     read_image,
     read_labels,
     resize_image,
     write_image,
 )
 from common.lazy import tf
+from common.shards import open_shards
 
 # %% Pairs of images
 
@@ -49,7 +53,8 @@ def image_pairs(
     `data` is `sample` (what `sample` returns, a tenth held out), `tfds:NAME` (a set with an image and a
     segmentation map), or a folder in one of these layouts, directly or under train/ with test/ or val/ beside it:
     A/ and B/; trainA/ and trainB/; label/ and photo/ (input first); or one folder of pictures twice as wide as
-    high, input on the left. Files pair by name. Without test/ or val/ the last tenth by name is held out.
+    high, input on the left. Files pair by name. Without test/ or val/ the last tenth by name is held out. Or a folder
+    of shards, written from such a folder.
 
     Args:
         sample: draws the recipe's own pairs, uint8 [n, size, size, 3] each, the first of them label maps.
@@ -65,48 +70,73 @@ def image_pairs(
         columns = sample()[::-1] if swap else sample()
         return _held_out_tenth(columns)._replace(label_maps=(not swap, swap))
     folder = _tfds_pairs_folder(data.removeprefix("tfds:"), fetch) if data.startswith("tfds:") else Path(data)
-    train_files, test_files = _find_pairs(folder)
     label_maps = classes > 0 or data.startswith("tfds:")
-
-    def read_side(path: Path, left: bool) -> np.ndarray:
-        image = colour_labels(read_labels(path, classes)) if left and classes else read_image(path)
-        return resize_image(image, size, size, nearest=left and label_maps)
+    sides = (label_maps and not swap, label_maps and swap)
+    shards = open_shards(folder)
+    if shards is not None:
+        shards.expect("pairs")
+        if shards.about["label_classes"] != classes:
+            raise InputError(f"{data}: written with --classes {shards.about['label_classes']}, not {classes}")
 
     def read_pair(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        first, second = (Path(os.fsdecode(name)) for name in names)
-        if first == second:  # side by side
-            both = read_image(first)
-            half = both.shape[1] // 2
-            left, right = (resize_image(part, size, size) for part in (both[:, :half], both[:, half:]))
-        else:
-            left, right = read_side(first, left=True), read_side(second, left=False)
+        first, second = (image_file(name) if shards is None else shards.picture(name) for name in names)
+        left, right = sized_pair(first, second, size, classes, label_maps)
         return (right, left) if swap else (left, right)
 
     def decode(item: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pair = tf.numpy_function(read_pair, [item], [tf.uint8, tf.uint8], stateful=False)
         return tuple(tf.ensure_shape(image, (size, size, 3)) for image in pair)
 
-    def readable(pairs: list[tuple[Path, Path]]) -> np.ndarray:
-        seconds = dict(pairs)
-        one_file = {first for first, second in pairs if first == second}
+    if shards is not None:
+        train, test = (shards.places[shards.parts == part] for part in (0, 1))
+        side = shards.decoding(read_image, size, 3)
 
-        def read(path: Path) -> np.ndarray:
-            image = read_labels(path, classes) if classes and path in seconds else read_image(path)
-            if path in one_file and image.shape[1] != 2 * image.shape[0]:
-                raise InputError(
-                    f"{path}: {image.shape[1]}x{image.shape[0]} px; a pair side by side is twice as wide as high"
-                )
-            return image
+        def decode_sides(item: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return (side(item[1]), side(item[0])) if swap else (side(item[0]), side(item[1]))
 
-        paths = sorted({path for pair in pairs for path in pair})
-        good = set(checked_images(paths, read, skip_bad)[0])
-        kept = [(str(first), str(second)) for first, second in pairs if {first, second} <= good]
-        if not kept:
-            raise InputError(f"{folder}: no pair is left after leaving out what cannot be read")
-        return np.array(kept)
+        return Examples(train, test, decode_sides if shards.has_size(size) else decode, sides)
+    kept = [checked_pairs(folder, pairs, classes, skip_bad) for pairs in find_pairs(folder)]
+    names = [np.array([[str(path) for path in pair] for pair in pairs]) for pairs in kept]
+    return Examples(names[0], names[1], decode, sides)
 
-    sides = (label_maps and not swap, label_maps and swap)
-    return Examples(readable(train_files), readable(test_files), decode, sides)
+
+def sized_pair(
+    first: ImageFile, second: ImageFile, size: int, classes: int, label_maps: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both pictures of a pair, uint8 [size, size, 3]; the same file twice holds them side by side.
+
+    With `classes` the first is a map of class numbers, which is coloured; label maps get no new colours.
+    """
+    if first == second:
+        both = read_image(first)
+        half = both.shape[1] // 2
+        left, right = (resize_image(part, size, size) for part in (both[:, :half], both[:, half:]))
+        return left, right
+    left = colour_labels(read_labels(first, classes)) if classes else read_image(first)
+    return resize_image(left, size, size, nearest=label_maps), resize_image(read_image(second), size, size)
+
+
+def checked_pairs(
+    folder: Path, pairs: list[tuple[Path, Path]], classes: int, skip_bad: bool
+) -> list[tuple[Path, Path]]:
+    """Return the pairs that can be read; see `checked_images`."""
+    firsts = dict(pairs)
+    one_file = {first for first, second in pairs if first == second}
+
+    def read(path: Path) -> np.ndarray:
+        image = read_labels(path, classes) if classes and path in firsts else read_image(path)
+        if path in one_file and image.shape[1] != 2 * image.shape[0]:
+            raise InputError(
+                f"{path}: {image.shape[1]}x{image.shape[0]} px; a pair side by side is twice as wide as high"
+            )
+        return image
+
+    paths = sorted({path for pair in pairs for path in pair})
+    good = set(checked_images(paths, read, skip_bad)[0])
+    kept = [pair for pair in pairs if set(pair) <= good]
+    if not kept:
+        raise InputError(f"{folder}: no pair is left after leaving out what cannot be read")
+    return kept
 
 
 PAIR_LAYOUTS = (
@@ -115,7 +145,8 @@ PAIR_LAYOUTS = (
 )
 
 
-def _find_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]:
+def find_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]:
+    """Return the pairs of a folder to train on, and those held out; see `image_pairs`."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; expected {PAIR_LAYOUTS}")
     found = {split: _pairs_of_split(folder, split) for split in ("train", "test", "val")}
@@ -181,8 +212,8 @@ def images_of(
     """Return images, uint8 [size, size, channels].
 
     `data` is `sample` (what `sample` returns, a tenth held out), `mnist`, `fashion_mnist`, `tfds:NAME`, an .npz
-    with `x_train` and `x_test`, a folder with idx files, or a folder of pictures (in sub-folders too), of which
-    the centre square is taken and a tenth is held out.
+    with `x_train` and `x_test`, a folder with idx files, or a folder of pictures (in sub-folders too), or of shards
+    with pictures, of which the centre square is taken and a tenth is held out.
 
     Raises:
         InputError: there is nothing of that kind, or something in it cannot be used.
@@ -194,6 +225,11 @@ def images_of(
                 f"the embedded sample has {images.shape[-1]} channels, not {channels}: set --channels, or name --data"
             )
         return _held_out_tenth(images)
+    shards = open_shards(data)
+    if shards is not None:
+        shards.expect("pictures", "classes", "faces", "domains")
+        read = functools.partial(square_image, size=size, channels=channels)
+        return _tenth_held_out(data, shards.places[:, 0], shards.decoding(read, size, channels))
     arrays = read_arrays(data, labels=False, fetch=fetch)
     if arrays is None:
         return _picture_folder(Path(data), size, channels, skip_bad)
@@ -349,24 +385,35 @@ KERAS_FILES = {
 
 
 def _picture_folder(folder: Path, size: int, channels: int, skip_bad: bool) -> Examples:
+    good, _ = checked_images(pictures_below(folder), lambda path: read_image(path, channels), skip_bad)
+    read = functools.partial(square_image, size=size, channels=channels)
+
+    def decode(item: tf.Tensor) -> tf.Tensor:
+        image = tf.numpy_function(read, [item], tf.uint8, stateful=False)
+        return tf.ensure_shape(image, (size, size, channels))
+
+    return _tenth_held_out(str(folder), np.array([str(path) for path in good]), decode)
+
+
+def _tenth_held_out(source: str, items: np.ndarray, decode: Callable[[tf.Tensor], tf.Tensor]) -> Examples:
+    if len(items) < 2:
+        raise InputError(f"{source}: one picture only; at least two are needed, since one is held out")
+    held_out = np.arange(len(items)) % 10 == min(9, len(items) - 1)
+    return Examples(items[~held_out], items[held_out], decode)
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Return the pictures in a folder and its sub-folders. Raises InputError where there are none."""
     folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
     paths = [path for place in folders for path in images_or_none(place)]
     if not paths:
         raise InputError(f"{folder}: no pictures here or in its sub-folders (png, jpg, bmp, gif, webp, tif)")
-    good, _ = checked_images(paths, lambda path: read_image(path, channels), skip_bad)
-    if len(good) < 2:
-        raise InputError(f"{folder}: one picture only; at least two are needed, since one is held out")
-    names = np.array([str(path) for path in good])
-    held_out = np.arange(len(names)) % 10 == min(9, len(names) - 1)
+    return paths
 
-    def read_square(name: bytes) -> np.ndarray:
-        return resize_image(crop_square(read_image(Path(os.fsdecode(name)), channels)), size, size)
 
-    def decode(item: tf.Tensor) -> tf.Tensor:
-        image = tf.numpy_function(read_square, [item], tf.uint8, stateful=False)
-        return tf.ensure_shape(image, (size, size, channels))
-
-    return Examples(names[~held_out], names[held_out], decode)
+def square_image(path: ImageFile | str | bytes, size: int, channels: int) -> np.ndarray:
+    """Return the centre square of a picture, uint8 [size, size, channels]."""
+    return resize_image(crop_square(read_image(image_file(path), channels)), size, size)
 
 
 def images_or_none(folder: Path) -> list[Path]:

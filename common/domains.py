@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from common.batches import Batches, Examples, as_they_are, batches, jittered, side_by_side
-from common.datasets import images_or_none, npz_entries, sized_images, tfds_builder
+from common.datasets import images_or_none, npz_entries, sized_images, square_image, tfds_builder
 from common.errors import InputError
 from common.face_finding import ColourShift
 from common.files import replacing
 from common.health import sample_diversity
-from common.images import checked_images, crop_square, read_image, resize_image, save_table, write_image
+from common.images import checked_images, read_image, save_table, write_image
 from common.lazy import keras, tf
 from common.scores import pair_scores
+from common.shards import open_shards
 
 
 class Domains(NamedTuple):
@@ -55,8 +55,9 @@ def unpaired_images(
     """Return pictures of two kinds, uint8 [size, size, 3], of which the centre squares are taken.
 
     `data` is `sample` (what `sample` returns), `tfds:NAME` (a set with the splits trainA and trainB, as those of
-    `tfds:cycle_gan/NAME`), an .npz with `a` and `b` (and `test_a`, `test_b`), or a folder in one of DOMAIN_LAYOUTS.
-    Pictures of a folder are read when they are needed. A domain without test pictures has a tenth held out.
+    `tfds:cycle_gan/NAME`), an .npz with `a` and `b` (and `test_a`, `test_b`), a folder in one of DOMAIN_LAYOUTS, or a
+    folder of shards, written from such a folder. Pictures of folders and shards are read when they are needed. A domain
+    without test pictures has a tenth held out.
 
     Args:
         data: see above.
@@ -72,15 +73,22 @@ def unpaired_images(
     if data == "sample":
         return sample()
     path = Path(data)
+    shards = open_shards(path)
+    if shards is not None:
+        shards.expect("domains")
+        decode = shards.decoding(functools.partial(square_image, size=size, channels=3), size, 3)
+        sides = []
+        for number, name in enumerate(shards.about["classes"]):
+            own = [shards.places[(shards.labels == number) & (shards.parts == part), 0] for part in (0, 1)]
+            sides.append(Examples(*_held_out(own if len(own[1]) else own[:1], f"{data}: {name}"), decode))
+        return Domains(sides[0], sides[1], tuple(shards.about["classes"]))
     if path.suffix == ".npz":
         found = npz_entries(path, ("a", "b"), ("test_a", "test_b"))
         a, b = (_of_arrays(data, key, found, size) for key in ("a", "b"))
         return Domains(a, b)
     if data.startswith("tfds:"):
         path = _tfds_domains_folder(data.removeprefix("tfds:"), fetch)
-    (name_a, places_a), (name_b, places_b) = _domain_folders(path)
-    if places_a[0].resolve() == places_b[0].resolve():
-        raise InputError(f"{places_a[0]} and {places_b[0]} are the same folder; each needs pictures of its own kind")
+    (name_a, places_a), (name_b, places_b) = domain_folders(path)
     a, b = (_of_files(places, size, skip_bad) for places in (places_a, places_b))
     return Domains(a, b, (name_a, name_b))
 
@@ -127,8 +135,15 @@ def _of_arrays(data: str, key: str, found: dict[str, np.ndarray], size: int) -> 
 # %% Folders
 
 
+def domain_folders(folder: Path) -> list[tuple[str, list[Path]]]:
+    """Return for A, then B, its name, its folder and, where there is one, the folder of what is held out."""
+    (name_a, places_a), (name_b, places_b) = _domain_folders(folder)
+    if places_a[0].resolve() == places_b[0].resolve():
+        raise InputError(f"{places_a[0]} and {places_b[0]} are the same folder; each needs pictures of its own kind")
+    return [(name_a, places_a), (name_b, places_b)]
+
+
 def _domain_folders(folder: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Yield for A, then B, its name, its folder and, where there is one, the folder of what is held out."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder or .npz; expected {DOMAIN_LAYOUTS}")
     joined = folder / "trainA", folder / "trainB"
@@ -160,23 +175,30 @@ def _first_folder(*folders: Path) -> list[Path]:
 
 
 def _of_files(places: list[Path], size: int, skip_bad: bool) -> Examples:
-    parts = []
-    for folder in places:
-        paths = images_or_none(folder)
-        if not paths:
-            raise InputError(f"{folder}: no pictures here (png, jpg, bmp, gif, webp, tif); expected {DOMAIN_LAYOUTS}")
-        parts.append(np.array([str(path) for path in checked_images(paths, read_image, skip_bad)[0]]))
-    last = None if len(parts) > 1 else _tenth(len(parts[0]), str(places[0]))
-    train, test = parts if last is None else (parts[0][~last], parts[0][last])
+    parts = [np.array([str(path) for path in domain_pictures(folder, skip_bad)]) for folder in places]
+    train, test = _held_out(parts, str(places[0]))
     return Examples(train, test, functools.partial(_read_square, size=size))
+
+
+def domain_pictures(folder: Path, skip_bad: bool) -> list[Path]:
+    """Return the pictures of a domain's folder that can be read. Raises InputError as `checked_images`."""
+    paths = images_or_none(folder)
+    if not paths:
+        raise InputError(f"{folder}: no pictures here (png, jpg, bmp, gif, webp, tif); expected {DOMAIN_LAYOUTS}")
+    return checked_images(paths, read_image, skip_bad)[0]
+
+
+def _held_out(parts: list[np.ndarray], source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return what to train on and what is held out, a tenth where there is one part only."""
+    if len(parts) > 1:
+        return parts[0], parts[1]
+    last = _tenth(len(parts[0]), source)
+    return parts[0][~last], parts[0][last]
 
 
 def _read_square(item: tf.Tensor, size: int) -> tf.Tensor:
     """Read the centre square of the picture at a path; works in a tf.data graph."""
-
-    def read(name: bytes) -> np.ndarray:
-        return resize_image(crop_square(read_image(Path(os.fsdecode(name)))), size, size)
-
+    read = functools.partial(square_image, size=size, channels=3)
     return tf.ensure_shape(tf.numpy_function(read, [item], tf.uint8, stateful=False), (size, size, 3))
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LARGEST_MEGAPIXELS = 100
+
+
+class ImageFile(Protocol):
+    """What a picture is read from: a path, or something else with bytes, whose text names it in messages."""
+
+    def read_bytes(self) -> bytes:
+        """Return the file's bytes; OSError where they cannot be read."""
+
+
+def image_file(name: ImageFile | str | bytes) -> ImageFile:
+    """Return the file of that name, which may come from a tf.data graph as bytes; a file stays what it is."""
+    return Path(os.fsdecode(name)) if isinstance(name, str | bytes) else name
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -73,7 +85,7 @@ def _image_decoder(content: bytes) -> Callable[[io.BytesIO], Image.Image] | None
     return next((decoder for start, decoder in decoders.items() if content.startswith(start)), None)
 
 
-def _decoded(path: Path) -> Image.Image:
+def _decoded(path: ImageFile) -> Image.Image:
     """Return the first picture of a file in Pillow's own mode, turned upright, or raise InputError."""
     from PIL import Image, ImageOps
 
@@ -103,7 +115,7 @@ def _decoded(path: Path) -> Image.Image:
     return image
 
 
-def read_image(path: Path, channels: int = 3) -> np.ndarray:
+def read_image(path: ImageFile, channels: int = 3) -> np.ndarray:
     """Read a PNG, JPEG, BMP, GIF, WebP or TIFF file into uint8 [height, width, channels]; safe in threads.
 
     The rules: the content decides the format, not the name; the rotation that EXIF states is applied; of an
@@ -142,7 +154,7 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     return values.reshape(image.height, image.width, channels)
 
 
-def read_labels(path: Path, classes: int) -> np.ndarray:
+def read_labels(path: ImageFile, classes: int) -> np.ndarray:
     """Read a map of class numbers into uint8 [height, width].
 
     Args:

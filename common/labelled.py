@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,10 +11,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from common.batches import Batches, batches
-from common.datasets import images_or_none, read_arrays, sized_images
+from common.datasets import images_or_none, pictures_below, read_arrays, sized_images, square_image
 from common.errors import InputError
-from common.images import checked_images, crop_square, read_image, resize_image
+from common.images import checked_images, read_image
 from common.lazy import tf
+from common.shards import open_shards
 
 
 class Split(NamedTuple):
@@ -71,8 +71,9 @@ def labelled_images(
 
     `data` is `sample` (what `sample` returns, a fifth of it for the test), `mnist`, `fashion_mnist`, `tfds:NAME`, an
     .npz with x_train, y_train, x_test and y_test (and class names in `classes`, if it likes), a folder with idx files,
-    or a folder with a sub-folder of pictures for each class, directly or under train/ with test/ or val/ beside it.
-    Of pictures in folders the centre square is taken; without test/ or val/ every fifth is for the test.
+    a folder with a sub-folder of pictures for each class, directly or under train/ with test/ or val/ beside it, or a
+    folder of shards, written from such a folder. Of pictures in folders and shards the centre square is taken, as they
+    are read; without test/ or val/ every fifth is for the test.
 
     Args:
         sample: draws the recipe's own images, uint8 [n, height, width, channels], and class numbers [n].
@@ -94,6 +95,14 @@ def labelled_images(
         test = np.arange(len(images)) % 5 == 4
         parts, classes = [(images[~test], labels[~test]), (images[test], labels[test])], names
         read = None
+    elif (shards := open_shards(data)) is not None:
+        shards.expect(*(("classes",) if require_classes else ("classes", "pictures", "faces")))
+        classed = shards.about["layout"] == "classes"
+        classes = tuple(shards.about["classes"]) if classed else ONE_CLASS
+        labels = shards.labels if classed else np.zeros(len(shards.labels), np.int64)
+        chosen = [shards.parts == part for part in range(len(shards.about["parts"]) if classed else 1)]
+        parts = fifth_for_test(data, [(shards.places[some, 0], labels[some]) for some in chosen])
+        read = shards.reading(functools.partial(square_image, size=size, channels=channels))
     else:
         with_labels = require_classes or _has_labels(data)
         arrays = read_arrays(data, with_labels, fetch)
@@ -161,11 +170,6 @@ def _numbered(
     return [np.searchsorted(known, part) for part in (train, test)], names or tuple(map(str, known))
 
 
-def square_image(path: Path | str | bytes, size: int, channels: int) -> np.ndarray:
-    """Return the centre square of a picture, uint8 [size, size, channels]."""
-    return resize_image(crop_square(read_image(Path(os.fsdecode(path)), channels)), size, size)
-
-
 CLASS_LAYOUT = "a folder of pictures for each class, directly or under train/ with test/ or val/ beside it"
 
 
@@ -173,6 +177,28 @@ def class_folders(
     folder: Path, channels: int, skip_bad: bool, require_classes: bool = True
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
     """Return the names of files and their class numbers, for training and for the test, and the classes' names."""
+    numbered, classes = listed_classes(folder, require_classes)
+    paths = [path for part in numbered for path, _ in part]
+    good = set(checked_images(paths, lambda path: read_image(path, channels), skip_bad)[0])
+    kept = [[(str(path), number) for path, number in part if path in good] for part in numbered]
+    parts = [(np.array([name for name, _ in part]), np.array([number for _, number in part])) for part in kept]
+    return fifth_for_test(str(folder), parts), classes
+
+
+def fifth_for_test(source: str, parts: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return items and labels for training and for the test, where they are not already in these two parts."""
+    if len(parts) == 1:
+        items, labels = parts[0]
+        test = np.arange(len(items)) % 5 == min(4, len(items) - 1)
+        parts = [(items[held == 1], labels[held == 1]) for held in (~test, test)]
+    if not len(parts[1][0]) or len(parts[0][0]) < 2:
+        count = sum(len(items) for items, _ in parts)
+        raise InputError(f"{source}: {count} pictures; at least three are needed, one for the test")
+    return parts
+
+
+def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[list[tuple[Path, int]]], tuple[str, ...]]:
+    """Return the files of each part, train/ and test/ or all, with their class numbers, and the classes' names."""
     roots = [folder / "train"] + [folder / name for name in ("test", "val") if (folder / name).is_dir()][:1]
     if not roots[0].is_dir() or (len(roots) == 1 and images_or_none(roots[0])):  # a class of trains
         roots = [folder]
@@ -182,11 +208,7 @@ def class_folders(
     ]
     classes = tuple(found[0])
     if not require_classes and (not classes or images_or_none(folder) or not all(found[0].values())):
-        places = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
-        found, classes = [{ONE_CLASS[0]: [path for place in places for path in images_or_none(place)]}], ONE_CLASS
-        roots = [folder]
-        if not found[0][ONE_CLASS[0]]:
-            raise InputError(f"{folder}: no pictures here or in its sub-folders (png, jpg, bmp, gif, webp, tif)")
+        found, classes, roots = [{ONE_CLASS[0]: pictures_below(folder)}], ONE_CLASS, [folder]
     if not classes:
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise InputError(f"{folder}: no class folders here (found {inside}); expected {CLASS_LAYOUT}")
@@ -197,16 +219,7 @@ def class_folders(
             if not paths and root is roots[0]:
                 raise InputError(f"{root / name}: no pictures here; delete the folder, or put pictures of {name} in it")
     numbered = [[(path, classes.index(name)) for name in pictures for path in pictures[name]] for pictures in found]
-    paths = [path for part in numbered for path, _ in part]
-    good = set(checked_images(paths, lambda path: read_image(path, channels), skip_bad)[0])
-    kept = [[(str(path), number) for path, number in part if path in good] for part in numbered]
-    if len(kept) == 1:
-        test = [index % 5 == min(4, len(kept[0]) - 1) for index in range(len(kept[0]))]
-        whole = list(zip(kept[0], test, strict=True))
-        kept = [[pair for pair, held in whole if held == wanted] for wanted in (False, True)]
-    if not kept[1] or len(kept[0]) < 2:
-        raise InputError(f"{folder}: {len(good)} pictures; at least three are needed, one for the test")
-    return [(np.array([n for n, _ in part]), np.array([c for _, c in part])) for part in kept], classes
+    return numbered, classes
 
 
 def class_number(name: str, classes: Sequence[str]) -> int:

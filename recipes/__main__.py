@@ -1,4 +1,4 @@
-"""`python -m recipes` lists the recipes; `copy` writes one as a single file, `app` shows a page to play with."""
+"""`python -m recipes` lists the recipes; `copy` writes one as a file, `app` shows a page, `shards` packs pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m recipes",
         description="List the recipes, copy one, or play. `python -m recipes.NAME --help` shows what one can do.",
     )
-    verbs = parser.add_subparsers(metavar="copy|app", dest="verb")
+    verbs = parser.add_subparsers(metavar="copy|app|shards", dest="verb")
     copy = verbs.add_parser("copy", help="write a recipe as one file that needs nothing else of this project")
     copy.add_argument("name", help="a recipe's name, as listed")
     copy.add_argument("destination", type=Path, help="a file ending in .py, or a folder")
@@ -25,6 +25,16 @@ def main(arguments: list[str] | None = None) -> int:
     app.add_argument("--run", type=Path, action="append", default=[], help="in place of a demo's; again for more")
     app.add_argument("--port", type=int, default=7860, help="0 takes any that is free")
     app.add_argument("--open", action="store_true", help="open the page in a browser")
+    shards = verbs.add_parser("shards", help="write a folder of many pictures as a few large files, to train on")
+    shards.add_argument("folder", type=Path, help="pictures in a layout that --data understands; shards for --check")
+    shards.add_argument("destination", type=Path, nargs="?", help="a new folder, for --data")
+    shards.add_argument("--check", action="store_true", help="read shards through: counts and checksums")
+    layouts = "pairs, classes, faces, domains or pictures; else by what lies there (never domains)"
+    shards.add_argument("--layout", default="", help=layouts)
+    shards.add_argument("--size", type=int, default=0, help="pixels a side, as PNG; 0 keeps the files as they are")
+    shards.add_argument("--classes", type=int, default=0, help="of pairs: inputs are maps of so many class numbers")
+    shards.add_argument("--megabytes", type=float, default=128, help="after which another shard begins")
+    shards.add_argument("--skip-bad", action="store_true", help="go on without files that cannot be read, naming them")
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in recipe_names():
         parser.error(f"a recipe is run by its module's name: python -m recipes.{' '.join(arguments)}")
@@ -37,12 +47,35 @@ def main(arguments: list[str] | None = None) -> int:
             from recipes.app.serve import serve
 
             serve(options.run, options.port, options.open)
+        elif options.verb == "shards":
+            pack(options)
         else:
             list_recipes()
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 0
+
+
+def pack(options: argparse.Namespace) -> None:
+    """Write or check shards, and print what they hold."""
+    from common.shard_writing import write_shards
+    from common.shards import check_shards, open_shards
+
+    if options.check == (options.destination is not None):
+        raise InputError("shards: give a folder and a destination, or a folder of shards and --check")
+    if not options.check:
+        chosen = (options.layout, options.size, options.classes, options.megabytes, options.skip_bad)
+        write_shards(options.folder, options.destination, *chosen)
+    folder = options.folder if options.check else options.destination
+    shards = check_shards(folder) if options.check else open_shards(folder)
+    about = shards.about if shards else {}
+    parts = ", ".join(f"{count} {name}" for name, count in about["parts"].items())
+    print(f"{about['layout']}: {parts}; {len(about['shards'])} shards" + ", whole" * options.check)
+    print(folder)
 
 
 def list_recipes(root: Path = COOKBOOK) -> None:

@@ -13,6 +13,7 @@ from common.attacked import CURVE_LEVELS, Attacked, accuracy_under_attack, image
 from common.errors import InputError
 from common.imagenet import Known
 from common.labelled import Split
+from common.shard_writing import write_shards
 from tests.pictures import noise
 
 CLASSES = ("cat", "dog", "tabby cat", "hen")
@@ -147,6 +148,13 @@ def test_an_attack_in_parts_is_that_of_the_whole():
 def test_one_picture_of_each_class(tmp_path):
     written = pictures(tmp_path, {"cat": 1, "dog": 1, "hen": 1})
     assert found(tmp_path) == {written["cat"][0]: 0, written["dog"][0]: 1, written["hen"][0]: 3}
+
+
+def test_shards_of_the_classes(tmp_path):
+    pictures(tmp_path / "folder", {f"{split}/{name}": 3 for split in ("train", "test") for name in sorted(CLASSES)})
+    write_shards(tmp_path / "folder", tmp_path / "shards")
+    expected = found(tmp_path / "folder", known(tuple(sorted(CLASSES))))
+    assert found(tmp_path / "shards", known(tuple(sorted(CLASSES)))) == expected and len(expected) == 12
 
 
 def test_folders_named_by_numbers(tmp_path):
