@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from common.lazy import keras, tf
 
 
@@ -81,9 +83,19 @@ def adam(
         copies = tf.distribute.get_strategy().experimental_local_results(moment)
         return next((copy for copy in copies if copy.device == variable.device), copies[0])
 
+    class SharedLossScale(keras.optimizers.LossScaleOptimizer):
+        def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Any = None) -> None:
+            """Do no replica's step where one replica has infinite gradients: Keras asks the first one alone."""
+            context = tf.distribute.get_replica_context()
+            if context.num_replicas_in_sync > 1:
+                finite = context.all_reduce("SUM", tf.cast(self.check_finite(grads), tf.float32))
+                first = grads[0] + tf.where(finite == context.num_replicas_in_sync, 0.0, np.nan)
+                grads = [first, *grads[1:]]
+            super().apply(grads, trainable_variables)
+
     optimizer: keras.optimizers.Optimizer = OnePassAdam(rate, beta_1=beta_1, weight_decay=weight_decay)
     if execution.precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer = SharedLossScale(optimizer)
     optimizer.build(variables)
     return optimizer
 
