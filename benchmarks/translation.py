@@ -1,7 +1,7 @@
 """Keras networks as PyTorch modules, layer by layer, for `benchmarks.speed` to time.
 
-Images are channels first: [n, channels, height, width] where Keras has [n, height, width, channels]. Weights are copied.
-Only what the recipes use is translated; anything else is a NotImplementedError that names it.
+Images are channels first: [n, channels, height, width] where Keras has [n, height, width, channels]. Weights are
+copied. Only what the recipes use is translated; anything else is a NotImplementedError that names it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class _Called(nn.Module):
 # %% Layers with weights
 
 
-def _given(layer: Any, parameter: nn.Parameter, value: np.ndarray) -> None:
+def _fill(parameter: torch.Tensor, value: np.ndarray) -> None:
     with torch.no_grad():
         parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
@@ -181,10 +181,10 @@ class _Conv2DTranspose(nn.Module):
 def _dense(layer: Any) -> nn.Module:
     if len(layer.kernel.shape) != 2 or layer.input_spec.ndim not in (None, 2):
         raise _unsupported(layer, "inputs of more than two dimensions")
-    made = nn.Linear(*layer.kernel.shape, bias=layer.use_bias, device="cpu")
-    _given(layer, made.weight, np.asarray(layer.kernel).T)
+    made = nn.Linear(layer.kernel.shape[0], layer.kernel.shape[1], layer.use_bias, "cpu")
+    _fill(made.weight, np.asarray(layer.kernel).T)
     if layer.use_bias:
-        _given(layer, made.bias, np.asarray(layer.bias))
+        _fill(made.bias, np.asarray(layer.bias))
     return made
 
 
@@ -201,7 +201,7 @@ def _batch_normalization(layer: Any) -> nn.Module:
     made = _BatchNorm(layer.gamma.shape[0], layer.epsilon, 1 - layer.momentum)
     for name, value in (("weight", layer.gamma), ("bias", layer.beta), ("running_mean", layer.moving_mean),
                         ("running_var", layer.moving_variance)):  # fmt: skip
-        _given(layer, getattr(made, name), np.asarray(value))
+        _fill(getattr(made, name), np.asarray(value))
     return made
 
 
@@ -213,8 +213,8 @@ def _group_normalization(layer: Any) -> nn.Module:
         if each
         else nn.GroupNorm(layer.groups, channels, layer.epsilon)
     )
-    _given(layer, made.weight, np.asarray(layer.gamma))
-    _given(layer, made.bias, np.asarray(layer.beta))
+    _fill(made.weight, np.asarray(layer.gamma))
+    _fill(made.bias, np.asarray(layer.beta))
     return made
 
 
@@ -231,8 +231,8 @@ def _layer_normalization(layer: Any) -> nn.Module:
     if layer.gamma is None or layer.beta is None or len(layer.gamma.shape) != 1:
         raise _unsupported(layer, "no scale, no centre, or other axes than the last")
     made = _LayerNorm(layer.gamma.shape[0], layer.epsilon)
-    _given(layer, made.weight, np.asarray(layer.gamma))
-    _given(layer, made.bias, np.asarray(layer.beta))
+    _fill(made.weight, np.asarray(layer.gamma))
+    _fill(made.bias, np.asarray(layer.beta))
     return made
 
 
