@@ -24,8 +24,10 @@ Step = Callable[..., tuple[torch.Tensor, ...]]
 """The arrays of a batch, images uint8 [n, channels, height, width] or class numbers int64 [n] -> losses."""
 
 
-def torch_networks(recipe: str, networks: Sequence[keras.Model]) -> list[Translated]:
+def torch_networks(recipe: str, config: Any, networks: Sequence[keras.Model]) -> list[Translated]:
     """Return a recipe's networks, in the order of its `build`, as its step calls them.
+
+    Those of `fast_style_transfer` are followed by the part of what looks that gives the maps of content alone.
 
     Raises:
         NotImplementedError: a layer has no translation.
@@ -37,6 +39,10 @@ def torch_networks(recipe: str, networks: Sequence[keras.Model]) -> list[Transla
     elif recipe == "adversarial_autoencoder":
         decoder = seen[1]
         seen[1] = keras.Model(decoder.inputs, decoder.get_layer("pixel_logits").output)
+    elif recipe == "fast_style_transfer":
+        inner = seen[1].layers[-1]
+        seen.append(keras.Model(inner.inputs, inner.outputs[: len(weighted_names(config.content_layers))]))
+        seen[2].trainable = False
     return [Translated(network) for network in seen]
 
 
@@ -445,7 +451,7 @@ def _power(matrices: torch.Tensor, power: float) -> torch.Tensor:
 
 
 def _fast_style_transfer(config: Any, networks: Sequence[nn.Module]) -> Step:
-    painter, features = networks
+    painter, features, of_content = networks
     learner = _adam([painter], config.learning_rate)
     content_names, style_names = weighted_names(config.content_layers), weighted_names(config.style_layers)
     first = len(content_names)
@@ -466,7 +472,8 @@ def _fast_style_transfer(config: Any, networks: Sequence[nn.Module]) -> Step:
         photos = with_colours(_floats(batch))
         paintings = painter(photos)
         with torch.no_grad():
-            wanted = features(photos)[:first]
+            seen = of_content(photos)
+        wanted = seen if isinstance(seen, list) else [seen]
         maps = features(paintings)
         kept = [_share_left(found, target) for found, target in zip(maps[:first], wanted, strict=True)]
         painted = [_share_left(_gram(found), target) for found, target in zip(maps[first:], grams, strict=True)]

@@ -409,7 +409,7 @@ def run_pytorch(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(setup.config.seed)
-    networks = torch_networks(setup.recipe, setup.build())
+    networks = torch_networks(setup.recipe, setup.config, setup.build())
     gc.collect()  # Keras's copies of the weights
     every = [[weight.detach() for weight in network.parameters() if weight.requires_grad] for network in networks]
     weights = [each for each in every if each]

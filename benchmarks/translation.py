@@ -30,7 +30,7 @@ class Translated(nn.Module):
         self.parts = nn.ModuleList()
         self.calls: list[tuple[Function, list[int], list[int]]] = []  # places of what goes in, and of what comes out
         places = {id(tensor): place for place, tensor in enumerate(network.inputs)}
-        made: dict[int, Function] = {}  # a layer that is called twice has its weights once
+        made: dict[int, Any] = {}  # a layer that is called twice has its weights once
         by_depth = network._nodes_by_depth  # Keras has no public way to the order of calls
         for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
             if node.is_input:
@@ -87,7 +87,7 @@ def translate(layer: Any) -> Function:
     made = LAYERS.get(name) if is_layer else OPERATIONS.get(name)
     if made is None:
         raise NotImplementedError(f"no translation of {name} ({layer.name})")
-    found = made(layer)
+    found: Any = made(layer)
     if isinstance(found, nn.Module) and not layer.trainable:
         found.requires_grad_(False)
     activation = getattr(layer, "activation", None)
