@@ -73,7 +73,7 @@ class Learner(NamedTuple):
     def apply(self, gradients: Sequence[torch.Tensor]) -> None:
         """Move the weights."""
         for weight, gradient in zip(self.weights, gradients, strict=True):
-            weight.grad = gradient
+            weight.grad = gradient.contiguous()  # the fused optimizer takes its memory to lie as the weight's does
         self.optimizer.step()
 
     def descend(self, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:

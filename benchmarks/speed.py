@@ -349,7 +349,7 @@ def _learning(networks: Sequence[keras.Model]) -> list[list[Any]]:
 
 def _some(weights: Sequence[Any]) -> list[np.ndarray]:
     """Return 256 numbers of every kernel, from all over it: the corners of some see nothing but padding."""
-    flat = [np.ravel(np.asarray(each)) for each in weights if len(each.shape) > 1]
+    flat = [np.ravel(each.numpy()) for each in weights if len(each.shape) > 1]
     return [each[np.random.default_rng(0).integers(0, len(each), 256)] for each in flat]
 
 

@@ -111,9 +111,13 @@ class _Called(nn.Module):
 # %% Layers with weights
 
 
+def _array(variable: keras.Variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable)
+
+
 def _fill(parameter: torch.Tensor, value: np.ndarray) -> None:
     with torch.no_grad():
-        parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        parameter.copy_(torch.from_numpy(value.copy()))
 
 
 def _pair(layer: Any, name: str) -> tuple[int, int]:
@@ -134,14 +138,14 @@ class _Conv2D(nn.Module):
         if layer.data_format != "channels_last" or _pair(layer, "dilation_rate") != (1, 1):
             raise _unsupported(layer, "dilation, or channels first")
         depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        kernel = np.asarray(layer.kernel)
+        kernel = _array(layer.kernel)
         if depthwise:
             self.groups, kernel = kernel.shape[2], kernel.transpose(2, 3, 0, 1)
             kernel = kernel.reshape(-1, 1, *kernel.shape[2:])
         else:
             self.groups, kernel = layer.groups, kernel.transpose(3, 2, 0, 1)
-        self.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(kernel)))
-        self.bias = nn.Parameter(torch.from_numpy(np.array(layer.bias))) if layer.use_bias else None
+        self.weight = nn.Parameter(torch.from_numpy(kernel.copy()))
+        self.bias = nn.Parameter(torch.from_numpy(_array(layer.bias).copy())) if layer.use_bias else None
         self.stride, self.kernel, self.same = _pair(layer, "strides"), kernel.shape[2:], layer.padding == "same"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -162,8 +166,8 @@ class _Conv2DTranspose(nn.Module):
         super().__init__()
         if _pair(layer, "dilation_rate") != (1, 1) or layer.output_padding is not None:
             raise _unsupported(layer, "dilation or output padding")
-        self.weight = nn.Parameter(torch.from_numpy(np.asarray(layer.kernel).transpose(3, 2, 0, 1).copy()))
-        self.bias = nn.Parameter(torch.from_numpy(np.array(layer.bias))) if layer.use_bias else None
+        self.weight = nn.Parameter(torch.from_numpy(_array(layer.kernel).transpose(3, 2, 0, 1).copy()))
+        self.bias = nn.Parameter(torch.from_numpy(_array(layer.bias).copy())) if layer.use_bias else None
         self.stride, kernel = _pair(layer, "strides"), self.weight.shape[2:]
         beyond = [size - step for size, step in zip(kernel, self.stride, strict=True)]  # of the size times the stride
         if min(beyond) < 0:
@@ -182,9 +186,9 @@ def _dense(layer: Any) -> nn.Module:
     if len(layer.kernel.shape) != 2 or layer.input_spec.ndim not in (None, 2):
         raise _unsupported(layer, "inputs of more than two dimensions")
     made = nn.Linear(layer.kernel.shape[0], layer.kernel.shape[1], layer.use_bias, "cpu")
-    _fill(made.weight, np.asarray(layer.kernel).T)
+    _fill(made.weight, _array(layer.kernel).T)
     if layer.use_bias:
-        _fill(made.bias, np.asarray(layer.bias))
+        _fill(made.bias, _array(layer.bias))
     return made
 
 
@@ -201,7 +205,7 @@ def _batch_normalization(layer: Any) -> nn.Module:
     made = _BatchNorm(layer.gamma.shape[0], layer.epsilon, 1 - layer.momentum)
     for name, value in (("weight", layer.gamma), ("bias", layer.beta), ("running_mean", layer.moving_mean),
                         ("running_var", layer.moving_variance)):  # fmt: skip
-        _fill(getattr(made, name), np.asarray(value))
+        _fill(getattr(made, name), _array(value))
     return made
 
 
@@ -213,8 +217,8 @@ def _group_normalization(layer: Any) -> nn.Module:
         if each
         else nn.GroupNorm(layer.groups, channels, layer.epsilon)
     )
-    _fill(made.weight, np.asarray(layer.gamma))
-    _fill(made.bias, np.asarray(layer.beta))
+    _fill(made.weight, _array(layer.gamma))
+    _fill(made.bias, _array(layer.beta))
     return made
 
 
@@ -231,8 +235,8 @@ def _layer_normalization(layer: Any) -> nn.Module:
     if layer.gamma is None or layer.beta is None or len(layer.gamma.shape) != 1:
         raise _unsupported(layer, "no scale, no centre, or other axes than the last")
     made = _LayerNorm(layer.gamma.shape[0], layer.epsilon)
-    _fill(made.weight, np.asarray(layer.gamma))
-    _fill(made.bias, np.asarray(layer.beta))
+    _fill(made.weight, _array(layer.gamma))
+    _fill(made.bias, _array(layer.beta))
     return made
 
 

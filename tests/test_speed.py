@@ -125,6 +125,8 @@ def _move_affine(network: keras.Model) -> None:
     for weight in network.variables:
         if weight.path.split("/")[-1] in ("gamma", "beta", "bias", "moving_mean", "moving_variance"):
             weight.assign(weight.numpy() + np.abs(random.normal(0, 0.3, weight.shape)))
+        elif len(weight.shape) > 1 and weight.numpy().std() < 0.03:
+            weight.assign(weight.numpy() * 5)
 
 
 @pytest.mark.slow
@@ -147,7 +149,9 @@ def test_networks_are_the_same_in_pytorch(recipe):
             for ours, theirs in zip(expected, found, strict=True):
                 theirs = np.moveaxis(theirs.numpy(), 1, -1) if ours.ndim == 4 else theirs.numpy()
                 assert ours.numpy().std() > 1e-3
-                np.testing.assert_allclose(theirs, ours, atol=1e-4 * max(1.0, np.abs(ours).max()))
+                # Where five numbers are normalised, again and again, rounding grows.
+                least = 2e-3 if training and recipe == "mobilenet" else 1e-4
+                np.testing.assert_allclose(theirs, ours, atol=least * max(1.0, np.abs(ours).max()))
         assert sum(each.numel() for each in module.parameters() if each.requires_grad) == sum(
             np.prod(weight.shape) for weight in network.trainable_variables
         )
@@ -205,7 +209,7 @@ def test_pytorch_has_the_same_step(recipe):
             weights = {"hardened": 1 - config.adversarial, "hardened_attacked": config.adversarial}
         told = {key: value for key, value in row.items() if key not in ("epoch", "seconds", "steps_per_second")}
         ours = sum(value * weights.get(key, 1) for key, value in told.items() if key != "accuracy")
-        assert np.mean(theirs) == pytest.approx(ours, rel=5e-3)
+        assert np.mean(theirs) == pytest.approx(ours, rel=1e-3)
         assert theirs[2] != pytest.approx(theirs[0], rel=1e-3)
     assert np.isfinite(theirs).all()
 
