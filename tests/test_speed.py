@@ -115,7 +115,6 @@ COUNTED_OTHERWISE = {
     "face_swap": "PyTorch warps by another way",
     "fast_style_transfer": "PyTorch takes the root of a matrix by another way",
     "fgsm": "the counter cannot be used with gradients by inputs",
-    "mobilenet": "the counter takes convolutions of single channels for whole ones",
 }
 
 
@@ -173,9 +172,12 @@ def test_what_has_no_translation_is_named():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("recipe", TINY)
+@pytest.mark.parametrize("recipe", sorted(TINY.keys() - {"mobilenet"}))
 def test_pytorch_has_the_same_step(recipe):
-    """PyTorch counts as many operations in its own step; three steps on one batch have the same losses."""
+    """PyTorch counts as many operations in its own step; three steps on one batch have the same losses.
+
+    Not so for `mobilenet`: the counter takes convolutions of single channels for whole ones, and it normalises batches.
+    """
     pytest.importorskip("torch")
     from torch.utils.flop_counter import FlopCounterMode
 
