@@ -10,8 +10,8 @@ pytorch   the recipe's step in eager PyTorch, the same arithmetic: the same pass
           fused Adam and contiguous memory, which were faster here than its other settings. The networks are translated
           layer by layer, see `benchmarks.translation`. Its memory includes Keras, which builds them.
 
-Each variant runs in a process of its own, so that memory and start can be told apart. They take turns, a round of about
-a second each, so that whatever else the machine does meets all of them. A step is one update of all weights.
+Each variant runs in a process of its own, so that memory and start can be told apart. They take turns, a round of about two
+seconds each, so that whatever else the machine does meets all of them. A step is one update of all weights.
 
 GFLOP are those of the recipe's own step: of every convolution and matrix product in its graph that its results depend
 on, a multiplication and an addition being two. They stand for the work that is useful, and so for all variants: what
@@ -83,7 +83,7 @@ class Setup(NamedTuple):
 
     recipe: str
     config: Any
-    steps: int = 0  # in a round; 0: as many as take about a second
+    steps: int = 0  # in a round; 0: as many as take about two seconds
     rounds: int = 99  # at most, where one step takes seconds
 
     @property
@@ -164,7 +164,7 @@ TINY: dict[str, Any] = {
 QUICK_SETUPS = {
     f"{name}-quick": Setup(name, config, getattr(config, "steps_per_call", 2)) for name, config in TINY.items()
 }
-ROUND_SECONDS = 1.0
+ROUND_SECONDS = 2.0
 VARIANTS = ("recipe", "bfloat16", "plain", "pytorch")
 
 # %% Processes that take turns
