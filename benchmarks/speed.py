@@ -10,8 +10,8 @@ pytorch   the recipe's step in eager PyTorch, the same arithmetic: the same pass
           fused Adam and contiguous memory, which were faster here than its other settings. The networks are translated
           layer by layer, see `benchmarks.translation`. Its memory includes Keras, which builds them.
 
-Each variant runs in a process of its own, so that memory and start can be told apart. They take turns, a round of about two
-seconds each, so that whatever else the machine does meets all of them. A step is one update of all weights.
+Each variant runs in a process of its own, so that memory and start can be told apart. They take turns, a round of about
+two seconds each, so that whatever else the machine does meets all of them. A step is one update of all weights.
 
 GFLOP are those of the recipe's own step: of every convolution and matrix product in its graph that its results depend
 on, a multiplication and an addition being two. They stand for the work that is useful, and so for all variants: what
