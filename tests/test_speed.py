@@ -104,7 +104,7 @@ CALM: dict[str, dict] = {  # where nothing is left to chance, both sides can be 
     "autoencoder": {"noise": 0.0},
     "conv_autoencoder": {},
     "cyclegan": {"pool": 8, "batch_size": 2},
-    "face_swap": {"warp": 0.0, "mirror": False},
+    "face_swap": {"warp": 0.0, "mirror": False, "learning_rate": 1e-3},
     "fast_style_transfer": {},
     "fgsm": {"random_start": False},
     "lenet": {"modern": False},
