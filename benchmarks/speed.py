@@ -91,11 +91,6 @@ class Setup(NamedTuple):
         """The recipe."""
         return importlib.import_module(f"recipes.{self.recipe}")
 
-    @property
-    def at_once(self) -> int:
-        """Updates in one call of the recipe's step."""
-        return getattr(self.config, "steps_per_call", 1)
-
     def build(self) -> Any:
         """Return the recipe's networks."""
         return self.module.build(self.config)
@@ -161,9 +156,7 @@ TINY: dict[str, Any] = {
     ),
     "fgsm": fgsm.Config(size=8, base_filters=2, batch_size=4),
 }
-QUICK_SETUPS = {
-    f"{name}-quick": Setup(name, config, getattr(config, "steps_per_call", 2)) for name, config in TINY.items()
-}
+QUICK_SETUPS = {f"{name}-quick": Setup(name, config, 2) for name, config in TINY.items()}
 ROUND_SECONDS = 2.0
 VARIANTS = ("recipe", "bfloat16", "plain", "pytorch")
 
@@ -264,7 +257,7 @@ def random_pictures(setup: Setup, batch_count: int = 4) -> tuple[np.ndarray, ...
     Images are uint8 [n, size, size, channels], class numbers int32 [n].
     """
     config, random = setup.config, np.random.default_rng(0)
-    count = batch_count * config.batch_size * setup.at_once
+    count = batch_count * config.batch_size
     shape = (count, config.size, config.size, getattr(config, "channels", 3))
     labels = getattr(config, "labels", "none") if setup.recipe == "adversarial_autoencoder" else ""
     kinds = ["image"]
@@ -285,12 +278,12 @@ def run_recipe(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
     networks = setup.build()
     before = [_some(each) for each in _learning(networks)]
     pictures = random_pictures(setup)
-    data = batches(pictures, setup.config.batch_size * setup.at_once, setup.config.seed)
+    data = batches(pictures, setup.config.batch_size, setup.config.seed)
     data = data._replace(held_out=tuple(each[:1] for each in pictures))
     steps, step = train_in_turns(turns, setup, rounds, networks, data)
     facts = _facts(steps, before, _learning(networks))
     batch = [tf.TensorSpec((len(each) // 4, *each.shape[1:]), each.dtype) for each in pictures]
-    return facts | {"gflop_per_step": flops_of(step, batch, setup.at_once) / 1e9}
+    return facts | {"gflop_per_step": flops_of(step, batch) / 1e9}
 
 
 def run_bfloat16(turns: Turns, setup: Setup, rounds: int) -> dict[str, Any]:
@@ -312,20 +305,22 @@ def train_in_turns(
     found: dict[str, Any] = {}
     stream = data.at(0)
 
-    def fit_in_turns(step: Callable[..., Any], _: Batches, *, state: Mapping[str, object], **__: Any) -> list:
-        def run(calls: int, epochs: int, told: Callable[[], None]) -> None:
-            same = Batches(calls, lambda step: stream)
-            fit(step, same, epochs=epochs, state=state, on_epoch=lambda epoch: told())
+    def fit_in_turns(
+        step: Callable[..., Any], _: Batches, __: int, state: Mapping[str, object], *___: object, **options: Any
+    ) -> list:
+        def run(steps: int, epochs: int, told: Callable[[], None]) -> None:
+            same = Batches(steps, lambda step: stream)
+            fit(step, same, epochs, state, on_epoch=lambda epoch: told(), execution=options["execution"])
 
-        def spent(calls: int) -> float:
+        def spent(steps: int) -> float:
             times: list[float] = []
-            run(calls, 2, lambda: times.append(time.monotonic()))
+            run(steps, 2, lambda: times.append(time.monotonic()))
             return times[1] - times[0]  # the first epoch has traced
 
         run(1, 1, turns.next)
-        calls = max(1, setup.steps // setup.at_once) if setup.steps else _calls_of_a_round(spent)
-        run(calls, 1 + rounds, turns.next)
-        found.update(steps=calls * setup.at_once, step=step)
+        steps = setup.steps or _steps_of_a_round(spent)
+        run(steps, 1 + rounds, turns.next)
+        found.update(steps=steps, step=step)
         return []
 
     with mock.patch.object(setup.module, "fit", fit_in_turns):
@@ -333,12 +328,14 @@ def train_in_turns(
     return found["steps"], found["step"]
 
 
-def _calls_of_a_round(spent: Callable[[int], float]) -> int:
-    """Return how many calls last as long as a round should; `spent(calls)` makes some and returns their seconds."""
-    calls = 1
-    while (seconds := spent(calls)) < ROUND_SECONDS / 8:
-        calls *= 8
-    return max(1, round(calls * ROUND_SECONDS / seconds))
+def _steps_of_a_round(spent: Callable[[int], float]) -> int:
+    """Return how many steps last as long as a round should; `spent(steps)` makes some and returns their seconds."""
+    steps = 2
+    seconds = spent(steps)
+    if seconds < 0.02:  # too short to go by
+        steps = 500
+        seconds = spent(steps)
+    return max(1, round(steps * ROUND_SECONDS / seconds))
 
 
 def _learning(networks: Sequence[keras.Model]) -> list[list[Any]]:

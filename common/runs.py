@@ -8,16 +8,18 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from common.cluster import is_chief
 from common.errors import InputError
 from common.execution import Execution
 from common.files import replacing, write_json
 from common.images import checked_images, colour_labels, find_images, read_image, read_labels, write_image
-from common.lazy import keras
+from common.lazy import keras, tf
 from common.report import write_report
 
 ConfigType = TypeVar("ConfigType")
@@ -204,12 +206,20 @@ def read_classes(output_dir: Path) -> tuple[str, ...]:
 def finish_run(output_dir: Path, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]]) -> None:
     """Write each network as NAME.keras, then what `evaluate` returns as `results.json`, and the report.
 
-    Every machine evaluates, since making the variables of another network takes all of them.
+    Of several machines that train together the first alone does, and evaluates in a thread: no strategy is entered
+    there, so that networks of its own are this machine's and wait for no other.
     """
+    if not is_chief():
+        return
     for name, network in networks._asdict().items():
         with replacing(output_dir / f"{name}.keras") as draft:
             network.save(draft)
-    write_json(output_dir / "results.json", evaluate())
+    if tf.distribute.has_strategy():
+        with ThreadPoolExecutor(1) as alone:
+            scores = alone.submit(evaluate).result()
+    else:
+        scores = evaluate()
+    write_json(output_dir / "results.json", scores)
     write_report(output_dir)
 
 

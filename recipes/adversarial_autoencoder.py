@@ -234,7 +234,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 def generate(decoder: keras.Model, samples: np.ndarray | tf.Tensor) -> np.ndarray:
     """Return uint8 images of codes with classes joined, [n, latent_dim + outputs], read as far as they are taken."""
-    return to_uint8(decoder.predict(samples[:, : decoder.input_shape[1]], 500, verbose=0))
+    return to_uint8(mapped(decoder, samples[:, : decoder.input_shape[1]]))
 
 
 def styles(decoder: keras.Model, config: Config, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -270,7 +270,7 @@ def styles(decoder: keras.Model, config: Config, names: tuple[str, ...]) -> dict
 def judge_codes(networks: Networks, data: Labelled, config: Config, output_dir: Path) -> tuple[Path, dict[str, float]]:
     """Write a run's pictures; return the one to look at first, and its numbers. Training labels are those known."""
     (encoder, decoder, _), (images, labels), scores = networks, data.test.loaded(2000), {}
-    codes = encoder.predict(from_uint8(images), 500, verbose=0)[:, : config.latent_dim]
+    codes = mapped(encoder, from_uint8(images))[:, : config.latent_dim]
     prior = prior_samples(np.arange(len(labels)) % config.outputs, config, 1).numpy()
     pair = np.concatenate([prior[:, :2], codes[:, :2] + [7 * config.deviation, 0]])
     save_scatter(pair, np.repeat([0, 1], len(labels)), ("prior", "codes, to its right"), output_dir / "prior.png")
@@ -281,18 +281,21 @@ def judge_codes(networks: Networks, data: Labelled, config: Config, output_dir: 
         scores["purity_of_pixels"] = nearest_neighbour_purity(images.reshape(len(images), -1), labels)
     if config.labels in ("decoder", "few"):
         picture = save_table(styles(decoder, config, data.classes), output_dir / "styles.png")
-    if config.labels == "few":
-        alone = build(config).encoder  # learns from the known labels and nothing else
-        classifier = keras.Model(alone.inputs, alone.output[:, config.latent_dim :])
-        classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        known = tf.data.Dataset.from_tensors(data.train.loaded(config.labelled)).map(lambda x, y: (from_uint8(x), y))
-        classifier.fit(known.repeat(500), verbose=0, shuffle=False)
-        images, labels = data.test.loaded(10_000)
-        for name, each in (("test_error", encoder), ("test_error_from_labels_alone", alone)):
-            found = each.predict(from_uint8(images), 500, verbose=0)[:, config.latent_dim :]
-            scores[name] = 1 - accuracy(labels, found)
-        scores |= {f"papers_error_on_mnist{how}": each for how, each in PAPER.get(config.labelled, {}).items()}
     return picture, scores
+
+
+def errors(networks: Networks, data: Labelled, config: Config) -> dict[str, float]:
+    """Return the shares of test images that are classified wrongly, by the encoder and by the known labels alone."""
+    alone = build(config).encoder  # learns from the known labels and nothing else
+    classifier = keras.Model(alone.inputs, alone.output[:, config.latent_dim :])
+    classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    known = tf.data.Dataset.from_tensors(data.train.loaded(config.labelled)).map(lambda x, y: (from_uint8(x), y))
+    classifier.fit(known.repeat(500), verbose=0, shuffle=False)
+    images, labels = data.test.loaded(10_000)
+    named = {"test_error": networks.encoder, "test_error_from_labels_alone": alone}
+    found = {name: mapped(each, from_uint8(images))[:, config.latent_dim :] for name, each in named.items()}
+    scores = {name: 1 - accuracy(labels, each) for name, each in found.items()}
+    return scores | {f"papers_error_on_mnist{how}": each for how, each in PAPER.get(config.labelled, {}).items()}
 
 
 def experiment(data: str = "sample", config: Config = Config(), output_dir: Path = Path("runs/adversarial_autoencoder"),
@@ -310,7 +313,7 @@ def experiment(data: str = "sample", config: Config = Config(), output_dir: Path
     start_run(output_dir, "adversarial_autoencoder", config, data, images.classes)
     train(networks, stream, config, output_dir)
     picture, scores = judge_codes(networks, known, config, output_dir)
-    finish_run(output_dir, networks, lambda: scores)
+    finish_run(output_dir, networks, lambda: scores | (errors(networks, known, config) if few else {}))
     return picture
 
 

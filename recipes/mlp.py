@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.batches import Batches
+from common.batches import Batches, mapped
 from common.classification import Shown, accuracy, classify_files, judge
 from common.cli import run_command
 from common.clothes import CLOTHES_CLASSES, drawn_clothes
@@ -156,7 +156,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 
 def classify(classifier: keras.Model, images: np.ndarray) -> np.ndarray:
     """Return the probability of each class, float32 [n, classes], for uint8 [n, size, size, channels]."""
-    return tf.nn.softmax(classifier.predict(from_uint8(images), 500, verbose=0)).numpy()
+    return tf.nn.softmax(mapped(classifier, from_uint8(images))).numpy()
 
 
 # %% A whole run

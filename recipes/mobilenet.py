@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.batches import Batches, batches
+from common.batches import Batches, batches, mapped
 from common.classification import Shown, accuracy, classify_files, judge
 from common.cli import run_command
 from common.clothes import CLOTHES_CLASSES, drawn_clothes
@@ -194,7 +194,7 @@ def train_head(networks: Networks, data: Labelled, config: Config, output_dir: P
 
 def describe(features: keras.Model, images: np.ndarray) -> np.ndarray:
     """Return the features, float32 [n, d], of uint8 [n, height, width, channels]."""
-    return features.predict(from_uint8(images), 100, verbose=0)
+    return mapped(features, from_uint8(images), 100)
 
 
 def cached_features(features: keras.Model, split: Split, folder: Path) -> np.ndarray:

@@ -198,7 +198,7 @@ def test_pytorch_has_the_same_step(recipe):
         patch.setattr(setup.module, "fit", lambda step, _, **given: caught.update(given, step=step))
         setup.module.train(networks, data, config)
     if recipe not in COUNTED_OTHERWISE:
-        flops = flops_of(caught["step"], [tf.TensorSpec(part.shape, part.dtype) for part in parts], setup.at_once)
+        flops = flops_of(caught["step"], [tf.TensorSpec(part.shape, part.dtype) for part in parts])
         assert flops == counted.get_total_flops() > 0
     if recipe in CALM:
         (row,) = fit(caught["step"], data, epochs=1, state=caught["state"])
@@ -295,7 +295,7 @@ def test_set_ups_are_chosen_by_their_names_or_their_recipes():
 def test_pictures_are_what_a_step_takes():
     for name, setup in QUICK_SETUPS.items():
         parts = random_pictures(setup, 2)
-        assert {len(part) for part in parts} == {2 * setup.config.batch_size * setup.at_once}, name
+        assert {len(part) for part in parts} == {2 * setup.config.batch_size}, name
         for part in parts:
             assert part.dtype == (np.uint8 if part.ndim == 4 else np.int32) and part.max() > part.min()
 
