@@ -378,7 +378,7 @@ def take_turns(turns: Turns, setup: Setup, rounds: int, step: Callable[[int], No
 
     spent(1)
     turns.next()
-    steps = setup.steps or _calls_of_a_round(spent)
+    steps = setup.steps or _steps_of_a_round(spent)
     for _ in range(1 + rounds):
         spent(steps)
         turns.next()

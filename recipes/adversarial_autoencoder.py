@@ -183,12 +183,11 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
     encoder, decoder, discriminator = networks
     pixel_logits = keras.Model(decoder.inputs, decoder.get_layer("pixel_logits").output)  # the tanh would lose digits
     few, seen, noise = config.labels == "few", discriminator.input_shape[1], keras.random.SeedGenerator(config.seed + 1)
-    steps = config.epochs * data.steps_per_epoch
+    rate = functools.partial(keras.optimizers.schedules.CosineDecay, decay_steps=config.epochs * data.steps_per_epoch)
     own = encoder.trainable_variables + decoder.trainable_variables
     rivals = discriminator.trainable_variables + encoder.trainable_variables
-    schedule = keras.optimizers.schedules.CosineDecay
-    optimizer = adam(schedule(config.learning_rate, steps), own, config.execution)
-    adversary = adam(schedule(config.adversarial_rate, steps), rivals, config.execution, beta_1=0.5)
+    optimizer = adam(rate(config.learning_rate), own, config.execution)
+    adversary = adam(rate(config.adversarial_rate), rivals, config.execution, beta_1=0.5)
 
     @tf.function
     def step(images: tf.Tensor, *given: tf.Tensor) -> dict[str, tf.Tensor]:
