@@ -85,7 +85,7 @@ def build(config: Config = Config()) -> Networks:
     x = layers.Conv2D(filters, 3, 3, activation="relu", **init)(layers.ZeroPadding2D(1)(x))  # 28 -> 10
     x = layers.MaxPooling2D(2)(x)  # 10 -> 5
     x = layers.Conv2D(2 * filters, 3, 2, activation="relu", **init)(layers.ZeroPadding2D(1)(x))  # 5 -> 3
-    encoder = keras.Model(images, layers.MaxPooling2D(2, strides=1)(x), name="encoder")  # 3 -> 2
+    encoder = keras.Model(images, layers.MaxPooling2D(2, 1, dtype="float32")(x), name="encoder")  # 3 -> 2
 
     x = latents = keras.Input(encoder.output_shape[1:], name="latents")
     x = layers.Conv2DTranspose(filters, 3, 2, activation="relu", **init)(x)  # 2 -> 5

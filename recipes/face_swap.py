@@ -94,9 +94,9 @@ def build(config: Config = Config()) -> Networks:
     init = {"kernel_initializer": keras.initializers.HeUniform(seeds)}
     widths = [config.base_filters * 2**level for level in range(4)]  # next to the image first
 
-    def enlarge(x, width):
+    def enlarge(x, width, **last):
         x = layers.Conv2DTranspose(width, config.up_kernel, 2, "same", **init)(x)
-        return layers.LeakyReLU(negative_slope=0.1)(x)
+        return layers.LeakyReLU(negative_slope=0.1, **last)(x)
 
     x = faces = keras.Input((config.size, config.size, 3), name="faces")
     for width in widths:
@@ -107,7 +107,7 @@ def build(config: Config = Config()) -> Networks:
 
     latents = keras.Input((config.latent_dim,), name="latents")
     x = layers.Reshape((smallest, smallest, widths[3]))(layers.Dense(smallest**2 * widths[3], **init)(latents))
-    inter = keras.Model(latents, enlarge(x, widths[2]), name="inter")
+    inter = keras.Model(latents, enlarge(x, widths[2], dtype="float32"), name="inter")
 
     decoders = []
     for person in ("a", "b"):

@@ -98,7 +98,7 @@ def build(config: Config = Config()) -> Networks:
         x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
         x = layers.BatchNormalization(momentum=0.8, synchronized=config.execution.synchronized)(x)
     x = layers.Dense(int(np.prod(shape)), activation="tanh", dtype="float32", **init)(x)
-    generator = keras.Model(latents, layers.Reshape(shape)(x), name="generator")
+    generator = keras.Model(latents, layers.Reshape(shape, dtype="float32")(x), name="generator")
 
     images = keras.Input(shape, name="images")
     x = layers.Flatten()(images)
