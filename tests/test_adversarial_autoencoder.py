@@ -199,7 +199,7 @@ class Bars:
 
     input_shape = (None, 4)
 
-    def predict(self, codes, *_, **__):
+    def __call__(self, codes, training):
         codes = np.asarray(codes)
         y, x = np.mgrid[:20, :20] - 9.5
         off = np.abs(x + codes[:, 1, None, None] * 0.2 * y)  # y grows downwards

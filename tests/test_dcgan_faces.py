@@ -124,7 +124,7 @@ def test_gradients_pass_through_the_augmentation_to_every_pixel_that_is_left():
 
 def test_the_average_is_the_mean_at_first_and_then_moves_as_its_formula_says(monkeypatch):
     given = []
-    monkeypatch.setattr(dcgan_faces, "fit", lambda step, data, **_: given.append(step) or [])
+    monkeypatch.setattr(dcgan_faces, "fit", lambda step, *_, **__: given.append(step) or [])
     networks = build(SMALL)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
     config = Config(**SMALL.__dict__ | {"averaging": 0.6})
@@ -141,7 +141,7 @@ def test_the_average_is_the_mean_at_first_and_then_moves_as_its_formula_says(mon
 
 def test_both_real_and_drawn_images_are_augmented_and_one_held_out_image_will_do(monkeypatch):
     given, seen = {}, []
-    monkeypatch.setattr(dcgan_faces, "fit", lambda step, data, **options: given.update(options, step=step) or [])
+    monkeypatch.setattr(dcgan_faces, "fit", lambda step, *_, **options: given.update(options, step=step) or [])
     monkeypatch.setattr(dcgan_faces, "augmented", lambda images, *_: seen.append(images) or images * 0.0)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
     networks = build(SMALL)

@@ -166,8 +166,14 @@ def stepped(monkeypatch, config: Config, steps: int = 1):
     """Train by plain gradient descent, whose steps show the gradient."""
     images, labels = noise(12, 8, 8, 1), numbers(12, 3)
     found = {}
-    monkeypatch.setattr(fgsm, "fit", lambda step, _, **options: found.update(step=step, **options))
-    monkeypatch.setattr(keras.optimizers, "Adam", keras.optimizers.SGD)
+    monkeypatch.setattr(fgsm, "fit", lambda step, *_, **options: found.update(step=step, **options))
+
+    def plain_descent(rate, variables, execution):
+        optimizer = keras.optimizers.SGD(rate)
+        optimizer.build(variables)
+        return optimizer
+
+    monkeypatch.setattr(fgsm, "adam", plain_descent)
     networks = build(config)
     train(networks, batches((images, labels), 6, 0, held_out=(images, labels)), config)
     for _ in range(steps):

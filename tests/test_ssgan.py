@@ -78,7 +78,7 @@ def shades(count: int) -> tuple[np.ndarray, np.ndarray]:
 def stepped(monkeypatch, config, steps=1):
     images, labels = shades(32)
     found = {}
-    monkeypatch.setattr(ssgan, "fit", lambda step, _, **options: found.update(step=step, **options))
+    monkeypatch.setattr(ssgan, "fit", lambda step, *_, **options: found.update(step=step, **options))
     networks = build(config)
     before = [[v.numpy() for v in network.trainable_variables] for network in networks]
     train(
