@@ -17,12 +17,12 @@ class Execution:
     """How a training is computed."""
 
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"  # of what layers hand on
-    xla: Literal["auto", "on", "off"] = "auto"  # compile the step; auto: dense networks on a processor, none else
+    xla: bool = False  # compile the step with XLA: slower in every recipe that was measured on a processor
     steps_per_call: int = 0  # training steps in one call from Python; 0: as many as take a twentieth of a second
     synchronized: bool = False  # batch normalisation by the whole batch, not by each device's part of it
 
 
-PLAIN = Execution(xla="off", steps_per_call=1)
+PLAIN = Execution(steps_per_call=1)
 
 
 def in_precision(build: Callable) -> Callable:
@@ -125,23 +125,3 @@ def draw_part(
     count, *rest = tf.unstack(shape) if tf.is_tensor(shape) else shape
     whole = random((count * context.num_replicas_in_sync, *rest), *limits, seed=seed)
     return whole[context.replica_id_in_sync_group * count :][:count]
-
-
-def compiles(execution: Execution, networks: Sequence[keras.Model]) -> bool:
-    """Return whether XLA compiles the step.
-
-    `auto` is what was measured: on a processor XLA makes dense networks faster and convolutions slower, since it has
-    none of oneDNN's. On GPUs nothing was measured, and several replicas exchange gradients in mid-step.
-    """
-    if execution.xla != "auto":
-        return execution.xla == "on"
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1 or tf.config.list_physical_devices("GPU"):
-        return False
-    layers = [layer for network in networks for layer in leaves(network)]
-    return bool(layers) and not any(hasattr(layer, "kernel_size") or hasattr(layer, "pool_size") for layer in layers)
-
-
-def leaves(network: keras.Model) -> list[keras.layers.Layer]:
-    """Return the layers of a network, and in place of a network within it the layers of that."""
-    nested = [leaves(layer) if isinstance(layer, keras.Model) else [layer] for layer in network.layers]
-    return [layer for layers in nested for layer in layers]

@@ -21,7 +21,7 @@ import numpy as np
 from common.batches import Batches
 from common.cluster import is_chief, place
 from common.errors import InputError
-from common.execution import PLAIN, Execution, compiles
+from common.execution import PLAIN, Execution
 from common.files import replacing, write_json
 from common.health import Healthy, epoch_warnings, run_warnings
 from common.lazy import keras, tf
@@ -71,8 +71,8 @@ def fit(
 
     Raises:
         FloatingPointError: a loss or a weight is not finite; the saves before it are kept.
-        InputError: no save in `output_dir` can be read, they belong to other networks, or a batch cannot be shared
-            evenly by the replicas.
+        InputError: no save in `output_dir` can be read, they belong to other networks, a batch cannot be shared evenly
+            by the replicas, or XLA should compile for several.
         OSError: `output_dir` cannot be written to.
     """
     from tqdm.auto import tqdm
@@ -80,10 +80,10 @@ def fit(
     strategy = tf.distribute.get_strategy()
     names: list[str] = []
 
-    xla = compiles(execution, [part for part in state.values() if isinstance(part, keras.Model)])
+    if execution.xla and strategy.num_replicas_in_sync > 1:
+        raise InputError("XLA compiles the step of a single device, and here several train; leave out --xla")
     body = getattr(step, "python_function", step)  # replicas meet in mid-step, and a function within would part them
-    compiled = tf.function(body, jit_compile=True) if xla else body
-
+    compiled = tf.function(body, jit_compile=True) if execution.xla else body
     shapes = _part_shapes(strategy.num_replicas_in_sync, data)
 
     @tf.function
@@ -131,8 +131,6 @@ def fit(
             total=epochs * steps, initial=done, unit="step", disable=None if is_chief() else True, mininterval=0.5
         ) as bar,
     ):
-        if xla and execution.xla == "auto":
-            bar.write("XLA compiles the step: all networks are dense")
         while done < epochs * steps and not worn_out():
             epoch, within = divmod(done, steps)
             first = within
@@ -147,6 +145,8 @@ def fit(
                 if at_once.undecided:
                     recent[-1].numpy()  # so that its time is its own
                     at_once.learn(count, time.monotonic() - called)
+                    if not at_once.undecided and at_once.count > 1:
+                        bar.write(f"{at_once.count} steps in a call")
                 done, within = done + count, within + count
                 bar.update(count)
                 now = time.monotonic()

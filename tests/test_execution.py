@@ -12,7 +12,7 @@ import tensorflow as tf
 from common import cluster
 from common.batches import batches
 from common.cluster import all_devices
-from common.execution import Execution, adam, compiles, draw_part, in_precision, leaves, loss_scale
+from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.training import fit, share
 from recipes import mlp
 from tests.test_contract import STEPPED, load, tiny
@@ -59,6 +59,12 @@ def test_a_loss_is_scaled_in_float16_alone_and_a_step_with_infinite_gradients_is
     np.testing.assert_allclose(variable.numpy(), adam_by_hand(np.ones(2), [np.full(2, 2.0)], 0.1, 0.9), rtol=1e-6)
 
 
+def leaves(network: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a network, and in place of a network within it the layers of that."""
+    nested = [leaves(layer) if isinstance(layer, keras.Model) else [layer] for layer in network.layers]
+    return [layer for layers in nested for layer in layers]
+
+
 @pytest.mark.parametrize("name", STEPPED)
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_networks_compute_in_16_bits_and_end_in_float32(name, precision):
@@ -83,15 +89,6 @@ def test_the_policy_is_restored_where_building_fails():
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_xla_is_for_dense_networks_unless_it_is_asked_for():
-    dense, convolutions = load("mlp").build(tiny(load("mlp"), "mlp")), load("lenet").build(tiny(load("lenet"), "lenet"))
-    assert compiles(Execution(), list(dense)) and not compiles(Execution(), list(convolutions))
-    assert compiles(Execution(xla="on"), list(convolutions)) and not compiles(Execution(xla="off"), list(dense))
-    assert not compiles(Execution(), [])
-    outer = keras.Model(inputs := keras.Input((16, 16, 1)), convolutions.classifier(inputs))
-    assert not compiles(Execution(), [outer])  # a network within a network
-
-
 def regression(execution: Execution, epochs: int = 3) -> tuple[list, list]:
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(1, kernel_initializer="zeros")(inputs))
@@ -114,16 +111,16 @@ def regression(execution: Execution, epochs: int = 3) -> tuple[list, list]:
 
 @pytest.mark.parametrize("steps", [2, 4, 100, 0])
 def test_no_number_depends_on_how_many_steps_a_call_does(steps):
-    losses, weights = regression(Execution(xla="off", steps_per_call=1))
-    others, their_weights = regression(Execution(xla="off", steps_per_call=steps))
+    losses, weights = regression(Execution(steps_per_call=1))
+    others, their_weights = regression(Execution(steps_per_call=steps))
     assert losses == others
     for one, other in zip(weights, their_weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_compiled_step_learns_as_one_that_is_not():
-    losses, _ = regression(Execution(xla="off"))
-    compiled, _ = regression(Execution(xla="on"))
+    losses, _ = regression(Execution())
+    compiled, _ = regression(Execution(xla=True))
     np.testing.assert_allclose(compiled, losses, rtol=0.02)  # XLA draws other noise
     assert compiled != losses
 
@@ -198,7 +195,7 @@ def test_settings_of_the_execution_are_flags_and_stand_in_the_runs_settings(tmp_
     from common.errors import InputError
     from common.runs import check_run, read_run, settings_of, start_run
 
-    config = mlp.Config(execution=Execution(precision="mixed_bfloat16", xla="off", steps_per_call=7))
+    config = mlp.Config(execution=Execution(precision="mixed_bfloat16", xla=True, steps_per_call=7))
     assert settings_of(config)["precision"] == "mixed_bfloat16" and "execution" not in settings_of(config)
     start_run(tmp_path, "mlp", config, "sample")
     assert read_run(tmp_path, "mlp", mlp.Config) == config
