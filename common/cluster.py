@@ -107,14 +107,12 @@ def joining_again() -> Iterator[None]:
     """
     try:
         yield
-    except tf.errors.OpError as error:
-        lost = (
-            tf.errors.UnavailableError,
-            tf.errors.AbortedError,
-            tf.errors.DeadlineExceededError,
-            tf.errors.CancelledError,
-        )
-        if place().workers == 1 or not isinstance(error, lost):
+    except Exception as error:  # by its type only where there are others: the type comes with TensorFlow
+        if place().workers == 1:
+            raise
+        errors = tf.errors
+        lost = errors.UnavailableError, errors.AbortedError, errors.DeadlineExceededError, errors.CancelledError
+        if not isinstance(error, lost):
             raise
         restarts = int(os.environ.get("RECIPES_RESTARTS", "10"))
         first = (error.message or type(error).__name__).strip().splitlines()[0][:160]

@@ -209,3 +209,27 @@ def folder(path: Path) -> Path:
     for number in range(20):
         write_image(np.full((8, 8, 3), 10 * number, np.uint8), path / "pictures" / f"{number}.png")
     return path / "pictures"
+
+
+def shell_of(language: str) -> str:
+    """The lines of the documentation that put TF_CONFIG together, for one way of starting a training."""
+    text = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+    (block,) = (part.split("```")[0] for part in text.split(f"```{language}\n")[1:])
+    lines = [line.strip() for line in block.splitlines()]
+    return "\n".join(line for line in lines if line.startswith(("hosts=", "export TF_CONFIG=")))
+
+
+@pytest.mark.parametrize(
+    ("language", "environment"),
+    [
+        ("bash", {"SLURM_JOB_NODELIST": "node[1-3]", "SLURM_PROCID": "1"}),
+        ("yaml", {"WORKERS": "3", "JOB_COMPLETION_INDEX": "1"}),
+    ],
+)
+def test_the_documented_ways_to_start_on_a_cluster(language, environment, monkeypatch):
+    script = 'scontrol() { printf "node1\\nnode2\\nnode3\\n"; }\n' + shell_of(language) + '\necho "$TF_CONFIG"'
+    done = subprocess.run(["bash", "-c", script], env=os.environ | environment, capture_output=True, text=True)
+    monkeypatch.setenv("TF_CONFIG", done.stdout)
+    assert place() == Place(1, 3), done
+    addresses = json.loads(done.stdout)["cluster"]["worker"]
+    assert len(set(addresses)) == 3 and all(address.endswith(":12345") for address in addresses)

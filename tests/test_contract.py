@@ -325,9 +325,9 @@ def trained(name: str, run: int) -> Trained:
     module = load(name)
     given = []
 
-    def spy(step, data, **options):
-        given.append((step, options["state"]))
-        return fit(step, data, **options)
+    def spy(step, data, epochs, state, output_dir=None, **options):
+        given.append((step, state))
+        return fit(step, data, epochs, state, output_dir, **options)
 
     config = tiny(module, name)
     networks, data = module.build(config), tiny_data(name, config)
