@@ -37,6 +37,7 @@ from benchmarks import (
     dcgan,
     markdown_table,
     pix2pix,
+    precision,
     run_benchmark,
     timed,
     write_between,
@@ -95,7 +96,7 @@ def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, line, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pix2pix", "dcgan", "clothes", "autoencoders", "adversarial", "canvas"])
+@pytest.mark.parametrize("name", ["pix2pix", "dcgan", "clothes", "autoencoders", "adversarial", "canvas", "precision"])
 def test_help_comes_without_tensorflow(name):
     code = f"import sys, runpy; sys.argv = ['{name}.py', '--help']\n"
     code += f"try: runpy.run_module('benchmarks.{name}', None, '__main__')\nfinally: print('tensorflow' in sys.modules)"
@@ -986,3 +987,39 @@ def test_each_photo_is_dreamt_before_two_networks(tmp_path, monkeypatch):
         both = read_image(tmp_path / f"dream-{name}" / "cat.png")
         assert both.shape == (320, 2 * 640 + 4, 3)
         assert (both[:, :640] == 128).all() and (both[:, -640:] == value).all()
+
+
+# %% benchmarks.precision
+
+
+def test_precisions_are_compared_seed_by_seed():
+    def run(error: float, speed: float) -> dict[str, float]:
+        return {"accuracy": error, "steps_per_second": speed}
+
+    numbers = {
+        "lenet, seed 0, float32": run(0.5, 10.0),
+        "lenet, seed 0, mixed_bfloat16": run(0.4, 20.0),
+        "lenet, seed 1, float32": run(0.7, 40.0),
+        "lenet, seed 1, mixed_bfloat16": run(0.4, 60.0),
+        "dcgan, seed 0, float32": {"frechet_distance": 1.0, "steps_per_second": 1.0},
+    }
+    assert precision.table(numbers).splitlines()[2:] == [
+        "| lenet, accuracy | 0.6000 ± 0.1414 | 0.4000 ± 0.0000 | 1.75 (1.50-2.00) | 2 |"
+    ]
+
+
+@pytest.mark.slow
+def test_both_precisions_of_a_demo_are_run_once(tmp_path, capsys):
+    for _ in range(2):
+        precision.measure(seeds=(5,), only=("lenet",), epochs=1, output_dir=tmp_path)
+    found = json.loads((tmp_path / "precision.json").read_text())
+    assert list(found) == ["lenet, seed 5, float32", "lenet, seed 5, mixed_bfloat16"]
+    assert all(run["accuracy"] > 0.2 and run["steps_per_second"] > 0 for run in found.values())
+    settings = json.loads((tmp_path / "lenet-seed-5-mixed_bfloat16" / "config.json").read_text())["config"]
+    assert settings["precision"] == "mixed_bfloat16" and settings["seed"] == 5
+    assert capsys.readouterr().out.count("| lenet, accuracy |") == 2
+
+
+def test_a_demo_that_is_not_compared_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'mlp' is not among the recipes; choose from lenet"):
+        precision.measure(only=("mlp",), output_dir=tmp_path)
