@@ -112,7 +112,10 @@ def fit(
 
     recent: list[tf.Tensor] = []  # losses of calls that are not in `totals` yet, a row a step
     settled = done
-    at_once = _StepsPerCall(execution.steps_per_call, alone=place().workers == 1)
+    alone = place().workers == 1
+    at_once = _StepsPerCall(execution.steps_per_call, alone)
+
+    quiet = None if is_chief() else True  # None: where there is no terminal
 
     def settle() -> None:
         nonlocal settled
@@ -127,9 +130,7 @@ def fit(
     with (
         _stop_signals(catch=output_dir is not None) as stopped,
         _named_failures(),
-        tqdm(
-            total=epochs * steps, initial=done, unit="step", disable=None if is_chief() else True, mininterval=0.5
-        ) as bar,
+        tqdm(total=epochs * steps, initial=done, unit="step", disable=quiet, mininterval=0.5) as bar,
     ):
         while done < epochs * steps and not worn_out():
             epoch, within = divmod(done, steps)
@@ -150,8 +151,7 @@ def fit(
                 done, within = done + count, within + count
                 bar.update(count)
                 now = time.monotonic()
-                # several machines must all stop after the same step
-                stopping = bool(stopped) if place().workers == 1 else float(recent[-1][-1, -1]) > 0
+                stopping = bool(stopped) if alone else float(recent[-1][-1, -1]) > 0  # all stop after the same step
                 if now - shown > 1.0:
                     settle()
                     bar.set_postfix({name: f"{total / within:.3g}" for name, total in totals.items()}, refresh=False)
@@ -173,7 +173,7 @@ def fit(
                 saves.write(done, steps, totals, seconds, history)
                 if is_chief():
                     _say(bar, history[-1], epochs, healthy)
-            if stopping:
+            if stopping or (alone and stopped):
                 raise KeyboardInterrupt(f"stopped after step {done} of {epochs * steps}")
         if worn_out() and done < epochs * steps:
             bar.write(f"stopped: {best} has not fallen for {patience} epochs")
