@@ -39,8 +39,20 @@ def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str
     return run
 
 
+def in_float32(network: keras.Model) -> keras.Model:
+    """Return a network that computes in float32, with the same weights: other runtimes know no mixed precision."""
+
+    def plain(part: keras.Operation) -> keras.Operation:
+        of_layers = {"dtype": "float32"} if isinstance(part, keras.layers.Layer) else {}
+        return type(part).from_config(part.get_config() | of_layers)
+
+    copy = keras.models.clone_model(network, clone_function=plain, recursive=True)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
 def export_network(network: keras.Model, path: Path, format: ExportFormat, size: int = 0) -> None:
-    """Write one network as it is used: dropout and noise do not act.
+    """Write one network as it is used, in float32: dropout and noise do not act.
 
     Inputs keep their names; outputs are called output_0, output_1 and so on. The number of examples is open, and so
     is the size of pictures where the network leaves it open; but with 8 bits a network with transposed convolutions
@@ -55,6 +67,7 @@ def export_network(network: keras.Model, path: Path, format: ExportFormat, size:
     Raises:
         InputError: a package is missing, the format has not what the network holds, or it needs a size.
     """
+    network = in_float32(network)
     network(network.inputs if len(network.inputs) > 1 else network.inputs[0])  # ONNX refuses one never called
     if format == "tf_saved_model":
         _write_saved_model(network, path)

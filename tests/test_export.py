@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from benchmarks.export import Case, against, compare
 from common.errors import InputError
-from common.export import EXPORT_ENDINGS, export, export_network
+from common.execution import Execution
+from common.export import EXPORT_ENDINGS, export, export_network, in_float32
 from common.runs import start_run
 from recipes import lenet, pix2pix
 from tests.test_contract import RECIPES, in_groups, load, tiny
@@ -124,6 +125,20 @@ def test_eight_bits_make_a_small_file_that_gives_nearly_the_same(tmp_path):
         (found,), (expected,) = loaded(path, "litert", network)(inputs), outputs_of(network, inputs)
         assert found.shape == expected.shape
         assert 0 < np.abs(found - expected).mean() < 0.05 * np.abs(expected).mean()
+
+
+@pytest.mark.parametrize("name", ["lenet", "cyclegan", "mobilenet", "adversarial_autoencoder"])
+def test_what_was_trained_in_16_bits_is_written_in_float32(name):
+    module = load(name)
+    mixed = module.build(tiny(module, name, execution=Execution(precision="mixed_bfloat16")))
+    for network, same in zip(mixed, module.build(tiny(module, name)), strict=True):
+        same.set_weights(network.get_weights())
+        shapes = [[2, *(32 if side is None else side for side in each.shape[1:])] for each in network.inputs]
+        inputs = [np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32) for shape in shapes]
+        given = inputs if len(inputs) > 1 else inputs[0]
+        written = in_float32(network)
+        np.testing.assert_allclose(written(given), same(given), atol=1e-6)
+        assert {layer.compute_dtype for layer in written.layers} == {"float32"}
 
 
 def test_eight_bits_need_a_size_for_transposed_convolutions_of_any_size(tmp_path):
