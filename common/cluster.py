@@ -110,12 +110,11 @@ def joining_again() -> Iterator[None]:
     except Exception as error:  # by its type only where there are others: the type comes with TensorFlow
         if place().workers == 1:
             raise
-        errors = tf.errors
-        lost = errors.UnavailableError, errors.AbortedError, errors.DeadlineExceededError, errors.CancelledError
-        if not isinstance(error, lost):
+        gone = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError
+        if not (isinstance(error, gone) or "Collective ops is aborted" in str(error)):
             raise
         restarts = int(os.environ.get("RECIPES_RESTARTS", "10"))
-        first = (error.message or type(error).__name__).strip().splitlines()[0][:160]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         if not restarts:
             raise OSError(f"another machine of this training is gone ({first}); start all of them again") from None
         print(f"another machine is gone ({first}); beginning again from the newest save", file=sys.stderr, flush=True)

@@ -162,8 +162,8 @@ def captured(monkeypatch, config=TINY, networks=None):
     """Return the step that `train` would take, and the state it would save."""
     given = {}
 
-    def spy(step, data, **options):
-        given.update(step=step, **options)
+    def spy(step, data, epochs, state, *_, **__):
+        given.update(step=step, state=state)
         return []
 
     monkeypatch.setattr(cyclegan, "fit", spy)
@@ -273,9 +273,9 @@ def test_a_run_that_goes_on_has_the_pool_of_one_that_was_not_stopped(monkeypatch
         for epochs in stops:
             states = []
 
-            def spy(step, data, epochs=epochs, states=states, **options):
-                states.append(options["state"])
-                return fit(step, data, **options | {"epochs": epochs})
+            def spy(step, data, _, state, *rest, epochs=epochs, states=states, **options):
+                states.append(state)
+                return fit(step, data, epochs, state, *rest, **options)
 
             monkeypatch.setattr(cyclegan, "fit", spy)
             networks = build(config)

@@ -93,8 +93,8 @@ def captured(monkeypatch, config, networks):
     """Return the step that `train` would take, and the state it would save."""
     given = {}
 
-    def spy(step, data, **options):
-        given.update(step=step, **options)
+    def spy(step, data, epochs, state, *_, **__):
+        given.update(step=step, state=state)
         return []
 
     monkeypatch.setattr(face_swap, "fit", spy)

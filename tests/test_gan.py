@@ -49,32 +49,6 @@ def test_losses_against_their_formulas():
     assert float(discriminator_loss(tf.zeros((3, 1)), tf.zeros((3, 1)))) == pytest.approx(2 * np.log(2))
 
 
-def one_step(monkeypatch, config, images):
-    steps = []
-    monkeypatch.setattr(gan, "fit", lambda step, *_, **__: steps.append(step))
-    networks = build(config)
-    train(networks, batches(images, len(images), 0, held_out=(images,)), config)
-    losses = steps[0](tf.constant(images))
-    return networks, {name: float(loss) for name, loss in losses.items()}
-
-
-@pytest.mark.slow
-def test_one_compiled_call_of_three_updates_equals_three_calls_of_one(monkeypatch):
-    images = blobs(12)
-    together, mean = one_step(monkeypatch, Config(**SMALL), images)
-    steps = []
-    monkeypatch.setattr(gan, "fit", lambda step, *_, **__: steps.append(step))
-    config = Config(**SMALL)
-    apart = build(config)
-    train(apart, batches(images, 4, 0, held_out=(images,)), config)
-    losses = [steps[0](tf.constant(images[start : start + 4])) for start in (0, 4, 8)]
-    for name in mean:
-        assert mean[name] == pytest.approx(np.mean([float(each[name]) for each in losses]), rel=1e-4)
-    for one, other in zip(together, apart, strict=True):
-        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-5)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "images", "expected"),

@@ -29,7 +29,8 @@ def test_a_demo_runs_from_the_wheel_outside_the_checkout(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = f"import sys, runpy; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.argv[1:] = ['--epochs', '1']\n"
-    code += "import recipes; assert 'site' in recipes.__file__; runpy.run_module('recipes.dcgan', run_name='__main__')"
+    code += "import recipes; assert 'site' in recipes.__file__\n"
+    code += "runpy.run_module('recipes.dcgan', run_name='__main__', alter_sys=True)"
     (tmp_path / "elsewhere").mkdir()
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path / "elsewhere"

@@ -308,7 +308,7 @@ def test_pictures_are_what_a_step_takes():
 def test_training_waits_between_the_turns(steps):
     """After the first step, after those that say how long a step is where none were asked for, after each round."""
     setup, rounds, drawn = Setup("dcgan", DCGAN, steps), 2, []
-    networks, optimizers, original = setup.build(), [], keras.optimizers.Adam
+    networks, optimizers, original = setup.build(), [], setup.module.adam
 
     class Counted(Turns):
         def next(self) -> None:
@@ -318,7 +318,7 @@ def test_training_waits_between_the_turns(steps):
         return (tf.zeros((3, 28, 28, 1), tf.uint8) + tf.cast(number % 2, tf.uint8),)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.optimizers, "Adam", lambda *a, **k: optimizers.append(original(*a, **k)) or optimizers[-1])
+        patch.setattr(setup.module, "adam", lambda *a: optimizers.append(original(*a)) or optimizers[-1])
         here, _ = multiprocessing.Pipe()
         data = Batches(99, lambda step: tf.data.Dataset.counter(step).map(picture))
         found, step = train_in_turns(Counted(here), setup, rounds, networks, data)
