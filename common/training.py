@@ -226,6 +226,9 @@ def _shared_out(strategy: tf.distribute.Strategy, data: Batches, first: int, cou
     def part(context: tf.distribute.InputContext) -> tf.data.Dataset:
         workers, worker = context.num_input_pipelines, context.input_pipeline_id
         stream = (data.at(first, worker, workers) if workers > 1 else data.at(first)).take(count)
+        still = tf.data.Options()
+        still.autotune.enabled = False  # on two cores its search for better numbers of threads doubles some epochs
+        stream = stream.with_options(still)
         here = context.num_replicas_in_sync // workers
         if here == 1:
             return stream
