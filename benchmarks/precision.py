@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.execution import Execution
 
 SCORES = {  # of each recipe's results.json, and how it is called
-    "lenet": ("accuracy", "accuracy"),
+    "lenet": ("test_accuracy", "accuracy"),
     "conv_autoencoder": ("test_error", "squared error"),
     "dcgan": ("frechet_distance", "Frechet distance"),
     "pix2pix": ("l1", "L1"),

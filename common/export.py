@@ -40,7 +40,12 @@ def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str
 
 
 def in_float32(network: keras.Model) -> keras.Model:
-    """Return a network that computes in float32, with the same weights: other runtimes know no mixed precision."""
+    """Return a network with the same weights that computes in float32: other runtimes know no mixed precision.
+
+    It is `network` itself where that does so.
+    """
+    if all(layer.compute_dtype == "float32" for layer in network.layers):
+        return network
 
     def plain(part: keras.Operation) -> keras.Operation:
         of_layers = {"dtype": "float32"} if isinstance(part, keras.layers.Layer) else {}
