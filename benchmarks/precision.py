@@ -78,7 +78,7 @@ def one_run(recipe: str, seed: int, precision: Any, epochs: int, folder: Path) -
 
 def table(numbers: dict[str, dict[str, Any]]) -> str:
     """Return a line a recipe: the scores of both precisions over the seeds, and the ratio of speeds."""
-    rows = {}
+    rows: dict[str, dict[str, float | int | str]] = {}
     for recipe, (key, name) in SCORES.items():
         runs: dict[str, list[dict[str, Any]]] = {precision: [] for precision in PRECISIONS}
         for label, found in numbers.items():
