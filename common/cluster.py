@@ -58,7 +58,11 @@ def all_devices(batch_size: int) -> Iterator[None]:
         InputError: TF_CONFIG cannot be read, the machines cannot be joined, or they cannot share `batch_size` evenly.
     """
     if place().workers > 1:
-        strategy = worker_strategy()
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else is computed
+        except (RuntimeError, tf.errors.OpError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise InputError(f"TF_CONFIG: the machines could not be joined ({reason})") from None
         replicas = strategy.num_replicas_in_sync
         if batch_size % replicas:
             raise InputError(
@@ -81,21 +85,6 @@ def all_devices(batch_size: int) -> Iterator[None]:
         return
     with tf.distribute.MirroredStrategy(gpus[:used]).scope():
         yield
-
-
-def worker_strategy() -> tf.distribute.Strategy:
-    """Return the strategy that joins the machines of TF_CONFIG; made before anything is computed, and once."""
-    global _joined
-    if _joined is None:
-        try:
-            _joined = tf.distribute.MultiWorkerMirroredStrategy()
-        except (RuntimeError, tf.errors.OpError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise InputError(f"TF_CONFIG: the machines could not be joined ({reason})") from None
-    return _joined
-
-
-_joined: tf.distribute.Strategy | None = None
 
 
 @contextmanager
