@@ -286,11 +286,6 @@ def _zero_padding(layer: Any) -> Function:
     return lambda x: functional.pad(x, margins)
 
 
-def _cropping(layer: Any) -> Function:
-    margins = [-each for each in _margins(layer, layer.cropping)]
-    return lambda x: functional.pad(x, margins)
-
-
 def _pooling(function: Function, layer: Any) -> Function:
     if layer.padding != "valid":
         raise _unsupported(layer, f"padding {layer.padding}")
@@ -338,7 +333,6 @@ LAYERS: dict[str, Callable[[Any], Function]] = {
     "Concatenate": _concatenate,
     "Conv2D": _Conv2D,
     "Conv2DTranspose": _Conv2DTranspose,
-    "Cropping2D": _cropping,
     "Dense": _dense,
     "DepthwiseConv2D": _Conv2D,
     "Dropout": lambda layer: nn.Dropout(layer.rate),
@@ -367,6 +361,15 @@ def _padded(operation: Any) -> Function:
     return functools.partial(functional.pad, pad=_margins(operation, sides), mode=operation.mode)
 
 
+def _cropped(operation: Any) -> Function:
+    top, left, height, width = (
+        getattr(operation, name) for name in ("top_cropping", "left_cropping", "target_height", "target_width")
+    )
+    if None in (top, left, height, width):
+        raise _unsupported(operation, "sides that are not given by their beginning and length")
+    return lambda x: x[:, :, top : top + height, left : left + width]
+
+
 def _item(x: torch.Tensor, key: Any) -> torch.Tensor:
     if x.ndim != 2:
         raise NotImplementedError("no translation of GetItem of images")
@@ -386,6 +389,7 @@ def _resized(operation: Any) -> Function:
 
 OPERATIONS: dict[str, Callable[[Any], Function]] = {
     "Add": lambda operation: operator.add,
+    "CropImages": _cropped,
     "Exp": lambda operation: torch.exp,
     "GetItem": lambda operation: _item,
     "Multiply": lambda operation: operator.mul,
