@@ -125,6 +125,7 @@ SETUPS = {
     "ssgan-paper": Setup("ssgan", ssgan.Config()),
     "pix2pix-demo": Setup("pix2pix", pix2pix.DEMO),
     "pix2pix-128-narrow": Setup("pix2pix", pix2pix.Config(size=128, base_filters=32)),
+    "pix2pix-128": Setup("pix2pix", pix2pix.Config(size=128)),
     "pix2pix-paper": Setup("pix2pix", pix2pix.Config()),
     "cyclegan-demo": Setup("cyclegan", cyclegan.DEMO),
     "cyclegan-128-unet": Setup("cyclegan", cyclegan.Config(size=128, generator="unet")),
