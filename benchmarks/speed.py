@@ -727,7 +727,7 @@ def matmul_peak(threads: int, quick: bool = False) -> float:
 
 
 def speed_table(rows: Sequence[Mapping[str, Any]], missing: Mapping[str, Mapping[str, str]], peak: float) -> str:
-    """Return the rows as Markdown, and after each set-up's why a variant is not there.
+    """Return a line for each set-up as Markdown: the recipe's step, and the times of the others as multiples of it.
 
     Args:
         rows: of one set-up after another.
@@ -736,21 +736,27 @@ def speed_table(rows: Sequence[Mapping[str, Any]], missing: Mapping[str, Mapping
     """
     shown: dict[str, dict[str, str]] = {}
     for setup in dict.fromkeys(row["setup"] for row in rows):
-        for row in (row for row in rows if row["setup"] == setup):
-            shown[f"{setup} {row['variant']}"] = {
-                "ms a step": spread(row["step_ms"], 0 if row["step_ms"]["median"] >= 20 else 2),
-                "CPU ms": f"{row['cpu_ms']['median']:.3g}",
-                "images/s": f"{row['batch_size'] / row['step_ms']['median'] * 1e3:.1f}",
-                "time / recipe's": "1" if row["variant"] == "recipe" else spread(row["times_the_recipe"], 2),
-                "GFLOP": f"{row['gflop_per_step']:.3g}",
-                "GFLOP/s": f"{row['gflop_per_second']:.3g}",
-                "of peak": f"{row['gflop_per_second'] / peak:.0%}",
-                "peak MB": f"{row['peak_memory_mb']:.0f}",
-                "first step, s": f"{row['first_step_seconds']:.1f}",
-            }
-        columns = {name: name for name in shown[f"{setup} recipe"]}
-        shown |= {f"{setup} {variant}": {"ms a step": reason} for variant, reason in missing.get(setup, {}).items()}
-    return markdown_table(shown, columns, "")
+        of = {row["variant"]: row for row in rows if row["setup"] == setup}
+        recipe, reasons = of["recipe"], missing.get(setup, {})
+        shown[setup] = {
+            "ms a step": spread(recipe["step_ms"], 0 if recipe["step_ms"]["median"] >= 20 else 2),
+            "CPU ms": f"{recipe['cpu_ms']['median']:.3g}",
+            "images/s": f"{recipe['batch_size'] / recipe['step_ms']['median'] * 1e3:.1f}",
+            "GFLOP": f"{recipe['gflop_per_step']:.3g}",
+            "GFLOP/s": f"{recipe['gflop_per_second']:.3g}",
+            "of peak": f"{recipe['gflop_per_second'] / peak:.0%}",
+            **{
+                variant: spread(of[variant]["times_the_recipe"], 2) if variant in of else reasons.get(variant, "-")
+                for variant in VARIANTS[1:]
+            },
+            "peak MB": _beside_pytorch(of, "peak_memory_mb", 0),
+            "first step, s": _beside_pytorch(of, "first_step_seconds", 1),
+        }
+    return markdown_table(shown, {name: name for name in next(iter(shown.values()))}, "")
+
+
+def _beside_pytorch(of: Mapping[str, Mapping[str, Any]], key: str, digits: int) -> str:
+    return " / ".join(f"{of[variant][key]:.{digits}f}" for variant in ("recipe", "pytorch") if variant in of)
 
 
 def behind(rows: Sequence[Mapping[str, Any]], least: float = 0.03) -> list[str]:

@@ -388,13 +388,13 @@ def test_speed_table_says_what_is_not_installed():
     times = {"median": 50.0, "least": 40.0, "most": 60.0}
     row = {"setup": "tiny", "variant": "recipe", "batch_size": 4, "step_ms": times, "cpu_ms": times}
     row |= {"times_the_recipe": times, "gflop_per_step": 2.0, "gflop_per_second": 40.0, "peak_memory_mb": 900.4}
-    plain = row | {"first_step_seconds": 1.25, "variant": "plain"}
-    other = row | {"setup": "other", "first_step_seconds": 1.0}
-    rows = [row | {"first_step_seconds": 7.0}, plain, other]
+    row["first_step_seconds"] = 7.0
+    plain = row | {"variant": "plain", "times_the_recipe": {"median": 1.5, "least": 1.25, "most": 2.0}}
+    pytorch = plain | {"setup": "other", "variant": "pytorch", "peak_memory_mb": 800.0, "first_step_seconds": 1.25}
+    rows = [row, plain, row | {"setup": "other"}, pytorch]
     lines = speed_table(rows, {"tiny": {"pytorch": "not installed"}}, 160.0).splitlines()
-    assert lines[2] == "| tiny recipe | 50 (40-60) | 50 | 80.0 | 1 | 2 | 40 | 25% | 900 | 7.0 |"
-    assert lines[3].split(" | ")[4] == "50.00 (40.00-60.00)"
-    assert lines[4].startswith("| tiny pytorch | not installed |") and len(lines) == 6
+    assert lines[2] == "| tiny | 50 (40-60) | 50 | 80.0 | 2 | 40 | 25% | - | 1.50 (1.25-2.00) | not installed | 900 | 7.0 |"
+    assert lines[3].endswith("| - | - | 1.50 (1.25-2.00) | 900 / 800 | 7.0 / 1.2 |") and len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
 
 
