@@ -93,7 +93,14 @@ def joining_again() -> Iterator[None]:
 
     What its memory holds may be a step that was cut in two; the newest save is whole. The environment variable
     RECIPES_RESTARTS says how often (10).
+
+    Raises:
+        InputError: RECIPES_RESTARTS is no whole number.
+        OSError: another machine is gone once too often.
     """
+    restarts = os.environ.get("RECIPES_RESTARTS", "10")
+    if not restarts.isdecimal():
+        raise InputError(f"RECIPES_RESTARTS={restarts}: expected how often to begin again, a whole number such as 10")
     try:
         yield
     except Exception as error:  # by its type only where there are others: the type comes with TensorFlow
@@ -102,10 +109,9 @@ def joining_again() -> Iterator[None]:
         gone = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError
         if not (isinstance(error, gone) or "Collective ops is aborted" in str(error)):
             raise
-        restarts = int(os.environ.get("RECIPES_RESTARTS", "10"))
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        if not restarts:
+        if not int(restarts):
             raise OSError(f"another machine of this training is gone ({first}); start all of them again") from None
         print(f"another machine is gone ({first}); beginning again from the newest save", file=sys.stderr, flush=True)
-        os.environ["RECIPES_RESTARTS"] = str(restarts - 1)
+        os.environ["RECIPES_RESTARTS"] = str(int(restarts) - 1)
         os.execv(sys.executable, sys.orig_argv)

@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 from common.batches import batches, side_by_side
-from common.cluster import Place, is_chief, place
+from common.cluster import Place, is_chief, joining_again, place
 from common.digits import digits_or_others
 from common.errors import InputError
 from common.files import write_text
@@ -162,6 +162,13 @@ def test_a_cluster_that_cannot_be_read_is_one_line(config, reason, monkeypatch):
         place()
     assert reason in str(error.value) and '"task": {"type": "worker"' in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["often", "-1", ""])
+def test_how_often_to_begin_again_must_be_a_whole_number(given, monkeypatch):
+    monkeypatch.setenv("RECIPES_RESTARTS", given)
+    with pytest.raises(InputError, match=f"RECIPES_RESTARTS={given}: expected"), joining_again():
+        pytest.fail("began all the same")
 
 
 def test_places(monkeypatch, tmp_path):
