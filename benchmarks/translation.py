@@ -316,7 +316,7 @@ def _rescaling(layer: Any) -> Function:
 
 
 def _concatenate(layer: Any) -> Function:
-    if layer.axis != -1:
+    if layer.axis != -1 and not (layer.axis == 1 and layer.output.ndim == 2):
         raise _unsupported(layer, f"axis {layer.axis}")
     return lambda *tensors: torch.cat(tensors, dim=1)
 
@@ -389,6 +389,7 @@ def _resized(operation: Any) -> Function:
 
 OPERATIONS: dict[str, Callable[[Any], Function]] = {
     "Add": lambda operation: operator.add,
+    "Concatenate": _concatenate,
     "CropImages": _cropped,
     "Exp": lambda operation: torch.exp,
     "GetItem": lambda operation: _item,
