@@ -339,11 +339,10 @@ def _ssgan(config: Any, networks: Sequence[nn.Module]) -> Step:
     averaged.eval()
 
     def step(unlabelled: torch.Tensor, labelled: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        count, known = len(unlabelled), len(labelled)
-        fake = generator(torch.randn(count, config.latent_dim))
-        features, logits = seen(torch.cat([_floats(labelled), _floats(unlabelled), fake]))
-        class_logits, real, drawn = logits.split([known, count, count])
-        _, real_features, drawn_features = features.split([known, count, count])
+        fake = generator(torch.randn(len(unlabelled), config.latent_dim))
+        _, class_logits = seen(_floats(labelled))
+        real_features, real = seen(_floats(unlabelled))
+        drawn_features, drawn = seen(fake)
         on_real, on_drawn = real.logsumexp(1), drawn.logsumexp(1)
         with torch.no_grad():
             surest, found = averaged(_floats(unlabelled)).softmax(1).max(1)
