@@ -16,9 +16,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -38,8 +39,8 @@ from common.datasets import image_pairs
 from common.errors import InputError
 from common.files import write_json
 from common.images import colour_labels
-from common.lazy import tf
 from common.streets import street_pairs
+from common.training import fit
 from recipes import pix2pix
 
 
@@ -173,14 +174,17 @@ def run_memory(turns: Turns, folder: Path, output_dir: Path, count: int, passes:
         held[f"pass {number}"] = resident_memory()
     del stream
 
-    def at(step: int) -> tf.data.Dataset:
-        if step:
-            held[f"epoch {step // data.steps_per_epoch}"] = resident_memory()
-        return data.at(step)
+    def fit_watched(*arguments: Any, on_epoch: Callable[[int], Any], **options: Any) -> Any:
+        def watched(epoch: int) -> Any:
+            measured = on_epoch(epoch)
+            held[f"epoch {epoch}"] = resident_memory()
+            return measured
+
+        return fit(*arguments, on_epoch=watched, **options)
 
     config = pix2pix.Config(**vars(TINY) | {"epochs": passes})
-    pix2pix.train(networks, data._replace(at=at), config, output_dir)
-    held[f"epoch {passes}"] = resident_memory()
+    with mock.patch.object(pix2pix, "fit", fit_watched):
+        pix2pix.train(networks, data, config, output_dir)
     turns.next()
     return {"held_mb": held, "pairs": count}
 

@@ -35,7 +35,8 @@ def test_maps_and_weights_at_28_pixels():
     encoder, decoder = build()
     sides = [layer.output.shape[1] for layer in encoder.layers]
     assert sides == [28, 30, 10, 5, 7, 3, 2] and encoder.output_shape == (None, 2, 2, 64)
-    assert [layer.output.shape[1] for layer in decoder.layers] == [2, 5, 17, 15, 30, 28]
+    assert [layer.output.shape[1] for layer in decoder.layers] == [2, 5, 15, 30]  # and is cut to 28
+    assert decoder.output_shape == (None, 28, 28, 1)
     assert encoder.count_params() == 9 * 32 + 32 + 9 * 32 * 64 + 64
     assert decoder.count_params() == 9 * 64 * 32 + 32 + 25 * 32 * 16 + 16 + 4 * 16 + 1
 

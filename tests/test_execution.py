@@ -43,6 +43,13 @@ def test_adam_is_that_of_the_paper(beta_1, decay):
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_optimizers_are_not_numbered_since_the_order_of_their_names_changes_how_sums_round(precision):
+    weights = [keras.Variable(np.ones(3, np.float32))]
+    made = [adam(0.1, weights, Execution(precision=precision)) for _ in range(2)]
+    assert {getattr(optimizer, "inner_optimizer", optimizer).name for optimizer in made} == {"adam"}
+
+
 def test_a_loss_is_scaled_in_float16_alone_and_a_step_with_infinite_gradients_is_left_out():
     variable = keras.Variable(np.ones(2, np.float32))
     assert float(loss_scale(adam(0.1, [variable], Execution()))) == 1
