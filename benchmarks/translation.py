@@ -362,9 +362,8 @@ def _padded(operation: Any) -> Function:
 
 
 def _cropped(operation: Any) -> Function:
-    top, left, height, width = (
-        getattr(operation, name) for name in ("top_cropping", "left_cropping", "target_height", "target_width")
-    )
+    top, left = operation.top_cropping, operation.left_cropping
+    height, width = operation.target_height, operation.target_width
     if None in (top, left, height, width):
         raise _unsupported(operation, "sides that are not given by their beginning and length")
     return lambda x: x[:, :, top : top + height, left : left + width]

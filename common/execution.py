@@ -93,8 +93,8 @@ def adam(
                 grads = [first, *grads[1:]]
             super().apply(grads, trainable_variables)
 
-    # All have one name. Keras would number them, and TensorFlow orders a graph's operations by name: where adam_9 and
-    # adam_10 train together, sums are taken in another order than with adam_1 and adam_2, and round otherwise.
+    # All have one name. Keras would number them, and where the two of a step sort otherwise than adam_1 and adam_2, as
+    # adam_9 and adam_10 do, TensorFlow computes a graph whose sums round otherwise.
     optimizer: keras.optimizers.Optimizer = OnePassAdam(rate, beta_1=beta_1, weight_decay=weight_decay, name="adam")
     if execution.precision == "mixed_float16":
         optimizer = SharedLossScale(optimizer)

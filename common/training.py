@@ -116,8 +116,6 @@ def fit(
     at_once = _StepsPerCall(execution.steps_per_call, alone)
 
     quiet = None if is_chief() else True  # None: where there is no terminal
-    # One stream for all epochs: making it anew costs 50 ms, more than many an epoch of small networks.
-    iterator = iter(_shared_out(strategy, data, done, max(1, epochs * steps - done)))
 
     def settle() -> None:
         nonlocal settled
@@ -134,6 +132,8 @@ def fit(
         _named_failures(),
         tqdm(total=epochs * steps, initial=done, unit="step", disable=quiet, mininterval=0.5) as bar,
     ):
+        # One stream for all epochs: making it anew costs 50 ms, more than many an epoch of small networks.
+        iterator = iter(_shared_out(strategy, data, done, max(0, epochs * steps - done)))
         while done < epochs * steps and not worn_out():
             epoch, within = divmod(done, steps)
             first = within

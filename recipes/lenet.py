@@ -185,7 +185,7 @@ def classify(classifier: keras.Model, images: np.ndarray) -> np.ndarray:
 #
 # The scores are of the 1,000 test pictures: accuracy, calibration error (the mean distance between how sure and how
 # often right), and each class's precision and recall. The demo is right in 0.917, the MLP on the same pictures in
-# 0.845, and features made by hand with a linear classifier (`recipes.dog_svm`) in 0.934: what is to be learnt from
+# 0.847, and features made by hand with a linear classifier (`recipes.dog_svm`) in 0.934: what is to be learnt from
 # pictures needs many of them. On Fashion-MNIST, fifteen times as many, it is LeNet-5 that is ahead, with 0.907
 # against 0.890; 0.891 is what LeNet-5 is said to reach there after 50 epochs.
 #
