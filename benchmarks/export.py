@@ -1,17 +1,19 @@
 """Exported networks beside Keras: size on disk, CPU time of a picture on one thread, and what 8 bits cost in quality.
 
-Networks are those of the demos, trained under --output-dir where they are not there yet. Pictures go in one by one, in
-rounds in which the runtimes take turns, and times are medians of the rounds. Keras is called as the recipes call it,
-layer by layer.
+Networks are those of the demos, which run first where --output-dir has none: 20 minutes for all on two cores. Pictures
+go in one by one, in rounds in which the runtimes take turns, and times are medians of the rounds. Keras is called as
+the recipes call it, layer by layer.
 
 Run      pip install --editable '.[export]' && python -m benchmarks.export
 """
 
 from __future__ import annotations
 
-import importlib
+import functools
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +23,16 @@ import numpy as np
 
 from benchmarks import describe, machine, markdown_table, run_benchmark, write_between
 from common.classification import accuracy
-from common.clothes import drawn_clothes
+from common.clothes import CLOTHES_CLASSES, drawn_clothes
+from common.digits import digits_or_others
 from common.errors import InputError
 from common.export import EXPORT_ENDINGS, ExportFormat, export_network
 from common.images import from_uint8, to_uint8
+from common.labelled import labelled_images
 from common.lazy import keras, tf
 from common.runs import load_network
+from common.seasons import drawn_seasons
+from recipes import cyclegan, fast_style_transfer, pix2pix
 
 FORMATS: dict[str, ExportFormat] = {
     "SavedModel": "tf_saved_model",
@@ -57,23 +63,26 @@ def measure(
     Args:
         output_dir: for a run of each recipe, and what is exported of it.
         rounds: of which times are medians.
-        only: of lenet, dcgan, pix2pix.
+        only: recipes, to measure no others.
         results: a Markdown file, into which the table is written between the marks `<!-- export -->`.
     """
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = "1"  # before TensorFlow starts
-    unknown = [name for name in only if name not in CASES]
-    if unknown or rounds < 1:
-        raise InputError(f"expected a round or more of {', '.join(CASES)}, got {rounds} of {', '.join(unknown)}")
+    unknown = sorted(set(only) - set(CASES))
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is not among the networks; choose from {', '.join(CASES)}")
+    if rounds < 1:
+        raise InputError(f"--rounds {rounds}: expected 1 or more")
+    chosen = [name for name in CASES if not only or name in only]
+    for name in chosen:
+        if not (output_dir / name / "results.json").exists():
+            command = [sys.executable, "-m", f"recipes.{name}", "demo", "--output-dir", str(output_dir / name)]
+            subprocess.run(command, check=True)
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ[variable] = "1"  # before TensorFlow starts
     where = machine(threads=1)
     rows: dict[str, dict[str, float | int | str]] = {}
-    for name, case in CASES.items():
-        if only and name not in only:
-            continue
+    for name in chosen:
         run = output_dir / name
-        if not (run / "results.json").exists():
-            importlib.import_module(f"recipes.{name}").demo(output_dir=run)
-        for runtime, row in compare(case(run), run / "exported", rounds).items():
+        for runtime, row in compare(CASES[name](run), run / "exported", rounds).items():
             rows[f"{name}, {runtime}"] = row
     columns = {"size": "kB on disk", "time": "CPU ms a picture", "quality": "quality"}
     text = f"{markdown_table(rows, columns, 'network, runtime')}\n\n{describe(where)}"
@@ -85,34 +94,67 @@ def measure(
 # %% What is measured
 
 
-def lenet_case(run: Path) -> Case:
-    """Return the classifier with the 1,000 clothes that the demo holds out."""
-    clothes, labels = drawn_clothes(5000, 0, 28)
-    shown = np.asarray(from_uint8(clothes[4::5]))
-    score = lambda logits: {"quality": f"accuracy {accuracy(labels[4::5], logits):.3f}"}  # noqa: E731
-    return Case(load_network(run, "classifier"), shown, score)
+def classifier_case(run: Path, network: str, size: int = 28, with_head: bool = False) -> Case:
+    """Return a classifier with the 1,000 clothes that its demo holds out; `with_head` is of features, with Keras."""
+    sample = functools.partial(drawn_clothes, 5000, 0, 28)
+    data = labelled_images("sample", size, 1, sample, names=CLOTHES_CLASSES, enlarge=False)
+    clothes, labels = data.test.loaded(1000)
+    head = load_network(run, "classifier") if with_head else None
+    return Case(load_network(run, network), np.asarray(from_uint8(clothes)), right_in(labels, head))
 
 
-def dcgan_case(run: Path) -> Case:
-    """Return the generator with 200 latents."""
-    network = load_network(run, "generator")
-    latents = np.random.default_rng(0).normal(size=(200, network.inputs[0].shape[1])).astype(np.float32)
-    return Case(network, latents, against(np.asarray(network(latents, training=False))))
+def digits_case(run: Path) -> Case:
+    """Return the classifier that has learnt from 50 labels, with the digits that its demo holds out."""
+    digits, labels = digits_or_others("sample", 28, 1, require_classes=True).test.loaded(1000)
+    return Case(load_network(run, "averaged"), np.asarray(from_uint8(digits)), right_in(labels))
+
+
+def latents_case(run: Path, network: str) -> Case:
+    """Return a network that draws, with 200 latents."""
+    drawing = load_network(run, network)
+    latents = np.random.default_rng(0).normal(size=(200, drawing.inputs[0].shape[1])).astype(np.float32)
+    return Case(drawing, latents, against(np.asarray(drawing(latents, training=False))))
+
+
+def translation_case(run: Path, network: str, pictures: np.ndarray, truth: np.ndarray | None = None) -> Case:
+    """Return a network that translates, with pictures that were held out, and what they ought to become if known."""
+    translating, inputs = load_network(run, network), np.asarray(from_uint8(pictures))
+    drawn = against(np.concatenate([np.asarray(translating(one[None], training=False)) for one in inputs]))
+
+    def score(outputs: np.ndarray) -> dict[str, str]:
+        if truth is None:
+            return drawn(outputs)
+        l1 = np.abs(to_uint8(outputs).astype(float) - truth).mean() / 255
+        return {"quality": f"{drawn(outputs)['quality']}; L1 to the truth {l1:.4f}"}
+
+    return Case(translating, inputs, score)
 
 
 def pix2pix_case(run: Path) -> Case:
     """Return the generator with the maps of the streets that were held out."""
-    recipe = importlib.import_module("recipes.pix2pix")
-    network = load_network(run, "generator")
-    maps, photos = (each[9::10] for each in recipe.sample_streets())
-    inputs = np.asarray(from_uint8(maps))
-    drawn = against(np.asarray(network(inputs, training=False)))
+    maps, photos = (each[9::10] for each in pix2pix.sample_streets())
+    return translation_case(run, "generator", maps, photos)
+
+
+def cyclegan_case(run: Path) -> Case:
+    """Return the generator of winters with the held-out summers."""
+    summers, winters = drawn_seasons(40, 0, cyclegan.DEMO.size)
+    return translation_case(run, "generator_a2b", summers, winters)
+
+
+def painter_case(run: Path) -> Case:
+    """Return the painter with 20 of its pictures."""
+    return translation_case(run, "painter", fast_style_transfer.sample_pictures()[:20])
+
+
+def right_in(labels: np.ndarray, head: keras.Model | None = None) -> Callable[[np.ndarray], dict[str, str]]:
+    """Return a score of logits, or of features of which `head` makes logits: the accuracy."""
 
     def score(outputs: np.ndarray) -> dict[str, str]:
-        l1 = np.abs(to_uint8(outputs).astype(float) - photos).mean() / 255
-        return {"quality": f"{drawn(outputs)['quality']}; L1 to the photos {l1:.4f}"}
+        logits = outputs if head is None else np.asarray(head(outputs, training=False))
+        return {"quality": f"accuracy {accuracy(labels, logits):.3f}"}
 
-    return Case(network, inputs, score)
+    return score
 
 
 def against(pictures: np.ndarray) -> Callable[[np.ndarray], dict[str, str]]:
@@ -127,9 +169,18 @@ def against(pictures: np.ndarray) -> Callable[[np.ndarray], dict[str, str]]:
 
 
 CASES: dict[str, Callable[[Path], Case]] = {
-    "lenet": lenet_case,
-    "dcgan": dcgan_case,
+    "mlp": functools.partial(classifier_case, network="classifier"),
+    "lenet": functools.partial(classifier_case, network="classifier"),
+    "mobilenet": functools.partial(classifier_case, network="features", size=64, with_head=True),
+    "fgsm": functools.partial(classifier_case, network="classifier"),
+    "ssgan": digits_case,
+    "vae_faces": functools.partial(latents_case, network="decoder"),
+    "gan": functools.partial(latents_case, network="generator"),
+    "dcgan": functools.partial(latents_case, network="generator"),
+    "dcgan_faces": functools.partial(latents_case, network="averaged"),
     "pix2pix": pix2pix_case,
+    "cyclegan": cyclegan_case,
+    "fast_style_transfer": painter_case,
 }
 
 # %% How
