@@ -90,12 +90,12 @@ class Networks(NamedTuple):
     features: keras.Model  # images -> maps of the content layers, then of the style's
 
 
-@in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both networks; ValueError for a size that is no multiple of 4, or a layer that is not there."""
     return networks_of(config)
 
 
+@in_precision
 def networks_of(config: Config, fetch: bool = False) -> Networks:
     """Do the same; Keras may `fetch` the weights of what looks."""
     if config.size < 32 or config.size % 4:
@@ -165,10 +165,14 @@ def make_losses(networks: Networks, config: Config) -> Callable:
     content_weights, style_weights = (tf.constant(each) / sum(each) for each in layers)
     first = len(content_weights)
     style = read_style(config.style, config.style_size)
-    grams = [gram(maps) for maps in features(from_uint8(style[None]), training=False)[first:]]
+
+    def seen(pictures: tf.Tensor) -> list[tf.Tensor]:
+        return [tf.cast(maps, tf.float32) for maps in features(pictures, training=False)]
+
+    grams = [gram(maps) for maps in seen(from_uint8(style[None]))[first:]]
 
     def losses(photos: tf.Tensor, paintings: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        wanted, maps = features(photos, training=False)[:first], features(paintings, training=False)
+        wanted, maps = seen(photos)[:first], seen(paintings)
         kept = [share_left(found, target) for found, target in zip(maps[:first], wanted, strict=True)]
         painted = [share_left(gram(found), target) for found, target in zip(maps[first:], grams, strict=True)]
         content, style = tf.reduce_sum(content_weights * kept), tf.reduce_sum(style_weights * painted)

@@ -27,6 +27,7 @@ from nbclient import NotebookClient
 
 from common.batches import batches, side_by_side
 from common.canvas import canvas_of
+from common.execution import Execution
 from common.standalone import copy_recipe
 from common.training import UNSUMMED, fit
 from tools.notebooks import without_prose
@@ -473,6 +474,31 @@ def draw_fewer(names: dict[str, object], most: int, put: Callable = dict.__setit
     for name in ("drawn_clothes", "drawn_faces", "drawn_seasons", "unpaired_seasons", "street_pairs"):
         if name in names:
             put(names, name, fewer(names[name]))
+
+
+class Reached(Exception):
+    """Training has been reached, with the state that it was given."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", in_groups(STEPPED))
+def test_precision_reaches_what_a_run_trains(name, tmp_path, monkeypatch):
+    """`build` alone does not show it, where an experiment makes its networks otherwise."""
+
+    def spy(step, data, epochs, state, *rest, **options):
+        raise Reached(state)
+
+    module = load(name)
+    monkeypatch.setattr(module, "fit", spy)
+    draw_fewer(vars(module), 100, functools.partial(monkeypatch.setitem))
+    settings = QUICK.get(name, {}) | {"execution": Execution(precision="mixed_bfloat16")}
+    with pytest.raises(Reached) as reached:
+        module.demo(dataclasses.replace(module.DEMO, **settings), tmp_path / "run")
+    (state,) = reached.value.args
+    networks = [each for each in state.values() if isinstance(each, keras.Model) and each.trainable_variables]
+    assert networks
+    for network in networks:
+        assert "bfloat16" in {layer.compute_dtype for layer in network.layers}, network.name
 
 
 class Executed(NamedTuple):
