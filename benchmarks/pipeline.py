@@ -50,11 +50,11 @@ class Sizes(NamedTuple):
     config: pix2pix.Config = pix2pix.Config()  # whose step the stream must keep up with
     files: int = 200  # pairs for the speeds
     seconds: float = 5.0  # that the stream runs by itself, for each kind of file
-    counts: tuple[int, int] = (1_000, 10_000)  # pairs for the memory
+    counts: tuple[int, ...] = (1_000, 10_000)  # pairs for the memory
     passes: int = 4
 
 
-QUICK = Sizes(pix2pix.Config(size=64, base_filters=4), 12, 0.2, (100, 200), 2)
+QUICK = Sizes(pix2pix.Config(size=64, base_filters=4), 12, 0.2, (100,), 2)
 TINY = pix2pix.Config(size=32, base_filters=2, batch_size=16)
 
 # %% Files

@@ -476,6 +476,12 @@ def draw_fewer(names: dict[str, object], most: int, put: Callable = dict.__setit
             put(names, name, fewer(names[name]))
 
 
+def draw_fewer_everywhere(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, part in list(sys.modules.items()):
+        if key.startswith(("common.", "recipes.")):
+            draw_fewer(vars(part), most, monkeypatch.setitem)
+
+
 class Reached(Exception):
     """Training has been reached, with the state that it was given."""
 
@@ -490,7 +496,7 @@ def test_precision_reaches_what_a_run_trains(name, tmp_path, monkeypatch):
 
     module = load(name)
     monkeypatch.setattr(module, "fit", spy)
-    draw_fewer(vars(module), 100, functools.partial(monkeypatch.setitem))
+    draw_fewer_everywhere(60, monkeypatch)
     settings = QUICK.get(name, {}) | {"execution": Execution(precision="mixed_bfloat16")}
     with pytest.raises(Reached) as reached:
         module.demo(dataclasses.replace(module.DEMO, **settings), tmp_path / "run")
@@ -595,8 +601,6 @@ assert not {{"common", "recipes"}} & {{module.partition(".")[0] for module in sy
         return [{key: value for key, value in row.items() if key not in UNSUMMED} for row in rows]
 
     module = load(name)
-    for key, part in list(sys.modules.items()):
-        if key.startswith(("common.", "recipes.")):
-            draw_fewer(vars(part), 60, monkeypatch.setitem)
+    draw_fewer_everywhere(60, monkeypatch)
     module.demo(dataclasses.replace(module.DEMO, **settings), tmp_path / "recipe")
     assert losses(tmp_path / "run") == losses(tmp_path / "recipe") != []

@@ -447,7 +447,7 @@ def test_written_pairs_are_read_as_pairs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "flags"), [("speed", ["--only", "dcgan-quick"]), ("pipeline", [])])
+@pytest.mark.parametrize(("name", "flags"), [("speed", ["--only", "mlp-quick"]), ("pipeline", [])])
 def test_a_short_run(name, flags, tmp_path):
     flags = [*flags, "--quick", "--rounds", "2", "--output-dir", str(tmp_path)]
     done = subprocess.run(
@@ -460,14 +460,14 @@ def test_a_short_run(name, flags, tmp_path):
     if name == "pipeline":
         assert [row["source"] for row in results["speed"]] == ["memory, not jittered", "JPEG files", "PNG files"]
         assert all(row["alone"] > 0 and len(row["rounds_ms"]) == 2 for row in results["speed"])
-        assert [run["pairs"] for run in results["memory"]] == [100, 200]
+        assert [run["pairs"] for run in results["memory"]] == [100]
     else:
         rows = {row["variant"]: row for row in results["rows"]}
         assert {"recipe", "plain"} <= rows.keys()
         for row in rows.values():
             assert row["parameters"] == rows["recipe"]["parameters"]
             assert row["gflop_per_step"] == rows["recipe"]["gflop_per_step"] > 0 and row["steps"] == 2
-            assert min(row["moved"]) > 1e-4  # Adam's step is about the learning rate, 2e-4
+            assert min(row["moved"]) > 1e-4  # Adam's step is about the learning rate, 1e-3
             assert len(row["rounds_ms"]) == 2 and row["peak_memory_mb"] > 100
 
 
