@@ -96,11 +96,13 @@ def measure(
 
 def classifier_case(run: Path, network: str, size: int = 28, with_head: bool = False) -> Case:
     """Return a classifier with the 1,000 clothes that its demo holds out; `with_head` is of features, with Keras."""
+    learnt = load_network(run, network)
     sample = functools.partial(drawn_clothes, 5000, 0, 28)
-    data = labelled_images("sample", size, 1, sample, names=CLOTHES_CLASSES, enlarge=False)
+    channels = learnt.inputs[0].shape[-1]
+    data = labelled_images("sample", size, channels, sample, names=CLOTHES_CLASSES, enlarge=False)
     clothes, labels = data.test.loaded(1000)
     head = load_network(run, "classifier") if with_head else None
-    return Case(load_network(run, network), np.asarray(from_uint8(clothes)), right_in(labels, head))
+    return Case(learnt, np.asarray(from_uint8(clothes)), right_in(labels, head))
 
 
 def digits_case(run: Path) -> Case:
