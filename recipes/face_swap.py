@@ -242,8 +242,8 @@ def swap(networks: Networks, faces: np.ndarray, direction: Direction, shift: Per
 # moments. Held out are 200 moments at which both are drawn, which no training needs and which photos do not offer:
 # there, the true answer is known.
 #
-# The scores, for either direction: L1 in [0, 1] and SSIM of swaps against the true face. In a full demo that is 0.047
-# and 0.044, 0.770 and 0.759. Beside them stands what is to be had without networks: the face left as it is
+# The scores, for either direction: L1 in [0, 1] and SSIM of swaps against the true face. In a full demo that is 0.046
+# and 0.044, 0.773 and 0.759. Beside them stands what is to be had without networks: the face left as it is
 # (`copied`), 0.131 and 0.377, and with the other person's colours (`recoloured`), 0.155 and 0.134. The first held-out
 # moments, A above and B below:
 # >>> from common.faces import drawn_faces

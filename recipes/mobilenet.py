@@ -229,7 +229,7 @@ def classify(networks: Networks, images: np.ndarray) -> np.ndarray:
 # Every fifth picture is held out for the test, and of the others a tenth is for validation, so 3,600 are learnt from.
 #
 # The scores are of the 1,000 test pictures: accuracy, calibration error (the mean distance between how sure and how
-# often right), and each class's precision and recall. The demo is right in 0.865, and LeNet-5, a small fraction of
+# often right), and each class's precision and recall. The demo is right in 0.850, and LeNet-5, a small fraction of
 # its size, in 0.917: a large network without a past is no gain on a few thousand pictures. With ImageNet's weights it
 # is the best of the four classifiers here, 0.942 on Fashion-MNIST; frozen it is right in 0.901, where 0.893 has been
 # reported. With one label in a hundred, 54 a class, fine-tuning still gives 0.845.

@@ -233,8 +233,8 @@ def bounds(networks: Networks, binary: np.ndarray, samples: int, seed: int = 0) 
 # The embedded data are 1,797 digits that 13 people wrote, from scikit-learn, brought to 28 x 28 grey pixels; every
 # fifth, 359 in all, is held out for the test.
 #
-# The scores are both bounds of the test digits, made black and white once: `test_elbo_nats`, -100.4 in a full demo,
-# and `test_importance_weighted_bound_nats`, -98.8 by 100 draws; and `active_latents`, those that differ from picture
+# The scores are both bounds of the test digits, made black and white once: `test_elbo_nats`, -100.2 in a full demo,
+# and `test_importance_weighted_bound_nats`, -98.6 by 100 draws; and `active_latents`, those that differ from picture
 # to picture. Only the same data may be compared: for binary MNIST and 50 latents this recipe has -87.7 and the
 # literature -86.8, by 5,000 draws.
 # >>> digits = digits_or_others("sample", DEMO.size, DEMO.channels)

@@ -225,11 +225,11 @@ def generate(decoder: keras.Model, count: int, seed: int = 0, space: Space | Non
 # The embedded data are 3,000 faces that the project draws, of nobody, each with nine attributes, yes or no. Every
 # fifth, 600 in all, is held out for the test.
 #
-# The scores: `test_absolute_error`, of copies of held-out faces, in [0, 1], 0.041 in a full demo. For each attribute
+# The scores: `test_absolute_error`, of copies of held-out faces, in [0, 1], 0.042 in a full demo. For each attribute
 # `flips` says in how many held-out faces the edit at 3 or -3 makes a classifier change its mind, one that was trained
-# on other drawn faces and comes with the project: 0.998 for smiles, 0.795 for hats, whose vector is a mean of many
+# on other drawn faces and comes with the project: 1.00 for smiles, 0.797 for hats, whose vector is a mean of many
 # colours, and 0.99 or more for all others. `others_moved` is by how much the other attributes change, as a share of
-# that, 0.06 for smiles; `identity_moved` how far a face goes aside from the vector, where 1 is as far as another face
+# that, 0.07 for smiles; `identity_moved` how far a face goes aside from the vector, where 1 is as far as another face
 # is.
 # >>> faces, answers = drawn_faces(80, DEMO.seed, DEMO.size)
 # >>> held_out = faces[4::5]
