@@ -12,7 +12,7 @@ import numpy as np
 from common.classification import Classify
 from common.datasets import images_or_none, read_arrays, sized_images
 from common.errors import InputError
-from common.files import replacing
+from common.figures import new_figure, save_figure
 from common.imagenet import Known
 from common.labelled import Split, class_folders, class_number, labelled_images, square_image
 from common.lazy import keras
@@ -155,11 +155,7 @@ def save_percent_curves(
         what: the names of both axes, with `against` in between.
         places: where on the axis the values of a curve lie; without them at 1, 2, 3 and so on.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((7.0, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.0, 4.2)
     axes = figure.add_subplot()
     for name, values in curves.items():
         marker = "o" if len(values) <= 20 else ""
@@ -171,6 +167,4 @@ def save_percent_curves(
     axes.spines[["top", "right"]].set_visible(False)
     for text in axes.legend(frameon=False).get_texts():
         text.set_parse_math(False)
-    with replacing(path) as draft:
-        figure.savefig(draft, dpi=110, format="png")
-    return path
+    return save_figure(figure, path)

@@ -60,7 +60,8 @@ def batches(
             stream = stream.map(lambda picked, _: picked if isinstance(picked, tuple) else (picked,))
         else:
             stream = (
-                stream.unbatch()
+                # not unbatch(), which ends the process with a segmentation fault at labels of no attribute, [n, 0]
+                stream.flat_map(lambda *picked: tf.data.Dataset.from_tensor_slices(picked))
                 .map(load, tf.data.AUTOTUNE)
                 .batch(batch_size if augment is not None else batch_size // parts, drop_remainder=True)
             )

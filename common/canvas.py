@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,14 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import InputError
+from common.console import attempt, say
+from common.errors import InputError, first_line
 from common.files import read_npz, replacing, write_npz
 from common.images import read_image, resize_image, save_gif, to_uint8, write_image
 from common.latents import NormalMap
 from common.lazy import keras
+from common.locks import only_process_in
 from common.report import write_report
+from common.saves import History, write_history
 from common.textures import drawn_texture
-from common.training import History, write_history
 
 SMALLEST_SIDE = 32  # pixels of a picture, below which no network has anything to look at
 
@@ -204,15 +205,16 @@ def save_painting(output_dir: Path | None, history: History, picture: np.ndarray
     write_npz(newest, {"picture": picture} | columns)
     for path in sorted((output_dir / "checkpoints").glob("step-*.npz"))[:-3]:
         path.unlink()
-    write_history(output_dir, history)
+    attempt("history.csv", write_history, output_dir, history)
     write_report(output_dir)
 
 
 @contextmanager
 def keeping(output_dir: Path | None, history: History) -> Iterator[None]:
-    """Let Ctrl-C say after which epoch the run will go on."""
+    """Let no other process change the run, and Ctrl-C say after which epoch the run resumes."""
     try:
-        yield
+        with only_process_in(output_dir):
+            yield
     except KeyboardInterrupt:
         if output_dir is None or not history:
             raise
@@ -222,6 +224,8 @@ def keeping(output_dir: Path | None, history: History) -> Iterator[None]:
 def resume_painting(output_dir: Path | None) -> tuple[History, np.ndarray]:
     """Return what `save_painting` kept last and whole, bit for bit; an empty picture where there is none.
 
+    A run that was killed after its last save lacks the last row of history.csv, so this writes the file again.
+
     Raises:
         InputError: all that is kept is damaged.
     """
@@ -229,14 +233,20 @@ def resume_painting(output_dir: Path | None) -> tuple[History, np.ndarray]:
     for path in reversed(kept):
         try:
             arrays = read_npz(path)
-        except InputError as error:
+            picture = arrays.pop("picture")
+            rows = zip(*(values.tolist() for values in arrays.values()), strict=True)
+            history = [dict(zip(arrays, row, strict=True)) for row in rows]
+            if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.float32 or not history:
+                raise ValueError(f"a picture {picture.dtype} {list(picture.shape)} and {len(history)} epochs")
+        except (InputError, ValueError, KeyError, TypeError) as error:
+            problem = str(error) if isinstance(error, InputError) else f"{path}: damaged ({first_line(error)})"
             if path == kept[0]:
-                raise
-            print(f"{error}; going on from the save before", file=sys.stderr)
+                raise InputError(problem) from None
+            say(f"{problem}; resuming from the save before")
             continue
-        picture = arrays.pop("picture")
-        rows = zip(*(values.tolist() for values in arrays.values()), strict=True)
-        return [dict(zip(arrays, row, strict=True)) for row in rows], picture
+        if output_dir is not None:
+            write_history(output_dir, history)
+        return history, picture
     return [], np.empty((0, 0, 3), np.float32)
 
 

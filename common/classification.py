@@ -13,6 +13,7 @@ import numpy as np
 
 from common.batches import Batches
 from common.errors import InputError
+from common.figures import new_figure, save_figure
 from common.files import replacing
 from common.images import checked_images, find_images, from_uint8
 from common.labelled import Labelled, square_image
@@ -164,11 +165,8 @@ def save_captioned(
         emphasised: whose captions are red; none where it is empty.
         width: of an image, in inches at 110 pixels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = max(1, -(-len(captions) // columns))
-    figure = Figure((width * columns, (width + 0.3) * rows), layout="constrained")
+    figure = new_figure(width * columns, (width + 0.3) * rows)
     for place in range(rows * columns):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.axis("off")
@@ -181,23 +179,17 @@ def save_captioned(
         axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
         red = len(emphasised) > 0 and emphasised[place]
         axes.set_title(captions[place], fontsize=8, color="#c1121f" if red else "black", pad=2, parse_math=False)
-    FigureCanvasAgg(figure)
-    with replacing(path) as draft:
-        figure.savefig(draft, dpi=110, format="png")
-    return path
+    return save_figure(figure, path)
 
 
 def save_confusion_matrix(labels: np.ndarray, found: np.ndarray, classes: tuple[str, ...], path: Path) -> Path:
     """Write the share of each class's images (a row) that were given to each class (a column), as a picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    side = max(5.0, 0.55 * len(classes) + 2)
+    figure = new_figure(side, side)
     from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
     numbers = np.arange(len(classes))
     matrix = 100 * confusion_matrix(labels, found, labels=numbers, normalize="true")
-    side = max(5.0, 0.55 * len(classes) + 2)
-    figure = Figure((side, side), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     few = len(classes) <= 30  # more numbers than that cannot be read
     display = ConfusionMatrixDisplay(matrix, display_labels=classes)
@@ -208,9 +200,7 @@ def save_confusion_matrix(labels: np.ndarray, found: np.ndarray, classes: tuple[
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set_parse_math(False)
     axes.set(xlabel="class found", ylabel="true class", title="Of each true class, % given to each class")
-    with replacing(path) as draft:
-        figure.savefig(draft, dpi=110, format="png")
-    return path
+    return save_figure(figure, path)
 
 
 @dataclass(frozen=True, kw_only=True)

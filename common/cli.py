@@ -9,14 +9,17 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from common.cluster import all_devices, is_chief, joining_again
+from common.console import prepare_streams
 from common.errors import InputError
 from common.export import export
+from common.locks import only_process_in
 from common.runs import read_data, read_run
 
 
@@ -28,12 +31,14 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
     with a `**` parameter takes any other flag, with a number.
     What a user gave wrong ends with exit status 2 and one line; Ctrl-C with 130.
     """
+    prepare_streams()
     arguments = sys.argv[1:]
     verbs = {"demo": demo, **verbs, "export": export}
     named = bool(arguments) and not arguments[0].startswith("-")
     name = arguments.pop(0) if named else "demo"
     recipe = Path(sys.argv[0]).stem
     with errors_in_one_line():
+        check_clock()
         if name not in verbs:
             raise InputError(f"{name!r} is no verb of {recipe}; choose from {', '.join(verbs)}")
         about = inspect.getdoc(verbs[name]) or ""
@@ -46,6 +51,12 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
             result = _call(verb, name, recipe, arguments, presets, about)
         if is_chief():
             _tell(result)
+
+
+def check_clock() -> None:
+    """Raise InputError before 1980: networks are saved as zip archives, which cannot hold an earlier date."""
+    if time.time() < 315_619_200:
+        raise InputError(f"the clock of this machine says {time.strftime('%Y-%m-%d %H:%M')}: set it, then try again")
 
 
 @contextmanager
@@ -88,7 +99,7 @@ def _call(
     if "config" in inspect.signature(function).parameters:
         function, arguments = _with_defaults(function, recipe, arguments, presets)
         note = f"--preset {'|'.join(presets)} changes the defaults below."
-        function = _on_all_devices(function)
+        function = _in_a_run(function)
     if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values()):
         function, arguments = _with_numbers(function, arguments)
     return tyro.cli(
@@ -153,14 +164,14 @@ def _with_defaults(
     return functools.partial(function, **defaults), rest
 
 
-def _on_all_devices(function: Callable[..., object]) -> Callable[..., object]:
-    """Let a verb that trains do so on all devices: one whose `config` says how it is computed."""
+def _in_a_run(function: Callable[..., object]) -> Callable[..., object]:
+    """Let a verb that trains be alone in its run folder, and use all devices if its `config` says how."""
 
     @functools.wraps(function)
     def call(*values: object, **flags: Any) -> object:
-        if not hasattr(flags["config"], "execution"):
-            return function(*values, **flags)
-        with all_devices(flags["config"].batch_size):
+        execution = hasattr(flags["config"], "execution")
+        devices = all_devices(flags["config"].batch_size) if execution else nullcontext()
+        with only_process_in(flags.get("output_dir")), devices:
             return function(*values, **flags)
 
     return call

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import InputError
-from common.files import replacing
+from common.files import replacing, replacing_folder
 from common.lazy import keras, tf
+from common.locks import only_process_in
 from common.runs import load_network
 
 ExportFormat = Literal["tf_saved_model", "onnx", "litert", "litert_int8"]
@@ -34,8 +33,9 @@ def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str
     settings = run / "config.json"
     if format == "litert_int8" and not size and settings.is_file():
         size = json.loads(settings.read_text(encoding="utf-8"))["config"].get("size", 0)
-    for name in names:
-        export_network(load_network(run, name), run / f"{name}{EXPORT_ENDINGS[format]}", format, size)
+    with only_process_in(run):
+        for name in names:
+            export_network(load_network(run, name), run / f"{name}{EXPORT_ENDINGS[format]}", format, size)
     return run
 
 
@@ -85,13 +85,8 @@ def export_network(network: keras.Model, path: Path, format: ExportFormat, size:
 
 
 def _write_saved_model(network: keras.Model, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-        draft = Path(folder) / path.name
+    with replacing_folder(path) as draft:
         network.export(str(draft), format="tf_saved_model", verbose=False)
-        if path.exists():
-            shutil.rmtree(path)
-        draft.replace(path)
 
 
 def _write_onnx(network: keras.Model, path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,25 +19,109 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+def draft_of(path: Path) -> Path:
+    """Return the hidden name under which `path` is written before it is renamed, with the same suffix."""
+    return path.with_name(f".{path.stem}.draft{path.suffix}")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a draft's path beside `path`; rename the draft to `path` at the end, or delete it on any error.
+    """Yield the path of an empty draft next to `path`; rename it to `path` at the end, or delete it on any error.
 
-    The draft has the suffix of `path`, so that libraries which choose a format by suffix choose the right one.
-    Folders above `path` are made. Raises OSError where nothing can be written. Of several machines that train together
-    the first alone writes; what another one would is thrown away.
+    The draft has the suffix of `path`, because some libraries choose a format by the suffix. It is always a new file:
+    a link that lies at its name is removed, never followed. Folders above `path` are created. If several machines
+    train together, only the chief writes; what the others write is thrown away.
+
+    Raises:
+        OSError: the file cannot be written. On a full disk the message says how much room is left.
     """
     if not is_chief():
         with tempfile.TemporaryDirectory() as nowhere:
             yield Path(nowhere) / path.name
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
+    draft = draft_of(path)
+    delete(draft)
     try:
-        yield draft
-        draft.replace(path)
+        with explained(path):
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield draft
+            draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty draft folder next to `path`; rename it to `path` at the end, or delete it on any error.
+
+    A folder that is at `path` already is replaced. Raises OSError as `replacing`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = draft_of(path)
+    delete(draft)
+    try:
+        with explained(path):
+            draft.mkdir()
+            yield draft
+            delete(path)
+            draft.rename(path)
+    finally:
+        delete(draft)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder; nothing happens if there is none.
+
+    A folder is renamed to a draft first. If the process is killed meanwhile, no half of a folder stays under its name.
+    """
+    if path.is_dir() and not path.is_symlink():
+        if not _is_draft(path):
+            leftover = path.with_name(f".{path.name}.deleted.draft")
+            shutil.rmtree(leftover, ignore_errors=True)
+            path = path.rename(leftover)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete the drafts that a killed process left in `folder` and its sub-folders."""
+    for place, folders, files in os.walk(folder):
+        for name in [name for name in (*folders, *files) if _is_draft(Path(name))]:
+            delete(Path(place) / name)
+        folders[:] = [name for name in folders if not _is_draft(Path(name))]
+
+
+def _is_draft(path: Path) -> bool:
+    return path.name.startswith(".") and ".draft" in (path.suffix, Path(path.stem).suffix)
+
+
+@contextmanager
+def explained(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn any failure of the block on a full disk into one OSError about `path`; other failures stay as they are.
+
+    Libraries report a full disk in many ways. It is one if the error says so, or if less than 64 kB are left.
+
+    Args:
+        path: what is being written.
+        needed: bytes that it takes, if that is known.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 1 << 40
+        said = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not (said or free < 65536 or "No space left" in str(error)):
+            raise
+        need = f" and about {needed / 1e6:.1f} MB are needed" if needed else ""
+        other = f", or in {tempfile.gettempdir()}" if free > max(needed, 1 << 20) else ""
+        problem = f"no space left on the disk ({free / 1e6:.1f} MB are free{need})"
+        raise OSError(
+            errno.ENOSPC, f"{problem}; make room there{other}, and run the command again", str(path)
+        ) from error
 
 
 def write_text(path: Path, text: str) -> Path:

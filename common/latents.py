@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from common.files import replacing
+from common.figures import new_figure, save_figure
 from common.images import save_table
 
 
@@ -138,15 +138,11 @@ def tsne(latents: np.ndarray, seed: int) -> np.ndarray:
 
 def save_scatter(points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], path: Path, title: str = "") -> Path:
     """Write points of the plane [n, 2], coloured by their class numbers [n], as a PNG with the classes' names."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((7.0, 6.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    many = len(classes) > 10
+    figure = new_figure(7.0, 6.0)
     import matplotlib
 
+    axes = figure.add_subplot()
+    many = len(classes) > 10
     colours = matplotlib.colormaps["gist_rainbow" if len(classes) > 20 else "tab20" if many else "tab10"]
     for number, name in enumerate(classes):
         chosen = points[labels == number]
@@ -160,6 +156,4 @@ def save_scatter(points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...
         legend = figure.legend(loc="outside right center", markerscale=2, frameon=False, fontsize=9, ncols=1 + many)
         for text in legend.get_texts():
             text.set_parse_math(False)
-    with replacing(path) as draft:
-        figure.savefig(draft, dpi=110, format="png")
-    return path
+    return save_figure(figure, path)

@@ -7,11 +7,15 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from common.cluster import is_chief
-from common.errors import InputError
+from common.console import attempt
+from common.errors import InputError, first_line
+from common.figures import new_figure
 from common.files import write_text
 
 REPORT_SAMPLES = 8  # pictures over epochs
@@ -20,72 +24,95 @@ REPORT_ANIMATION_BYTES = 4_000_000  # an animation that takes more is embedded a
 
 
 def write_report(output_dir: Path) -> Path:
-    """Write `report.html` into a run folder from what lies in it, and return its path.
+    """Write `report.html` into a run folder from the files in it, and return its path.
 
-    Read are config.json, history.csv, results.json, warnings.json, samples/epoch-*.png and the PNG and GIF
-    pictures in the folder itself; what is not there yet is left out. The page loads nothing from elsewhere,
-    so it can be sent as it is. Pictures are embedded no larger than the page shows them, so it stays at a
-    few megabytes. Of several machines that train together the first alone writes it.
+    It reads config.json, history.csv, results.json, warnings.json, samples/epoch-*.png and the PNG and GIF images in
+    the folder itself. Files that are not there yet are left out; damaged ones too, and the page names them. The page
+    loads nothing from elsewhere, so it can be sent as it is. Images are embedded no larger than the page shows them,
+    so it stays at a few megabytes. If several machines train together, only the chief writes it.
 
-    Raises:
-        InputError: `output_dir` is not a folder, or a JSON file in it does not hold a JSON object.
-        OSError: the page cannot be written.
+    A report never ends the run that it describes: if it cannot be written, one line on standard error says so.
     """
-    if not is_chief():
-        return output_dir / "report.html"
+    path = output_dir / "report.html"
+    if is_chief():
+        attempt(str(path), lambda: write_text(path, report_page(output_dir)))
+    return path
+
+
+def report_page(output_dir: Path) -> str:
+    """Return the page of `write_report`. Raises InputError if `output_dir` is not a folder."""
     import jinja2
 
     if not output_dir.is_dir():
         raise InputError(f"{output_dir} is not a folder: expected the folder of a run")
-    run = report_json(output_dir / "config.json")
-    history = report_history(output_dir / "history.csv")
+    problems: list[str] = []
+
+    def part(name: str, empty: Any, read: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except Exception as error:  # a damaged file fails in many ways
+            problems.append(f"{name} is left out, because it cannot be read ({first_line(error)})")
+            return empty
+
+    def objects(name: str) -> dict[str, Any]:
+        return part(name, {}, report_json, output_dir / name)
+
+    run, results, warnings = objects("config.json"), objects("results.json"), objects("warnings.json")
+    history = part("history.csv", {}, report_history, output_dir / "history.csv")
     files = [path for path in sorted(output_dir.iterdir()) if path.suffix.lower() in (".png", ".gif")]
-    pictures = [report_picture(path, 1200) for path in files if not path.name.startswith(".")]
-    samples = [report_picture(path, 600) for path in spread_samples(sample_files(output_dir / "samples"))]
+    files = [path for path in files if path.is_file() and not path.name.startswith(".")]
+    pictures = [part(path.name, None, report_picture, path, 1200) for path in files]
+    shown = spread_samples(sample_files(output_dir / "samples"))
+    samples = [part(f"samples/{path.name}", None, report_picture, path, 600) for path in shown]
+    facts = [str(output_dir), f"{datetime.now():%Y-%m-%d %H:%M}", *report_pace(history)]
+    charts = [part(f"history.csv, {name},", [], report_chart, name, history) for name in history if name != "epoch"]
     settings = {"data": run["data"]} if run.get("data") else {}
-    settings |= run.get("config", {})
-    results = report_json(output_dir / "results.json")
-    page = jinja2.Template(REPORT_PAGE, autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
+    settings |= dict_of(run.get("config"))
+    noted = warnings.get("warnings")
+    return jinja2.Template(REPORT_PAGE, autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
         recipe=run.get("recipe", output_dir.resolve().name),
-        facts=[str(output_dir), f"{datetime.now():%Y-%m-%d %H:%M}", *report_pace(history)],
-        warnings=report_json(output_dir / "warnings.json").get("warnings", []),
+        facts=facts,
+        warnings=[*(noted if isinstance(noted, list) else ()), *problems],
         pictures=[picture for picture in pictures if picture],
         samples=[picture for picture in samples if picture],
-        charts=[chart for name in history if name != "epoch" for chart in report_chart(name, history)],
+        charts=[chart for found in charts for chart in found],
         numbers={name: shown_number(value) for name, value in results.items()},
         settings={name: shown_setting(value) for name, value in settings.items()},
-        versions=run.get("versions", {}),
+        versions=dict_of(run.get("versions")),
     )
-    return write_text(output_dir / "report.html", page)
 
 
-def report_json(path: Path) -> dict:
-    """Return the object in a JSON file, empty without the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def dict_of(value: object) -> dict[str, Any]:
+    """Return `value` where it is a dict, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def report_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, empty without the file; ValueError if it holds anything else."""
+    if not path.is_file():
         return {}
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): delete it or restore it from a copy") from None
+    value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds a JSON {type(value).__name__}: expected an object")
+        raise ValueError(f"it holds a JSON {type(value).__name__}, expected an object")
     return value
 
 
 def report_history(path: Path) -> dict[str, list[float]]:
-    """Return the columns of history.csv; what is empty or no number is NaN."""
+    """Return the columns of history.csv, empty without the file; empty cells and other text are NaN."""
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, restval=""))
     columns: dict[str, list[float]] = {}
-    for name in rows[0] if rows else ():
+    for name in filter(None, rows[0] if rows else ()):
         columns[name] = []
         for row in rows:
             try:
                 columns[name].append(float(row[name]))
-            except ValueError:
+            except (ValueError, TypeError):
                 columns[name].append(math.nan)
+    if columns and not all(map(math.isfinite, columns.get("epoch", [math.nan]))):
+        raise ValueError("it has no column of epochs, or one with gaps")
     return columns
 
 
@@ -104,28 +131,25 @@ def report_pace(history: dict[str, list[float]]) -> list[str]:
 
 
 def report_picture(path: Path, longest: int) -> dict | None:
-    """Return a picture as a data URI of at most `longest` pixels a side, or None if Pillow cannot read it."""
+    """Return a picture as a data URI of at most `longest` pixels a side; many kinds of error if it is damaged."""
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            size = path.stat().st_size
-            if getattr(image, "is_animated", False):
-                keep = size <= REPORT_ANIMATION_BYTES
-            else:
-                keep = size <= REPORT_STILL_BYTES and max(width, height) <= longest
-            if keep:
-                image.load()
-                mime, data = Image.MIME[str(image.format)], path.read_bytes()
-            else:
-                small = image.convert("RGB")
-                small.thumbnail((longest, longest))
-                file = io.BytesIO()
-                small.save(file, "JPEG", quality=90)
-                mime, data = "image/jpeg", file.getvalue()
-    except (OSError, SyntaxError, Image.DecompressionBombError):  # Pillow calls a broken PNG a SyntaxError
-        return None
+    with Image.open(path) as image:
+        width, height = image.size
+        size = path.stat().st_size
+        if getattr(image, "is_animated", False):
+            keep = size <= REPORT_ANIMATION_BYTES
+        else:
+            keep = size <= REPORT_STILL_BYTES and max(width, height) <= longest
+        if keep:
+            image.load()
+            mime, data = Image.MIME[str(image.format)], path.read_bytes()
+        else:
+            small = image.convert("RGB")
+            small.thumbnail((longest, longest))
+            file = io.BytesIO()
+            small.save(file, "JPEG", quality=90)
+            mime, data = "image/jpeg", file.getvalue()
     words, _, number = path.stem.replace("_", " ").rpartition("-")
     return {
         "uri": f"data:{mime};base64,{base64.b64encode(data).decode()}",
@@ -138,7 +162,7 @@ def report_picture(path: Path, longest: int) -> dict | None:
 
 def sample_files(folder: Path) -> list[Path]:
     """Return samples/epoch-NUMBER.png by number, whatever the number of digits."""
-    return sorted(folder.glob("epoch-*.png"), key=lambda path: (len(path.name), path.name))
+    return sorted(filter(Path.is_file, folder.glob("epoch-*.png")), key=lambda path: (len(path.name), path.name))
 
 
 def spread_samples(files: list[Path]) -> list[Path]:
@@ -150,17 +174,16 @@ def spread_samples(files: list[Path]) -> list[Path]:
 
 def report_chart(name: str, history: dict[str, list[float]]) -> list[dict]:
     """Return one column over epochs as an SVG element, or nothing where it has no finite value."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     pairs = zip(history["epoch"], history[name], strict=True)
     points = [(epoch, value) for epoch, value in pairs if math.isfinite(value)]
     if not points:
         return []
     text, line = "#010203", "#040506"  # stand-ins for the page's colours, which may be light or dark
+    figure = new_figure(3.6, 2.0, facecolor="none")
+    from matplotlib import rc_context
+    from matplotlib.ticker import MaxNLocator
+
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure = Figure(figsize=(3.6, 2.0), layout="constrained", facecolor="none")
         axes = figure.add_subplot(facecolor="none")
         marker = "o" if len(points) < 30 else ""  # a single epoch draws no line
         axes.plot(*zip(*points, strict=True), color=line, linewidth=1.5, marker=marker, markersize=3)

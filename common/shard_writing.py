@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,8 @@ from common.attributes import celeba_image, listed_faces
 from common.datasets import checked_pairs, find_pairs, pictures_below, sized_pair, square_image
 from common.domains import domain_folders, domain_pictures
 from common.downloads import file_sha256
-from common.errors import InputError
-from common.files import write_json, write_npz
+from common.errors import InputError, first_line
+from common.files import replacing_folder, write_json, write_npz
 from common.images import checked_images, colour_labels, read_image, read_labels, resize_image
 from common.labelled import listed_classes
 from common.lazy import tf
@@ -93,10 +92,7 @@ def write_shards(
         raise InputError(f"--classes {classes} is for pairs with label maps, and {folder} holds {layout}")
     listing = LISTINGS[layout](folder, classes, skip_bad)
     prepare = functools.partial(_contents, size=size, classes=classes, celeba=listing.celeba)
-    draft = destination.absolute().with_name(f".{destination.absolute().name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with replacing_folder(destination.absolute()) as draft:
         shards, places = _write_records(draft, folder, listing, prepare, megabytes * 1e6)
         arrays = write_npz(draft / "places.npz", {"places": places, "parts": listing.parts, "labels": listing.labels})
         counts = np.bincount(listing.parts, minlength=len(listing.part_names)).tolist()
@@ -113,9 +109,6 @@ def write_shards(
             "shards": shards,
         }
         write_json(draft / "index.json", about)
-        draft.replace(destination)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return destination
 
 
@@ -244,7 +237,7 @@ def _write_records(
         if writer is not None:
             writer.close()
     except tf.errors.OpError as error:
-        raise OSError(f"{draft}: the shards could not be written ({error.message})") from None
+        raise OSError(f"{draft}: the shards could not be written ({first_line(error)})") from None
     for shard in shards:
         path = draft / shard["name"]
         shard |= {"bytes": path.stat().st_size, "sha256": file_sha256(path)}

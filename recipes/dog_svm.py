@@ -34,7 +34,7 @@ from common.errors import InputError
 from common.labelled import labelled_batches, labelled_images
 from common.lazy import keras, tf
 from common.runs import check_run, finish_run, load_network, read_run, start_run
-from common.training import History, write_history
+from common.saves import History, write_history
 
 # %% Configuration
 # Before networks learnt what to look for, people chose it, and only the verdict was learnt. Here the choice is

@@ -39,7 +39,7 @@ from common.images import crop_square, from_uint8
 from common.labelled import class_number
 from common.lazy import keras, tf
 from common.runs import check_run, check_settings, finish_run, start_run
-from common.training import History, write_history
+from common.saves import History, write_history
 
 # %% Configuration
 # `epsilon` bounds what is seen, `confidence` says what is reached, and the rest is how to get there. A photo of 224 x

@@ -331,7 +331,7 @@ def test_shards_that_do_not_fit_on_the_disk_leave_it_empty(tmp_path):
         pytest.skip("cannot mount a small file system here")
     try:
         folder = pictures(tmp_path / "folder", {"": 40}, (40, 40, 3))
-        with pytest.raises(OSError, match="could not be written|No space left"):
+        with pytest.raises(OSError, match="no space left on the disk"):
             write_shards(folder, disk / "shards", megabytes=0.02)
         assert not list(disk.iterdir())
     finally:
