@@ -56,7 +56,7 @@ class Saves:
         for number in self.numbers():
             folder = self.folder / f"step-{number:08d}"
             try:
-                steps_before, totals, seconds, history = _read_progress(folder / "progress.json")
+                steps_before, totals, seconds, history = read_progress(folder / "progress.json")
                 with _without_wildcards(folder) as place:
                     self.checkpoint.read(str(place / "state")).assert_existing_objects_matched()
             except Exception as error:  # a damaged save fails in many ways
@@ -149,8 +149,8 @@ def write_history(output_dir: Path, history: History) -> None:
         writer.writerows(history)
 
 
-def _read_progress(path: Path) -> tuple[int, dict[str, float], float, History]:
-    """Return what `Saves.write` put into progress.json; ValueError, LookupError or OSError if it is anything else."""
+def read_progress(path: Path) -> tuple[int, dict[str, float], float, History]:
+    """Return what `Saves.write` put into progress.json; some exception if it is anything else."""
     progress = json.loads(path.read_text(encoding="utf-8"))
     steps, totals, seconds, history = (progress[key] for key in ("steps_per_epoch", "totals", "seconds", "history"))
     rows = [totals, *history]
