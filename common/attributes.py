@@ -6,6 +6,7 @@ import csv
 import difflib
 import functools
 import io
+import itertools
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.console import say
 from common.datasets import images_or_none, npz_arrays, npz_entries, sized_images, square_image, tfds_builder
 from common.errors import InputError
 from common.files import write_text
@@ -67,7 +69,8 @@ def attributed_images(
       written once as a folder of CelebA's layout, `faces` in the set's own folder.
     - a folder of CelebA's: list_attr_celeba.txt (or Kaggle's .csv); list_eval_partition.txt, which says what
       is for training, validation and test, if it is there; and the pictures beside them or in img_align_celeba/. Of the
-      aligned ones, 178 x 218 px, the central 148 x 148 px are taken: head and chin, little else.
+      aligned ones, 178 x 218 px, the central 148 x 148 px are taken: head and chin, little else. CelebA-HQ too, with
+      CelebAMask-HQ-attribute-anno.txt and CelebA-HQ-img/.
     - a folder of pictures, in sub-folders too, with one .csv directly in it or none: a column of file names, then
       a column an attribute (1 or 0, 1 or -1, yes or no, true or false, empty where unknown), with their names above.
     - a folder of shards, written from one of these folders, or from pictures without attributes.
@@ -119,7 +122,7 @@ def attributed_images(
 
 def listed_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part], tuple[str, ...], bool]:
     """Return the names of a folder's files with their attributes, the attributes' names, and whether it is CelebA's."""
-    listed = _celeba_file(folder, "list_attr_celeba")
+    listed = _celeba_file(folder, "list_attr_celeba", "CelebAMask-HQ-attribute-anno")
     if listed is None:
         return *_own_faces(folder, channels, skip_bad), False
     return *_celeba_faces(folder, listed, channels, skip_bad), True
@@ -249,7 +252,7 @@ def _checked_answers(path: Path, key: str, stored: np.ndarray | None, count: int
 # %% CelebA
 
 CELEBA_PARTS = ("train", "validation", "test")  # 0, 1 and 2 in list_eval_partition.txt
-CELEBA_PLACES = ("img_align_celeba", "img_align_celeba/img_align_celeba", "Img/img_align_celeba", ".")
+CELEBA_PLACES = ("img_align_celeba", "img_align_celeba/img_align_celeba", "Img/img_align_celeba", "CelebA-HQ-img", ".")
 
 
 def celeba_image(path: ImageFile | str | bytes, size: int, channels: int) -> np.ndarray:
@@ -264,9 +267,10 @@ def celeba_image(path: ImageFile | str | bytes, size: int, channels: int) -> np.
     return resize_image(crop_square(image), size, size)
 
 
-def _celeba_file(folder: Path, name: str) -> Path | None:
+def _celeba_file(folder: Path, *names: str) -> Path | None:
     """Return a list of CelebA's: beside the pictures, or where the original or Kaggle's archive has it."""
-    places = [folder / place / f"{name}{suffix}" for place in (".", "Anno", "Eval") for suffix in (".txt", ".csv")]
+    parts = itertools.product((".", "Anno", "Eval"), names, (".txt", ".csv"))
+    places = [folder / place / f"{name}{suffix}" for place, name, suffix in parts]
     return next((path for path in places if path.is_file()), None)
 
 
@@ -381,6 +385,8 @@ def _write_celeba(builder: Any, splits: list[str], names: list[str], folder: Pat
 
 # %% A folder of one's own
 
+OTHER_TABLES = (".txt", ".tsv", ".json", ".xlsx", ".xls", ".ods", ".parquet", ".mat")  # that may hold attributes
+
 ANSWERS = {
     **dict.fromkeys(("1", "1.0", "yes", "true", "y"), 1),
     **dict.fromkeys(("0", "0.0", "-1", "-1.0", "no", "false", "n"), 0),
@@ -416,6 +422,10 @@ def _own_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part],
     if len(tables) > 1:
         listed = ", ".join(path.name for path in tables[:5])
         raise InputError(f"{folder}: {len(tables)} .csv files ({listed}); leave the one with the attributes here")
+    unread = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in OTHER_TABLES)
+    if unread:
+        found = ", ".join(unread[:3])
+        say(f"{folder}: {found} is not read; attributes come from a .csv with a line of names, or from CelebA's lists")
     names: tuple[str, ...] = ()
     answers: dict[Path, list[int]] = {}
     if tables:

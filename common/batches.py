@@ -43,26 +43,28 @@ def batches(
         raise InputError(f"{count} items are fewer than one batch of {batch_size}: add data or lower --batch-size")
     tensors = tf.nest.map_structure(tf.convert_to_tensor, items)
 
-    def pick(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def choose(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         epoch, within = step // steps, step % steps
         order = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch]), tf.int32)
         places = within * batch_size + tf.range(batch_size, dtype=tf.int64)
         index = tf.random.experimental.index_shuffle(places, order, count - 1)
         seeds = tf.stack([tf.fill([batch_size], tf.constant(seed, tf.int64)), epoch * count + places], axis=1)
-        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, index), tensors), tf.cast(seeds, tf.int32)
+        return index, tf.cast(seeds, tf.int32)
+
+    def pick(index: tf.Tensor) -> Any:
+        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, index), tensors)
 
     def at(step: int, part: int = 0, parts: int = 1) -> tf.data.Dataset:
         own = slice(part * (batch_size // parts), (part + 1) * (batch_size // parts))
-        stream = tf.data.Dataset.counter(step).map(pick, tf.data.AUTOTUNE)
+        stream = tf.data.Dataset.counter(step).map(choose, tf.data.AUTOTUNE)
         if parts > 1 and augment is None:
-            stream = stream.map(lambda *picked: tf.nest.map_structure(lambda tensor: tensor[own], picked))
+            stream = stream.map(lambda index, seeds: (index[own], seeds[own]))
         if load is None:
-            stream = stream.map(lambda picked, _: picked if isinstance(picked, tuple) else (picked,))
-        else:
+            stream = stream.map(lambda index, _: tuple(tf.nest.flatten(pick(index))), tf.data.AUTOTUNE)
+        else:  # indices are unbatched, not items: unbatch() crashes the process at labels of no attribute, [n, 0]
             stream = (
-                # not unbatch(), which ends the process with a segmentation fault at labels of no attribute, [n, 0]
-                stream.flat_map(lambda *picked: tf.data.Dataset.from_tensor_slices(picked))
-                .map(load, tf.data.AUTOTUNE)
+                stream.unbatch()
+                .map(lambda index, item_seed: load(pick(index), item_seed), tf.data.AUTOTUNE)
                 .batch(batch_size if augment is not None else batch_size // parts, drop_remainder=True)
             )
         if augment is not None:

@@ -117,7 +117,7 @@ def write_shards(
 
 def fitting_layout(folder: Path) -> str:
     """Return the layout of a folder, by what lies in it; of two that fit the first of SHARD_LAYOUTS."""
-    lists = ("list_attr_celeba.*", "Anno/list_attr_celeba.*", "*.csv")
+    lists = ("list_attr_celeba.*", "Anno/list_attr_celeba.*", "CelebAMask-HQ-attribute-anno.*", "*.csv")
     if any(any(folder.glob(name)) for name in lists):
         return "faces"
     with contextlib.suppress(InputError):

@@ -24,7 +24,7 @@ from common.attributes import (
     with_differing_attributes,
 )
 from common.errors import InputError
-from common.labelled import Split, labelled_batches
+from common.labelled import Split, image_batches, labelled_batches
 from tests.pictures import noise
 
 
@@ -246,6 +246,33 @@ def test_celeba_as_its_archives_lie(tmp_path):
         (tmp_path / name).unlink()
     data = read(tmp_path)
     assert by_name(data) == expected and counts(data) == [7, 3, 2]
+
+
+def test_celeba_hq_with_its_list_of_another_name(tmp_path):
+    expected = celeba(tmp_path, 12, "CelebA-HQ-img")
+    (tmp_path / "list_attr_celeba.txt").rename(tmp_path / "CelebAMask-HQ-attribute-anno.txt")
+    data = read(tmp_path)
+    assert data.names == ("5_o_Clock_Shadow", "Smiling", "No_Beard") and by_name(data) == expected
+
+
+def test_a_list_that_is_not_read_is_named(tmp_path, capsys):
+    celeba(tmp_path, 6)
+    (tmp_path / "list_attr_celeba.txt").rename(tmp_path / "labels.txt")
+    assert read(tmp_path).names == ()
+    assert f"{tmp_path}: labels.txt is not read; attributes come from a .csv" in capsys.readouterr().err
+
+
+def test_pictures_without_attributes_become_batches(tmp_path):
+    """Their labels are [n, 0], at which tf.data's `unbatch` ends the process with a segmentation fault."""
+    for number in range(12):
+        save(tmp_path / f"{number}.png", noise(9, 9, 3, seed=number))
+    data = read(tmp_path)
+    for stream, shapes in (
+        (labelled_batches(data, 4, seed=0), [(4, 8, 8, 3), (4, 0)]),
+        (image_batches(data, 4, seed=0, mirror=True), [(4, 8, 8, 3)]),
+    ):
+        (batch,) = stream.at(0).take(1).as_numpy_iterator()
+        assert [part.shape for part in batch] == shapes
 
 
 def test_celeba_without_parts_and_without_all_pictures(tmp_path, capsys):
