@@ -7,16 +7,15 @@ import functools
 import inspect
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from common.cluster import all_devices, is_chief, joining_again
-from common.console import prepare_streams
+from common.console import errors_in_one_line, prepare_streams
 from common.errors import InputError
 from common.export import export
 from common.locks import only_process_in
@@ -57,29 +56,6 @@ def check_clock() -> None:
     """Raise InputError before 1980: networks are saved as zip archives, which cannot hold an earlier date."""
     if time.time() < 315_619_200:
         raise InputError(f"the clock of this machine says {time.strftime('%Y-%m-%d %H:%M')}: set it, then try again")
-
-
-@contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """End the process with one line where the block fails in a way that a user can mend.
-
-    Exit status 2 for what was given wrong and for the disk, 1 for a loss that is not finite, 130 for Ctrl-C.
-    """
-    try:
-        yield
-    except InputError as error:
-        sys.exit(_complain(str(error), 2))
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_complain(f"{where}{error.strerror or error}", 2))
-    except FloatingPointError as error:
-        sys.exit(_complain(str(error), 1))
-    except KeyboardInterrupt as error:
-        saved = f"{error}; the same command goes on from the newest save"
-        sys.exit(_complain(saved if str(error) else "stopped", 130))
 
 
 def _call(
@@ -187,8 +163,3 @@ def _tell(result: object) -> None:
             print(f"{name:>28}  {value:.4f}" if isinstance(value, float) else f"{name:>28}  {value}")
         print(f"{'report':>28}  {result.parent / 'report.html'}")
     print(result)
-
-
-def _complain(message: str, status: int) -> int:
-    print(f"error: {message}" if status != 130 else message, file=sys.stderr)
-    return status

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
-from common.errors import first_line
+from common.errors import InputError, first_line
 
 
 def say(text: str) -> None:
@@ -68,3 +69,33 @@ def prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     if not isinstance(sys.stderr, Unfailing):
         sys.stderr = cast(TextIO, Unfailing(sys.stderr))
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End the process with one line where the block fails in a way that a user can mend.
+
+    Exit status 2 for what was given wrong and for the disk, 1 for a loss that is not finite, 130 for Ctrl-C.
+    """
+    try:
+        if callable(signal.getsignal(signal.SIGINT)):  # not one that is ignored, as of a job in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+    except InputError as error:
+        sys.exit(_complain(str(error), 2))
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_complain(f"{where}{error.strerror or error}", 2))
+    except FloatingPointError as error:
+        sys.exit(_complain(str(error), 1))
+    except KeyboardInterrupt as error:
+        saved = f"{error}; the same command goes on from the newest save"
+        sys.exit(_complain(saved if str(error) else "stopped", 130))
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"error: {message}" if status != 130 else message, file=sys.stderr)
+    return status

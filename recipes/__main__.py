@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from common.console import errors_in_one_line, prepare_streams
 from common.errors import InputError
 from common.standalone import COOKBOOK, copy_recipe, recipe_names, recipe_summary
 
@@ -39,24 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments and arguments[0] in recipe_names():
         parser.error(f"a recipe is run by its module's name: python -m recipes.{' '.join(arguments)}")
     options = parser.parse_args(arguments)
+    prepare_streams()
     try:
-        if options.verb == "copy":
-            for path in copy_recipe(options.name, options.destination, options.force):
-                print(path)
-        elif options.verb == "app":
-            from recipes.app.serve import serve
+        with errors_in_one_line():
+            if options.verb == "copy":
+                for path in copy_recipe(options.name, options.destination, options.force):
+                    print(path)
+            elif options.verb == "app":
+                from recipes.app.serve import serve
 
-            serve(options.run, options.port, options.open)
-        elif options.verb == "shards":
-            pack(options)
-        else:
-            list_recipes()
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+                serve(options.run, options.port, options.open)
+            elif options.verb == "shards":
+                pack(options)
+            else:
+                list_recipes()
+    except SystemExit as end:
+        return int(end.code or 0)
     return 0
 
 

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -326,6 +328,21 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_the_same_command_goes_on(tmp_pat
     assert done.returncode == 0, done.stderr
     assert "epoch 2/" not in done.stdout and "epoch 4/4" in done.stdout
     assert {"generator.keras", "report.html", "results.json"} <= set(os.listdir(tmp_path))
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_recipe_is_imported_is_one_line():
+    """At moments before the command line is read, and while TensorFlow is imported."""
+    for number in range(8):
+        command = [sys.executable, "-m", "recipes.dcgan", "train", "--data", "nowhere", "--epochs", "1"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        time.sleep(0.05 + 0.15 * number)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        if "<frozen site>" in said:  # so soon that Python itself was not ready
+            continue
+        assert "Traceback" not in said and said.count("\n") <= 1, said
+        assert process.returncode in (130, -signal.SIGINT, 2), said  # 2: it had ended by itself
 
 
 @pytest.mark.slow

@@ -380,7 +380,7 @@ def test_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypat
 def test_installed_package_lists_and_copies(tmp_path):
     """As from a wheel: the three packages side by side in a folder on the path, run from elsewhere."""
     site = make_project(tmp_path / "site", PLAIN)
-    for name in ("__init__", "cluster", "errors", "lazy", "standalone"):
+    for name in ("__init__", "cluster", "console", "errors", "lazy", "standalone"):
         shutil.copy(COOKBOOK / "common" / f"{name}.py", site / "common")
     shutil.copy(COOKBOOK / "common" / "files.py", site / "common" / "files.py")
     shutil.copy(COOKBOOK / "recipes" / "__main__.py", site / "recipes")
