@@ -203,10 +203,15 @@ def save_painting(output_dir: Path | None, history: History, picture: np.ndarray
     columns = {name: np.array([row[name] for row in history]) for name in history[0]}
     newest = output_dir / "checkpoints" / f"step-{len(history):08d}.npz"
     write_npz(newest, {"picture": picture} | columns)
-    for path in sorted((output_dir / "checkpoints").glob("step-*.npz"))[:-3]:
-        path.unlink()
+    _prune(output_dir)
     attempt("history.csv", write_history, output_dir, history)
     write_report(output_dir)
+
+
+def _prune(output_dir: Path) -> None:
+    """Delete all saves of a picture but the newest three."""
+    for path in sorted((output_dir / "checkpoints").glob("step-*.npz"))[:-3]:
+        path.unlink()
 
 
 @contextmanager
@@ -246,6 +251,7 @@ def resume_painting(output_dir: Path | None) -> tuple[History, np.ndarray]:
             continue
         if output_dir is not None:
             write_history(output_dir, history)
+            _prune(output_dir)
         return history, picture
     return [], np.empty((0, 0, 3), np.float32)
 

@@ -69,6 +69,7 @@ class Saves:
                     f"{self.output_dir}: the data of this run made {steps_before} steps per epoch and now makes "
                     f"{steps}; restore the data, or choose another --output-dir"
                 )
+            self.prune()
             return number, totals, seconds, history
         if failures:
             raise InputError(
@@ -89,9 +90,13 @@ class Saves:
             self.checkpoint.write(str(draft / "state"))
             progress = {"steps_per_epoch": steps, "totals": totals, "seconds": seconds, "history": history}
             write_json(draft / "progress.json", progress)
-        for number in self.numbers()[3:]:
-            delete(self.folder / f"step-{number:08d}")
+        self.prune()
         self.report(history, every_seconds=30.0)
+
+    def prune(self) -> None:
+        """Delete all saves but the newest three."""
+        for number in self.numbers()[3:] if is_chief() else ():
+            delete(self.folder / f"step-{number:08d}")
 
     def size(self) -> int:
         """Return how many bytes a save takes, without the few of its history."""
