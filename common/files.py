@@ -76,6 +76,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: cannot be read ({reason[:120]}); train again, or restore the file") from None
 
 
+def is_run(folder: Path) -> bool:
+    """Return whether a folder holds a run that has written something: its images are not data, wherever it lies."""
+    return (folder / "config.json").is_file() and any((folder / n).exists() for n in ("checkpoints", "results.json"))
+
+
 def data_file(name: str) -> Path:
     """Return the path of a small file that the project made and ships: in `data/`, or beside a copied recipe.
 
