@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,9 +39,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` as UTF-8, whole or not at all, and return `path`."""
+    """Write `text` as UTF-8, whole or not at all, and return `path`; names of files need not be UTF-8."""
     with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -74,6 +75,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # a damaged file fails in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason[:120]}); train again, or restore the file") from None
+
+
+def readable_name(name: str | Path) -> str:
+    r"""Return the name of a file or folder as text that can be shown; bytes that are not UTF-8 become \xE9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def is_run(folder: Path) -> bool:

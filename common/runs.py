@@ -17,7 +17,7 @@ import numpy as np
 from common.cluster import is_chief
 from common.errors import InputError
 from common.execution import Execution
-from common.files import replacing, write_json
+from common.files import readable_name, replacing, write_json
 from common.identity import NAMING_SETTINGS, check_identities, check_places, identities
 from common.images import checked_images, colour_labels, find_images, read_image, read_labels, write_image
 from common.lazy import keras, tf
@@ -59,6 +59,8 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str, accept_data
             `outputs`, which data decide.
     """
     check_settings(config)
+    if readable_name(output_dir) != str(output_dir):
+        raise InputError(f"{readable_name(output_dir)}: not a name in UTF-8, which saves need; choose another folder")
     existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{output_dir}: cannot be written ({existing} is a file or not yours); choose another folder")
