@@ -70,8 +70,18 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"the same names, but other contents ({before.get('bytes')} bytes before, {now.get('bytes')} now)"
 
 
+def kept_identities(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the identities in what a config.json holds; runs of earlier versions have none."""
+    kept = settings.get("identity")
+    return {name: each for name, each in kept.items() if isinstance(each, dict)} if isinstance(kept, dict) else {}
+
+
 def check_identities(
-    output_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any], kept: Any, accept: bool
+    output_dir: Path,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    kept: Mapping[str, Mapping[str, Any]],
+    accept: bool,
 ) -> list[str]:
     """Compare the files of a run's settings with those that it began with; say on standard error where they moved.
 
@@ -79,7 +89,7 @@ def check_identities(
         output_dir: folder of the run.
         before: its settings, and `data`, as `config.json` has them.
         now: the settings, and `data`, with which it should resume.
-        kept: the identities in `config.json`; runs of earlier versions have none.
+        kept: the identities in `config.json`.
         accept: resume although files have changed.
 
     Returns:
@@ -90,10 +100,12 @@ def check_identities(
     """
     compared = []
     for name, identity in identities(now).items():
-        old, new, stored = before.get(name), now[name], kept.get(name) if isinstance(kept, dict) else None
-        if not isinstance(stored, dict) and not accept:
+        old, new = before.get(name), now[name]
+        if name not in kept and not (accept and name == "data"):
             continue  # only the path can be compared
-        changed = difference(stored, identity) if isinstance(stored, dict) else ""
+        changed = difference(kept[name], identity) if name in kept else ""
+        if changed and old != new and name != "data":
+            continue  # not a file that moved, but another setting
         if changed and not accept:
             what = f"{new} has changed since this run began" if old == new else f"{new} is not the same as {old}"
             raise InputError(

@@ -18,7 +18,7 @@ from common.cluster import is_chief
 from common.errors import InputError
 from common.execution import Execution
 from common.files import readable_name, replacing, write_json
-from common.identity import NAMING_SETTINGS, check_identities, check_places, identities
+from common.identity import NAMING_SETTINGS, check_identities, check_places, identities, kept_identities
 from common.images import checked_images, colour_labels, find_images, read_image, read_labels, write_image
 from common.lazy import keras, tf
 from common.report import write_report
@@ -74,7 +74,7 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str, accept_data
     free = "epochs", "outputs", "steps_per_call"
     changed = [name for name in now if now[name] != before[name] and name not in free]
     if set(changed) <= set(NAMING_SETTINGS):
-        kept = run_settings(output_dir, recipe).get("identity")
+        kept = kept_identities(run_settings(output_dir, recipe))
         same_files = check_identities(output_dir, before, now, kept, accept_data)
         changed = [name for name in changed if name not in same_files]
     if changed:
@@ -213,6 +213,11 @@ def read_data(output_dir: Path) -> str:
     """Return the `--data` word that a run was started with."""
     settings = json.loads((output_dir / "config.json").read_text(encoding="utf-8"))
     return str(settings["data"])
+
+
+def read_identity(output_dir: Path) -> dict[str, Any]:
+    """Return the identity of the data that a run was started with; an empty one where they are no files."""
+    return kept_identities(json.loads((output_dir / "config.json").read_text(encoding="utf-8"))).get("data", {})
 
 
 def read_classes(output_dir: Path) -> tuple[str, ...]:

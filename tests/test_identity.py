@@ -5,16 +5,19 @@ import inspect
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import common.identity
 from common.datasets import pictures_below
 from common.errors import InputError
 from common.identity import difference, identities, readable_files
-from common.runs import check_run, read_data, run_settings, start_run
-from recipes import deepdream, fast_style_transfer, mobilenet, style_transfer
+from common.images import write_image
+from common.runs import check_run, load_network, read_data, run_settings, start_run
+from recipes import deepdream, fast_style_transfer, gan, mobilenet, style_transfer
 from recipes.pix2pix import Config
 
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("[a-z]*.py"))
@@ -275,8 +278,9 @@ def test_several_paintings_keep_their_order_and_their_shares(tmp_path):
     run = started(tmp_path / "run", "sample", config("one", "@/a.jpg=2.0,@/b.jpg"), "style_transfer")
     check_run(run, "style_transfer", config("two", "@/a.jpg=2.0,@/b.jpg"), "sample")
     for other in ("@/a.jpg,@/b.jpg=2.0", "@/b.jpg=2.0,@/a.jpg", "@/a.jpg=3.0,@/b.jpg", "@/a.jpg"):
-        with pytest.raises(InputError, match="is not the same as"):
-            check_run(run, "style_transfer", config("two", other), "sample")
+        for accept in (False, True):
+            with pytest.raises(InputError, match="holds a run with style "):
+                check_run(run, "style_transfer", config("two", other), "sample", accept)
 
 
 def test_a_drawn_painting_may_be_one_of_several(tmp_path):
@@ -297,3 +301,22 @@ def test_every_recipe_has_the_flag_and_heeds_it(name):
     experiment = importlib.import_module(f"recipes.{name}").experiment
     assert inspect.signature(experiment).parameters["accept_data"].default is False
     assert "data, accept_data)" in inspect.getsource(experiment)
+
+
+@pytest.mark.slow
+def test_a_run_whose_data_moved_ends_as_if_they_had_not(tmp_path, capsys):
+    config = gan.Config(size=8, channels=3, units=4, discriminator_units=8, batch_size=4, epochs=2)
+    for number in range(20):
+        shade = np.full((8, 8, 3), 12 * number, np.uint8)
+        write_image(shade, tmp_path / "before" / f"{number:02d}.png")
+    gan.experiment(str(tmp_path / "before"), config, tmp_path / "whole")
+    gan.experiment(str(tmp_path / "before"), replace(config, epochs=1), tmp_path / "moved")
+    (tmp_path / "before").rename(tmp_path / "after")
+    gan.experiment(str(tmp_path / "after"), config, tmp_path / "moved")
+    assert f"data moved from {tmp_path / 'before'} to {tmp_path / 'after'}" in capsys.readouterr().err
+    whole, moved = (load_network(tmp_path / name, "generator").get_weights() for name in ("whole", "moved"))
+    for one, other in zip(whole, moved, strict=True):
+        np.testing.assert_array_equal(one, other)
+    (tmp_path / "after" / "19.png").unlink()  # 18.png, trained on before, would be held out
+    with pytest.raises(InputError, match="has changed since this run began: 20 files"):
+        gan.experiment(str(tmp_path / "after"), replace(config, epochs=3), tmp_path / "moved")
