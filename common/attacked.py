@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from common.classification import Classify
+from common.console import say
 from common.datasets import images_or_none, read_arrays, sized_images
 from common.errors import InputError
 from common.figures import new_figure, save_figure
+from common.identity import difference, identities
 from common.imagenet import Known
 from common.labelled import Split, class_folders, class_number, labelled_images, square_image
 from common.lazy import keras
@@ -82,7 +84,7 @@ def images_to_attack(
     folder, data = Path(data or known.data), data or known.data
     if data == "sample":
         _check_classes(data, names, classes)  # before it is drawn
-    elif _is_other_folder(data, known.data) and read_arrays(data, True, fetch) is None:
+    elif _is_other_folder(data, known) and read_arrays(data, True, fetch) is None:
         parts, found_names = class_folders(folder, channels, skip_bad)
         train = folder / "train"  # which may be a class of trains
         beside = any((folder / name).is_dir() for name in ("test", "val"))
@@ -96,9 +98,22 @@ def images_to_attack(
     return test if test.read else test._replace(items=sized_images(test.items, size, channels, data))
 
 
-def _is_other_folder(data: str, learnt_from: str) -> bool:
-    """Return whether `data` is a folder of files, and none that the classifier has learnt from."""
-    return Path(data).is_dir() and open_shards(data) is None and str(Path(data).resolve()) != learnt_from
+def _is_other_folder(data: str, known: Known) -> bool:
+    """Return whether `data` is a folder of files, and none that the classifier has learnt from, wherever it lay then.
+
+    Says on standard error where it is that folder, and has changed.
+    """
+    if not Path(data).is_dir() or open_shards(data) is not None:
+        return False
+    changed = difference(known.identity, identities({"data": data}).get("data", {})) if known.identity else ""
+    if str(Path(data).resolve()) != known.data:
+        return bool(changed) or not known.identity
+    if changed:
+        say(
+            f"{data} has changed since the classifier was trained on it: {changed}; its training images may be among "
+            "the images that are attacked"
+        )
+    return False
 
 
 def _check_classes(data: str, found: tuple[str, ...], classes: tuple[str, ...]) -> None:

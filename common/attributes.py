@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.console import say
-from common.datasets import images_or_none, npz_arrays, npz_entries, sized_images, square_image, tfds_builder
+from common.datasets import (
+    folders_below,
+    images_or_none,
+    npz_arrays,
+    npz_entries,
+    sized_images,
+    square_image,
+    tfds_builder,
+)
 from common.errors import InputError
 from common.files import write_text
 from common.images import (
@@ -413,7 +421,7 @@ def _text_of(path: Path) -> str:
 
 
 def _own_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part], tuple[str, ...]]:
-    places = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    places = folders_below(folder)
     hidden = [any(part.startswith(".") for part in place.relative_to(folder).parts) for place in places]
     paths = [path for place, out in zip(places, hidden, strict=True) if not out for path in images_or_none(place)]
     if not paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ def batches(
     steps = count // batch_size
     if not steps:
         raise InputError(f"{count} items are fewer than one batch of {batch_size}: add data or lower --batch-size")
-    tensors = tf.nest.map_structure(tf.convert_to_tensor, items)
+    tensors = as_tensors(items)
 
     def choose(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         epoch, within = step // steps, step % steps
@@ -79,6 +80,17 @@ def batches(
     return Batches(steps, at, held_out)
 
 
+def as_tensors(items: Any) -> Any:
+    """Return arrays as tensors: names of files as the bytes that the disk has, which need not be UTF-8."""
+
+    def tensor(array: Any) -> tf.Tensor:
+        if isinstance(array, np.ndarray) and array.dtype.kind == "U":
+            array = np.array([os.fsencode(name) for name in array.ravel()], object).reshape(array.shape)
+        return tf.convert_to_tensor(array)
+
+    return tf.nest.map_structure(tensor, items)
+
+
 def side_by_side(*streams: Batches) -> Batches:
     """Return batches that hold one of each stream; an epoch is as long as the longest, the others begin anew in it."""
 
@@ -108,7 +120,8 @@ class Examples(NamedTuple):
         """Return up to `most` held-out examples, evenly spaced, decoded: a tuple of uint8 [n, size, size, channels]."""
         first = self.test[0] if isinstance(self.test, tuple) else self.test
         chosen = np.unique(np.linspace(0, len(first) - 1, min(most, len(first))).astype(int))
-        items = tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda part: part[chosen], self.test))
+        parts = as_tensors(tf.nest.map_structure(lambda part: part[chosen], self.test))
+        items = tf.data.Dataset.from_tensor_slices(parts)
         decoded = list(items.map(lambda *item: self.decode(item if len(item) > 1 else item[0])).as_numpy_iterator())
         columns = zip(*decoded, strict=True) if isinstance(decoded[0], tuple) else [decoded]
         return tuple(np.stack(column) for column in columns)

@@ -243,7 +243,10 @@ def classify_files(source: Path, run: Path, classify: Classify, size: int, chann
         best = np.argsort(-probabilities, kind="stable")[: shown.top]
         print(f"{path}  " + "  ".join(f"{classes[i]} {100 * probabilities[i]:.1f} %" for i in best))
     if shown.table is not None:
-        with replacing(shown.table) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(shown.table) as draft,
+            draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["file", *classes])
             writer.writerows([str(path), *(f"{value:.6f}" for value in values)] for path, values in rows)

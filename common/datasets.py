@@ -20,7 +20,7 @@ from common.batches import Examples, as_they_are
 from common.clothes import CLOTHES_CLASSES
 from common.downloads import download
 from common.errors import InputError
-from common.files import replacing
+from common.files import is_run, replacing
 from common.images import (
     ImageFile,
     checked_images,
@@ -34,6 +34,7 @@ from common.images import (
     write_image,
 )
 from common.lazy import tf
+from common.prepared_sets import prepared_set, sets_folder
 from common.shards import open_shards
 
 # %% Pairs of images
@@ -404,11 +405,17 @@ def _tenth_held_out(source: str, items: np.ndarray, decode: Callable[[tf.Tensor]
 
 def pictures_below(folder: Path) -> list[Path]:
     """Return the pictures in a folder and its sub-folders. Raises InputError where there are none."""
-    folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
-    paths = [path for place in folders for path in images_or_none(place)]
+    paths = [path for place in folders_below(folder) for path in images_or_none(place)]
     if not paths:
         raise InputError(f"{folder}: no pictures here or in its sub-folders (png, jpg, bmp, gif, webp, tif)")
     return paths
+
+
+def folders_below(folder: Path) -> list[Path]:
+    """Return a folder and its sub-folders, without those of runs: what they have written is not data."""
+    below = sorted(path for path in folder.rglob("*") if path.is_dir())
+    runs = {path for path in below if is_run(path)}
+    return [folder, *(path for path in below if runs.isdisjoint([path, *path.parents]))]
 
 
 def square_image(path: ImageFile | str | bytes, size: int, channels: int) -> np.ndarray:
@@ -428,19 +435,27 @@ def images_or_none(folder: Path) -> list[Path]:
 
 
 def tfds_builder(name: str, fetch: bool):
-    """Return the builder of a set that lies on this machine, downloaded if allowed."""
+    """Return the builder of a set that lies on this machine, downloaded if allowed; otherwise no network is used."""
+    folder = prepared_set(name)
+    if folder is None and not fetch:
+        raise InputError(f"tfds:{name} is not on this machine ({sets_folder()}): add --fetch to download it")
     import tensorflow_datasets as tfds
 
+    if folder is not None:
+        try:
+            return tfds.builder_from_directory(folder)
+        except Exception as error:  # what a disk holds may be damaged in many ways
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{folder}: not a prepared set ({reason[:150]}); prepare it again") from None
+    try:
+        socket.getaddrinfo("storage.googleapis.com", 443)  # without a network the library tries for minutes
+    except OSError as error:
+        raise InputError(f"tfds:{name} could not be fetched ({error}): prepare it by hand in {sets_folder()}") from None
     try:
         builder = tfds.builder(name)
     except Exception as error:
         raise InputError(f"tfds:{name}: no such set in TensorFlow Datasets ({str(error).splitlines()[0]})") from None
-    if builder.info.splits:
-        return builder
-    if not fetch:
-        raise InputError(f"tfds:{name} is not on this machine ({builder.data_dir}): add --fetch to download it")
     try:
-        socket.getaddrinfo("storage.googleapis.com", 443)  # without a network the library tries for minutes
         builder.download_and_prepare()
     except Exception as error:  # every set brings failures of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]

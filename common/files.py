@@ -125,9 +125,9 @@ def explained(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` as UTF-8, whole or not at all, and return `path`."""
+    """Write `text` as UTF-8, whole or not at all, and return `path`; names of files need not be UTF-8."""
     with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -161,6 +161,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # a damaged file fails in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason[:120]}); train again, or restore the file") from None
+
+
+def readable_name(name: str | Path) -> str:
+    r"""Return the name of a file or folder as text that can be shown; bytes that are not UTF-8 become \xE9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder holds a run that has written something: its images are not data, wherever it lies."""
+    return (folder / "config.json").is_file() and any((folder / n).exists() for n in ("checkpoints", "results.json"))
 
 
 def data_file(name: str) -> Path:

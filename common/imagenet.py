@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from common.errors import InputError
 from common.files import data_file
 from common.lazy import keras
 from common.pretrained import load_pretrained
-from common.runs import load_network, read_classes, read_data, run_settings
+from common.runs import load_network, read_classes, read_data, read_identity, run_settings
 
 
 class Application(NamedTuple):
@@ -59,6 +59,7 @@ class Known(NamedTuple):
     seed: int  # of the sample that it has learnt from; 0 where it has not
     any_size: bool  # it brings pictures to its size by itself
     data: str = "sample"  # the `--data` word that it has learnt from
+    identity: Mapping[str, Any] = {}  # of those data, as `identities` gives it
 
 
 def known_classifier(pretrained: Pretrained, run: Path, recipe: str, name: str) -> Known:
@@ -79,7 +80,7 @@ def known_classifier(pretrained: Pretrained, run: Path, recipe: str, name: str) 
     seed, data = settings["config"].get("seed", 0), settings["data"]
     network = load_network(run, name)
     _, _, size, channels = network.input_shape
-    return Known(network, read_classes(run), size, channels, seed, any_size=False, data=data)
+    return Known(network, read_classes(run), size, channels, seed, False, data, read_identity(run))
 
 
 def frozen_classifier(network: str, weights: str, fetch: bool = False) -> Known:
@@ -106,7 +107,8 @@ def frozen_classifier(network: str, weights: str, fetch: bool = False) -> Known:
         if len(taken) != 4 or tuple(given) != (None, len(classes)):
             raise InputError(f"{weights}: takes {taken}, gives {given}; no classifier of {len(classes)} classes")
         _, _, size, channels = taken
-        known = Known(trained, classes, size, channels, 0, any_size=False, data=read_data(path.parent))
+        run = path.parent
+        known = Known(trained, classes, size, channels, 0, False, read_data(run), read_identity(run))
     else:
         choices = ", ".join([*APPLICATIONS, "digits", "run"])
         raise InputError(f"network must be one of {choices}, got {network!r}")

@@ -13,6 +13,7 @@ import numpy as np
 from common.batches import Batches, batches
 from common.datasets import images_or_none, pictures_below, read_arrays, sized_images, square_image
 from common.errors import InputError
+from common.files import readable_name
 from common.images import checked_images, read_image
 from common.lazy import tf
 from common.shards import open_shards
@@ -219,7 +220,7 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[lis
             if not paths and root is roots[0]:
                 raise InputError(f"{root / name}: no pictures here; delete the folder, or put pictures of {name} in it")
     numbered = [[(path, classes.index(name)) for name in pictures for path in pictures[name]] for pictures in found]
-    return numbered, classes
+    return numbered, tuple(map(readable_name, classes))
 
 
 def class_number(name: str, classes: Sequence[str]) -> int:

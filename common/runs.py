@@ -17,7 +17,8 @@ import numpy as np
 from common.cluster import is_chief
 from common.errors import InputError
 from common.execution import Execution
-from common.files import replacing, write_json
+from common.files import readable_name, replacing, write_json
+from common.identity import NAMING_SETTINGS, check_identities, check_places, identities, kept_identities
 from common.images import checked_images, colour_labels, find_images, read_image, read_labels, write_image
 from common.lazy import keras, tf
 from common.report import write_report
@@ -46,32 +47,47 @@ def check_settings(config: Any) -> None:
             raise InputError(f"{name} must be {limit}, got {value}")
 
 
-def check_run(output_dir: Path, recipe: str, config: Any, data: str) -> None:
+def check_run(output_dir: Path, recipe: str, config: Any, data: str, accept_data: bool = False) -> None:
     """Say now what would otherwise stop a run after its data has been read.
+
+    Files may have moved since the run began, as long as they are the same: data, paintings, and weights are judged by
+    their names, sizes and contents. With `accept_data` the run resumes with files that have changed.
 
     Raises:
         InputError: a setting is out of its range, `output_dir` cannot be written to, or it holds another recipe's
-            run, or one that has begun with other settings; `epochs` and `steps_per_call` may differ, and
+            run, or one that has begun with other settings or files; `epochs` and `steps_per_call` may differ, and
             `outputs`, which data decide.
     """
     check_settings(config)
+    if readable_name(output_dir) != str(output_dir):
+        raise InputError(f"{readable_name(output_dir)}: not a name in UTF-8, which saves need; choose another folder")
     existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{output_dir}: cannot be written ({existing} is a file or not yours); choose another folder")
     if not (output_dir / "config.json").exists():
         return
     before = settings_of(read_run(output_dir, recipe, type(config))) | {"data": read_data(output_dir)}
-    if not any(output_dir.glob("checkpoints/step-*")):
-        return  # nothing has come of it yet
     now = settings_of(config) | {"data": _named_data(data)}
+    check_places(output_dir, before, now)
+    if not has_saves(output_dir):
+        return  # nothing has come of it yet
     free = "epochs", "outputs", "steps_per_call"
     changed = [name for name in now if now[name] != before[name] and name not in free]
+    if set(changed) <= set(NAMING_SETTINGS):
+        kept = kept_identities(run_settings(output_dir, recipe))
+        same_files = check_identities(output_dir, before, now, kept, accept_data)
+        changed = [name for name in changed if name not in same_files]
     if changed:
         name = changed[0]
         raise InputError(
             f"{output_dir}: holds a run with {name} {before[name]!r}, not {now[name]!r}; a run keeps its settings "
             "(only epochs may change): choose another --output-dir, or delete this one"
         )
+
+
+def has_saves(output_dir: Path) -> bool:
+    """Return whether a run has trained: its networks or, in the folder `head`, their last layers first."""
+    return any(any((folder / "checkpoints").glob("step-*")) for folder in (output_dir, output_dir / "head"))
 
 
 SETTING_RANGES: dict[str, tuple[float, float]] = {
@@ -141,7 +157,7 @@ def start_run(output_dir: Path, recipe: str, config: Any, data: str, classes: tu
     Raises:
         InputError: a run that goes on had other classes.
     """
-    if any(output_dir.glob("checkpoints/step-*")) and classes != read_classes(output_dir):
+    if has_saves(output_dir) and classes != read_classes(output_dir):
         raise InputError(
             f"{output_dir}: the classes of this run were {', '.join(read_classes(output_dir)) or 'none'}, and are now "
             f"{', '.join(classes) or 'none'}; bring the data back as they were, or choose another --output-dir"
@@ -153,6 +169,7 @@ def start_run(output_dir: Path, recipe: str, config: Any, data: str, classes: tu
     fields = settings_of(config)
     settings = {"recipe": recipe, "data": _named_data(data), "config": fields, "versions": versions}
     settings |= {"classes": classes} if classes else {}
+    settings["identity"] = identities(fields | {"data": data})
     write_json(output_dir / "config.json", settings)
 
 
@@ -196,6 +213,11 @@ def read_data(output_dir: Path) -> str:
     """Return the `--data` word that a run was started with."""
     settings = json.loads((output_dir / "config.json").read_text(encoding="utf-8"))
     return str(settings["data"])
+
+
+def read_identity(output_dir: Path) -> dict[str, Any]:
+    """Return the identity of the data that a run was started with; an empty one where they are no files."""
+    return kept_identities(json.loads((output_dir / "config.json").read_text(encoding="utf-8"))).get("data", {})
 
 
 def read_classes(output_dir: Path) -> tuple[str, ...]:

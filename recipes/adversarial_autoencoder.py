@@ -298,9 +298,9 @@ def errors(networks: Networks, data: Labelled, config: Config) -> dict[str, floa
 
 
 def experiment(data: str = "sample", config: Config = Config(), output_dir: Path = Path("runs/adversarial_autoencoder"),
-               skip_bad: bool = False, fetch: bool = False) -> Path:  # fmt: skip
+               skip_bad: bool = False, fetch: bool = False, accept_data: bool = False) -> Path:  # fmt: skip
     """Read `data`, train or go on, measure; leave a run in `output_dir`, return its picture's path."""
-    check_run(output_dir, "adversarial_autoencoder", config, data)
+    check_run(output_dir, "adversarial_autoencoder", config, data, accept_data)
     build(config)  # says what it cannot take before data are read
     none, few, size, seed = config.labels == "none", config.labels == "few", config.batch_size, config.seed
     images = digits_or_others(data, config.size, config.channels, skip_bad, fetch, require_classes=not none)

@@ -270,6 +270,7 @@ def experiment(
     output_dir: Path = Path("runs/autoencoder"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
     compare: tuple[int, ...] = (),
 ) -> Path:
     """Read `data`, train or go on, judge by the test images; leave a run in `output_dir`, return its picture.
@@ -280,7 +281,7 @@ def experiment(
     settings |= {output_dir / f"latents-{z}": replace(config, latent_dim=z) for z in compare if z != config.latent_dim}
     settings |= {output_dir / "without-noise": replace(config, noise=0.0)} if compare and config.noise else {}
     for folder, each in settings.items():
-        check_run(folder, "autoencoder", each, data)
+        check_run(folder, "autoencoder", each, data, accept_data)
     trained = {each: build(each) for each in settings.values()}
     images = digits_or_others(data, config.size, config.channels, skip_bad, fetch)
     stream = image_batches(images, config.batch_size, config.seed)

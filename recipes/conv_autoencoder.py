@@ -248,9 +248,10 @@ def experiment(
     output_dir: Path = Path("runs/conv_autoencoder"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, judge by the test images; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "conv_autoencoder", config, data)
+    check_run(output_dir, "conv_autoencoder", config, data, accept_data)
     networks = build(config)
     labelled = digits_or_others(data, config.size, config.channels, skip_bad, fetch)
     if len(labelled.test.labels) < 3:

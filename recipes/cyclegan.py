@@ -301,9 +301,10 @@ def experiment(
     output_dir: Path = Path("runs/cyclegan"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, score what was held out; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "cyclegan", config, data)
+    check_run(output_dir, "cyclegan", config, data, accept_data)
     networks = build(config)
     domains = unpaired_images(data, config.size, functools.partial(sample_seasons, config), skip_bad, fetch)
     stream = unpaired_batches(domains, config.batch_size, config.seed, config.size, config.jitter)

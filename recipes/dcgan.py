@@ -247,9 +247,10 @@ def experiment(
     output_dir: Path = Path("runs/dcgan"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, score the samples; leave a run in `output_dir`, return its picture's path."""
-    check_run(output_dir, "dcgan", config, data)
+    check_run(output_dir, "dcgan", config, data, accept_data)
     networks = build(config)
     digits = functools.partial(sample_digits, config)
     examples = images_of(data, config.size, config.channels, digits, skip_bad, fetch)

@@ -262,9 +262,10 @@ def experiment(
     output_dir: Path = Path("runs/dcgan_faces"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, score what is drawn; leave a run in `output_dir`, return its picture's path."""
-    check_run(output_dir, "dcgan_faces", config, data)
+    check_run(output_dir, "dcgan_faces", config, data, accept_data)
     networks = build(config)
     sample = functools.partial(drawn_faces, 3000, config.seed, config.size)
     faces = attributed_images(data, config.size, config.channels, sample, skip_bad, fetch, FACE_ATTRIBUTES)

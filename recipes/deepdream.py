@@ -239,10 +239,14 @@ def dream_octave(
 
 
 def experiment(
-    data: str = "sample", config: Config = Config(), output_dir: Path = Path("runs/deepdream"), fetch: bool = False
+    data: str = "sample",
+    config: Config = Config(),
+    output_dir: Path = Path("runs/deepdream"),
+    fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Dream a photo, the file `data`, or go on; return a picture of it before and after."""
-    check_run(output_dir, "deepdream", config, data)
+    check_run(output_dir, "deepdream", config, data, accept_data)
     photo = read_photo(data)
     photo = no_larger(photo, config.size) if config.size else photo
     networks = networks_of(config, fetch)

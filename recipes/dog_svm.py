@@ -278,9 +278,10 @@ def experiment(
     output_dir: Path = Path("runs/dog_svm"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, fit, judge by the test images; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "dog_svm", config, data)
+    check_run(output_dir, "dog_svm", config, data, accept_data)
     sample = functools.partial(drawn_clothes, 5000, config.seed, config.size)
     labelled = labelled_images(data, config.size, config.channels, sample, skip_bad, fetch, CLOTHES_CLASSES)
     config = replace(config, outputs=len(labelled.classes))

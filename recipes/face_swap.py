@@ -252,10 +252,14 @@ def swap(networks: Networks, faces: np.ndarray, direction: Direction, shift: Per
 
 
 def experiment(
-    data: str = "sample", config: Config = Config(), output_dir: Path = Path("runs/face_swap"), skip_bad: bool = False
+    data: str = "sample",
+    config: Config = Config(),
+    output_dir: Path = Path("runs/face_swap"),
+    skip_bad: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, score what was held out; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "face_swap", config, data)
+    check_run(output_dir, "face_swap", config, data, accept_data)
     networks = build(config)
     sample = functools.partial(drawn_people, config.size, config.margin, config.seed)
     people = two_people(data, config.size, config.margin, sample, skip_bad)

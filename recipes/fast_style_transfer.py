@@ -276,11 +276,12 @@ def experiment(
     output_dir: Path = Path("runs/fast_style_transfer"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train a painter for one style or go on; leave a run in `output_dir`, return its picture's path."""
     if config.style != "sample":  # a run may go on from another folder
         config = replace(config, style=str(Path(config.style).resolve()))
-    check_run(output_dir, "fast_style_transfer", config, data)
+    check_run(output_dir, "fast_style_transfer", config, data, accept_data)
     style, networks = read_style(config.style, config.style_size), networks_of(config, fetch)
     least_side(networks.features, style)  # says where the painting is too small
     photos = images_of(data, config.size, 3, functools.partial(sample_pictures, config), skip_bad, fetch)

@@ -244,9 +244,10 @@ def experiment(
     output_dir: Path = Path("runs/fgsm"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train both or go on, attack test images; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "fgsm", config, data)
+    check_run(output_dir, "fgsm", config, data, accept_data)
     levels = whole_levels(config.epsilon)
     sample = functools.partial(drawn_clothes, 5000, config.seed, config.size)
     labelled = labelled_images(data, config.size, config.channels, sample, skip_bad, fetch, CLOTHES_CLASSES)

@@ -201,9 +201,10 @@ def experiment(
     output_dir: Path = Path("runs/lenet"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, judge by the test images; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "lenet", config, data)
+    check_run(output_dir, "lenet", config, data, accept_data)
     sample = functools.partial(drawn_clothes, 5000, config.seed, config.size)
     labelled = labelled_images(data, config.size, config.channels, sample, skip_bad, fetch, CLOTHES_CLASSES)
     config = replace(config, outputs=len(labelled.classes))

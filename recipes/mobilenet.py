@@ -246,9 +246,10 @@ def experiment(
     output_dir: Path = Path("runs/mobilenet"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train both stages or go on, judge by the test images; leave a run, return its picture."""
-    check_run(output_dir, "mobilenet", config, data)
+    check_run(output_dir, "mobilenet", config, data, accept_data)
     sample = functools.partial(drawn_clothes, 5000, config.seed, 28)
     labelled = labelled_images(
         data, config.size, config.channels, sample, skip_bad, fetch, CLOTHES_CLASSES, enlarge=False

@@ -259,9 +259,10 @@ def experiment(
     output_dir: Path = Path("runs/pix2pix"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, score what was held out; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "pix2pix", config, data)
+    check_run(output_dir, "pix2pix", config, data, accept_data)
     networks = build(config)
     sample = functools.partial(sample_streets, config)
     examples = image_pairs(data, config.size, sample, config.classes, config.swap, skip_bad, fetch)

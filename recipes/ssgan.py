@@ -282,9 +282,10 @@ def experiment(
     output_dir: Path = Path("runs/ssgan"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, judge by the test images; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "ssgan", config, data)
+    check_run(output_dir, "ssgan", config, data, accept_data)
     build(config)  # says what it cannot take before data are read
     images = digits_or_others(data, config.size, config.channels, skip_bad, fetch, require_classes=True)
     config = replace(config, outputs=len(images.classes))

@@ -276,10 +276,11 @@ def experiment(
     config: Config = Config(),
     output_dir: Path = Path("runs/style_transfer"),
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Paint a photo, the file `data`, in the manner of paintings, or go on; return a picture that shows them all."""
     config = replace(config, style=with_absolute_paths(config.style))
-    check_run(output_dir, "style_transfer", config, data)
+    check_run(output_dir, "style_transfer", config, data, accept_data)
     painting = read_painting(data, config.style, config.size)
     networks = networks_of(config, fetch)
     start_run(output_dir, "style_transfer", config, data)

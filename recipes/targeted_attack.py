@@ -249,9 +249,10 @@ def experiment(
     output_dir: Path = Path("runs/targeted_attack"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Attack the test images of `data`, each towards a class drawn at random; leave a run, return its picture."""
-    check_run(output_dir, "targeted_attack", config, data)
+    check_run(output_dir, "targeted_attack", config, data, accept_data)
     whole_levels(config.epsilon)
     known = known_of(config, fetch)
     networks, verdict = Networks(known.classifier), functools.partial(classify, known.classifier)

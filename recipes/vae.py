@@ -255,9 +255,10 @@ def experiment(
     output_dir: Path = Path("runs/vae"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, score the test images; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "vae", config, data)
+    check_run(output_dir, "vae", config, data, accept_data)
     networks = build(config)
     labelled = digits_or_others(data, config.size, config.channels, skip_bad, fetch)
     start_run(output_dir, "vae", config, data)

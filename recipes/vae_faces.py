@@ -245,9 +245,10 @@ def experiment(
     output_dir: Path = Path("runs/vae_faces"),
     skip_bad: bool = False,
     fetch: bool = False,
+    accept_data: bool = False,
 ) -> Path:
     """Read `data`, train or go on, survey the latents, score edits; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "vae_faces", config, data)
+    check_run(output_dir, "vae_faces", config, data, accept_data)
     networks = build(config)
     sample = functools.partial(drawn_faces, 3000, config.seed, config.size)
     faces = attributed_images(data, config.size, config.channels, sample, skip_bad, fetch, FACE_ATTRIBUTES)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from common.attacked import CURVE_LEVELS, Attacked, accuracy_under_attack, images_to_attack, in_parts, whole_levels
 from common.errors import InputError
+from common.identity import identities
 from common.imagenet import Known
 from common.labelled import Split
 from common.shard_writing import write_shards
@@ -110,6 +111,23 @@ def test_the_folder_that_a_run_has_learnt_from_without_that_part(tmp_path):
     images = [(pixels, number) for number, name in enumerate(written) for pixels in written[name]]
     assert found(tmp_path, classifier) == found(Path(""), classifier) == dict(images[4::5])
     assert len(found(tmp_path)) == 20
+
+
+def test_that_folder_is_known_where_it_has_moved_and_looked_at_where_it_has_changed(tmp_path, capsys):
+    before, after = tmp_path / "before", tmp_path / "after"
+    written = pictures(before, {name.replace(" ", "_"): 5 for name in sorted(CLASSES)})
+    identity = identities({"data": str(before)})["data"]
+    classifier = known(tuple(written))._replace(data=str(before.resolve()), identity=identity)
+    left_out = found(before, classifier)
+    before.rename(after)
+    assert found(after, classifier) == left_out and len(left_out) == 4
+    after.rename(before)
+    assert not capsys.readouterr().err
+    (before / "dog" / "04.png").unlink()
+    assert len(found(before, classifier)) == 3
+    assert "has changed since the classifier was trained on it: 20 files" in capsys.readouterr().err
+    before.rename(after)
+    assert len(found(after, classifier)) == 19  # another folder: all of it
 
 
 @pytest.mark.parametrize("data", ["", "sample"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import unicodedata
 from pathlib import Path
@@ -493,7 +492,7 @@ def test_a_set_that_tfds_prepared(tmp_path, monkeypatch):
                 yield number, {"image": str(tmp_path / f"0-{number}.jpg"), "attributes": face["attributes"]}
 
     TinyFaces(data_dir=tmp_path / "sets").download_and_prepare()
-    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=tmp_path / "sets"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
     data = read("tfds:tiny_faces", 148)
     assert counts(data) == [7, 1, 2]
     known = {

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import gzip
 import socket
 import struct
@@ -406,9 +405,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def on_disk(prepared, monkeypatch):
-    import tensorflow_datasets as tfds
-
-    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=prepared))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
 
 
 @pytest.mark.slow
