@@ -83,7 +83,11 @@ class Shards(NamedTuple):
         as_written = self.has_size(size) and channels == 3
 
         def content(place: np.ndarray) -> bytes:
-            return self.picture(place).read_bytes()
+            picture = self.picture(place)
+            found = picture.read_bytes()
+            if found[:8] != b"\x89PNG\r\n\x1a\n" or found[16:24] != struct.pack(">II", size, size):
+                raise InputError(f"{picture}: no PNG of {size}x{size} px; restore this shard, or write all again")
+            return found
 
         def decode(item: tf.Tensor) -> tf.Tensor:
             if as_written:
