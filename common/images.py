@@ -84,6 +84,8 @@ def read_image(path: ImageFile, channels: int = 3) -> np.ndarray:
         if image.mode not in known and not image.mode.startswith("I"):
             kind = {"F": "floating-point pixels", "LAB": "CIELAB colours"}.get(image.mode, f"mode {image.mode}")
             raise InputError(f"{path}: {kind}; save it as grey or RGB with 8 or 16 bits a channel")
+        if image.mode == "P" and image.palette is None:
+            raise InputError(f"{path}: damaged, its palette is missing; copy or download it again")
         values = np.empty((image.height, image.width, channels), np.uint8)
         # In strips: a conversion is a copy, and a large picture with what is made of it would need 18 bytes a pixel.
         rows = max(1, 1_000_000 // image.width)
