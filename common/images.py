@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-LARGEST_SIDES = {".webp": 16_383, ".gif": 65_535, ".jpg": 65_500, ".jpeg": 65_500}  # pixels; the others have no limit
+# Pixels of a side; the other formats have no limit that matters.
+LARGEST_SIDES = {".webp": 16_383, ".gif": 65_535, ".jpg": 65_500, ".jpeg": 65_500, ".mp4": 8191}
 
 
 class ImageFile(Protocol):
