@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 import shutil
 import signal
 import sys
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.batches import Batches
+from common.batches import Batches, named_failures
 from common.cluster import is_chief, place
 from common.errors import InputError
 from common.execution import PLAIN, Execution
@@ -129,7 +128,7 @@ def fit(
 
     with (
         _stop_signals(catch=output_dir is not None) as stopped,
-        _named_failures(),
+        named_failures(),
         tqdm(total=epochs * steps, initial=done, unit="step", disable=quiet, mininterval=0.5) as bar,
     ):
         # One stream for all epochs: making it anew costs 50 ms, more than many an epoch of small networks.
@@ -242,18 +241,6 @@ def _shared_out(strategy: tf.distribute.Strategy, data: Batches, first: int, cou
         return stream.flat_map(split).prefetch(here)
 
     return strategy.distribute_datasets_from_function(part)
-
-
-@contextmanager
-def _named_failures() -> Iterator[None]:
-    """Let an InputError that was raised while reading an item come out of tf.data as itself again."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        found = re.search(r"InputError: (.*)", error.message)
-        if not found:
-            raise
-        raise InputError(found[1]) from None
 
 
 @contextmanager
