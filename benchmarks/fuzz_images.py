@@ -7,7 +7,8 @@ right checksum in half of the cases, or no decoder would look into them), segmen
 another image. Every one is read as grey, as colour and as a label map.
 
 What counts as failed: any exception but InputError, a message of more than one line, an array of another shape or
-type, and a read of more than ten seconds of the processor. libtiff's own complaints on standard error are not counted.
+type, a read of more than ten seconds of the processor, and one of more than 2 GB. libtiff's own complaints on standard
+error are not counted.
 
 Run      python -m benchmarks.fuzz_images            10,000 images, about a minute
          python -m benchmarks.fuzz_images --count 100000 --seed 1 --keep failed
@@ -40,6 +41,7 @@ from common.images import read_image, read_labels
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 SLOW_SECONDS = 10.0
+LARGE_MEGABYTES = 2_000  # of memory, which an image within Pillow's limit does not need
 
 
 # %% Seeds
@@ -254,6 +256,11 @@ def failure_of(path: Path) -> tuple[str, str]:
     return outcome, "" if len(shapes) < 2 else f"sizes that differ: {shapes}"
 
 
+def peak_megabytes() -> float:
+    """Return the most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 def fuzz(count: int, seed: int, keep: Path | None = None) -> Fuzzed:
     """Read `count` mutated images; those that fail are kept in the folder `keep`, if one is given."""
     rng = np.random.default_rng(seed)
@@ -267,8 +274,11 @@ def fuzz(count: int, seed: int, keep: Path | None = None) -> Fuzzed:
             data = next(originals, None) or mutated(seeds, rng)  # each seed itself comes first
             path.write_bytes(data)
             begun = time.process_time()
+            peak = peak_megabytes()
             with contextlib.redirect_stderr(io.StringIO()):  # large images are announced there
                 outcome, problem = failure_of(path)
+            if peak < LARGE_MEGABYTES < peak_megabytes():
+                problem = problem or f"{peak_megabytes():.0f} MB of memory"
             slowest = max(slowest, time.process_time() - begun)
             counts[outcome] += 1
             if problem:
@@ -290,7 +300,7 @@ def main(count: int = 10_000, seed: int = 0, keep: Path | None = None) -> None:
     begun = time.perf_counter()
     found = fuzz(count, seed, keep)
     print(f"{count} images of seed {seed} in {time.perf_counter() - begun:.0f} s, the slowest {found.slowest:.2f} s; "
-          f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")  # fmt: skip
+          f"peak memory {peak_megabytes():.0f} MB")  # fmt: skip
     for outcome, number in found.counts.most_common():
         print(f"{number:8}  {outcome}")
     print(f"{len(found.failures):8}  failed")

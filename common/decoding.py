@@ -71,7 +71,8 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
     limit = f"at most {pixel_limit():,} pixels are read: scale it down, or raise the limit with --max-pixels"
     try:
         if problem_of is not None and (problem := problem_of(content)):
-            raise InputError(f"{path}: {problem}; open it in another program and save it again, without metadata")
+            again = "open it in another program and save it again, without metadata"
+            raise InputError(f"{path}: {problem}; {limit if problem.startswith('too large') else again}")
         image = decoder(io.BytesIO(content))
         size = f"{image.width}x{image.height} px"
         if image.width * image.height > pixel_limit():
@@ -142,7 +143,7 @@ def _image_kind(
     )
 
     kinds: dict[bytes, tuple[Callable[[io.BytesIO], Image.Image], Callable[[bytes], str] | None]] = {
-        b"\x89PNG\r\n\x1a\n": (PngImagePlugin.PngImageFile, None),
+        b"\x89PNG\r\n\x1a\n": (PngImagePlugin.PngImageFile, _png_problem),
         b"\xff\xd8\xff": (JpegImagePlugin.JpegImageFile, _jpeg_problem),
         b"BM": (BmpImagePlugin.BmpImageFile, None),
         b"GIF8": (GifImagePlugin.GifImageFile, _gif_problem),
@@ -157,6 +158,18 @@ def _image_kind(
 def _announce(path: str, size: str) -> None:
     """Say once of an image that it is large."""
     print(f"{printable(path)}: {size}; reading it takes some seconds", file=sys.stderr)
+
+
+def _png_problem(content: bytes) -> str:
+    """Return whether a PNG is too large: an animated one may take all of its memory when it is only opened."""
+    place = 8
+    while place + 16 <= len(content) and content[place + 4 : place + 8] not in (b"IDAT", b"fdAT"):
+        if content[place + 4 : place + 8] == b"IHDR":  # the last one counts, and there may be several
+            width, height = struct.unpack_from(">II", content, place + 8)
+            if width * height > pixel_limit():
+                return f"too large ({width}x{height} px)"
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    return ""
 
 
 def _jpeg_problem(content: bytes) -> str:
@@ -186,7 +199,8 @@ def _jpeg_problem(content: bytes) -> str:
 
 
 def _gif_problem(content: bytes) -> str:
-    """Return why the header of a GIF would take minutes, or nothing."""
+    """Return why the header of a GIF would take minutes or fill the memory, or nothing."""
+    sizes = [struct.unpack_from("<HH", content.ljust(13), 6)]
     flags = content[10] if len(content) > 10 else 0
     place = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 128 else 0)
     comments = 0
@@ -200,6 +214,12 @@ def _gif_problem(content: bytes) -> str:
                 return f"comments of more than {COMMENT_BYTES:,} bytes"
         place += 1
         comments += is_comment
+    if found and len(content) >= found.end() + 8:
+        left, top, width, height = struct.unpack_from("<4H", content, found.end())
+        sizes.append((left + width, top + height))
+    for width, height in sizes:
+        if width * height > pixel_limit():
+            return f"too large ({width}x{height} px)"
     return ""
 
 

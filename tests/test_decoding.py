@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import GifImagePlugin, Image, PngImagePlugin
 
 from common.decoding import pixel_limit, set_pixel_limit
 from common.errors import InputError, printable
@@ -24,12 +24,12 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def png(colour: int, *chunks: bytes, side: int = 8, depth: int = 8) -> bytes:
-    """Return a black PNG with more chunks before its pixels."""
+def png(colour: int, *chunks: bytes, side: int = 8, depth: int = 8, header: tuple[int, int] | None = None) -> bytes:
+    """Return a black PNG with more chunks before its pixels; its `header` may claim another size."""
     bits = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour] * depth
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0))
+    first = chunk(b"IHDR", struct.pack(">IIBBBBB", *(header or (side, side)), depth, colour, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(bytes(side * (1 + side * bits // 8))))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + first + b"".join(chunks) + pixels + chunk(b"IEND", b"")
 
 
 def saved(kind: str, side: int = 8, **options: object) -> bytes:
@@ -72,6 +72,9 @@ def many_scans(count: int, side: int = 64) -> bytes:
     return jpeg[:-2] + jpeg[last:-2] * count + b"\xff\xd9"
 
 
+# Two frames, of which the first is cleared to the background: Pillow makes that background when it opens the file.
+ANIMATED = chunk(b"acTL", struct.pack(">II", 2, 0)), chunk(b"fcTL", struct.pack(">6IHHBB", *[0] * 5, 0, 1, 1, 1, 1))
+
 HOSTILE = {
     "3,000 scans.jpg": ("more than 100 scans", many_scans(3000)),
     "scans behind a marker.jpg": ("more than 100 scans", many_scans(3000).replace(b"\xff\xda", b"\xff\xff\xff\xda")),
@@ -81,6 +84,18 @@ HOSTILE = {
     "comment.gif": ("comments of more than 100,000", with_comments(*[b"x" * 255] * 400)),
     "small comments.gif": ("comments of more than 100,000", with_comments(*[b"x"] * 50_001)),
     "wide frame.gif": ("too large", saved("GIF").replace(struct.pack("<HH", 8, 8), struct.pack("<HH", 65535, 65535))),
+    "animation.png": (
+        r"too large \(60000x60000 px\); at most",
+        png(6, *ANIMATED, header=(60_000, 60_000)),
+    ),
+    "second header.png": (
+        r"too large \(60000x60000 px\); at most",
+        png(6, chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 6, 0, 0, 0)), *ANIMATED),
+    ),
+    "frame beyond.gif": (
+        r"too large \(65543x65543 px\); at most",
+        saved("GIF").replace(b",\0\0\0\0\x08\0\x08\0", b"," + struct.pack("<4H", 65_535, 65_535, 8, 8)),
+    ),
     "text.png": ("too large", png(0, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**7))))),
     "profile.png": ("too large", png(0, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**7))))),
     "frames.png": (
@@ -99,6 +114,20 @@ def test_what_would_take_minutes_or_fill_the_memory_is_named_before(tmp_path: Pa
         with pytest.raises(InputError, match=reason) as error:
             read(tmp_path / name)
         assert str(error.value).startswith(f"{tmp_path / name}: ") and "; " in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["animation.png", "second header.png", "wide frame.gif", "frame beyond.gif"])
+def test_a_file_that_takes_its_memory_when_it_is_opened_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def opened(file: io.BytesIO) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(PngImagePlugin, "PngImageFile", opened)
+    monkeypatch.setattr(GifImagePlugin, "GifImageFile", opened)
+    (tmp_path / name).write_bytes(HOSTILE[name][1])
+    with pytest.raises(InputError, match="too large"):
+        read_image(tmp_path / name)
 
 
 HARMLESS = {
