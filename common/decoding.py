@@ -29,6 +29,7 @@ ANNOUNCED_PIXELS = 25_000_000  # from which on reading may take seconds
 METADATA_BYTES = 64_000_000  # beside its pixels, what a file may hold, and what Pillow may make of it in memory
 COMMENT_BYTES = 100_000  # of a GIF, which Pillow joins one by one, copying all that came before; so with EXIF
 EXIF_BYTES = 1_000_000
+HEADER_PARTS = 10_000  # chunks, segments or extensions before the pixels, which Pillow takes one by one, in Python
 JPEG_SCANS = 100  # also libtiff's limit; progressive files have about ten
 
 
@@ -43,7 +44,7 @@ def set_pixel_limit(pixels: int | str) -> None:
     """Set the limit, of this process and of all that uses Pillow in it. Raises InputError for no number above 0."""
     from PIL import Image
 
-    if not str(pixels).isdecimal() or not 0 < int(pixels) < 2**31:
+    if not str(pixels).isdecimal() or len(str(pixels)) > 10 or not 0 < int(pixels) < 2**31:
         raise InputError(f"--max-pixels must be a whole number from 1 to {2**31 - 1}, got {pixels}")
     Image.MAX_IMAGE_PIXELS = int(pixels)
 
@@ -161,14 +162,20 @@ def _announce(path: str, size: str) -> None:
 
 
 def _png_problem(content: bytes) -> str:
-    """Return whether a PNG is too large: an animated one may take all of its memory when it is only opened."""
-    place = 8
+    """Return why a PNG would take minutes or fill the memory, or nothing.
+
+    Its size is looked at here, since an animated one takes much of its memory when it is only opened.
+    """
+    parts, place = 0, 8
     while place + 16 <= len(content) and content[place + 4 : place + 8] not in (b"IDAT", b"fdAT"):
         if content[place + 4 : place + 8] == b"IHDR":  # the last one counts, and there may be several
             width, height = struct.unpack_from(">II", content, place + 8)
             if width * height > pixel_limit():
                 return f"too large ({width}x{height} px)"
         place += 12 + int.from_bytes(content[place : place + 4], "big")
+        parts += 1
+        if parts > HEADER_PARTS:
+            return f"more than {HEADER_PARTS:,} chunks before the pixels"
     return ""
 
 
@@ -178,7 +185,7 @@ def _jpeg_problem(content: bytes) -> str:
     A decoder goes over the whole picture for each scan, and a progressive file may have thousands of empty ones.
     """
     marker = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")  # these have a length, then any bytes
-    scans, exif, exif_bytes, place = 0, [], 0, 2
+    scans, parts, exif, exif_bytes, place = 0, 0, [], 0, 2
     while found := marker.search(content, place):
         kind, place = found[1], found.end()
         if kind == b"\xd9":  # the end; a phone may have put a film behind it
@@ -190,6 +197,9 @@ def _jpeg_problem(content: bytes) -> str:
             if exif_bytes > EXIF_BYTES:
                 return f"EXIF of more than {EXIF_BYTES:,} bytes"
         place += length
+        parts += 1
+        if parts > HEADER_PARTS:
+            return f"more than {HEADER_PARTS:,} segments"
         scans += kind == b"\xda"
         if scans > JPEG_SCANS:
             return f"a JPEG of more than {JPEG_SCANS} scans"
@@ -203,7 +213,7 @@ def _gif_problem(content: bytes) -> str:
     sizes = [struct.unpack_from("<HH", content.ljust(13), 6)]
     flags = content[10] if len(content) > 10 else 0
     place = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 128 else 0)
-    comments = 0
+    parts, comments = 0, 0
     block = re.compile(b"[!,;]")
     while (found := block.search(content, place)) and found[0] == b"!":  # until the first picture, or the end
         is_comment, place = content[found.end() : found.end() + 1] == b"\xfe", found.end() + 1
@@ -212,8 +222,9 @@ def _gif_problem(content: bytes) -> str:
             comments += is_comment * (1 + length)
             if comments > COMMENT_BYTES:
                 return f"comments of more than {COMMENT_BYTES:,} bytes"
-        place += 1
-        comments += is_comment
+        parts, place, comments = parts + 1, place + 1, comments + is_comment
+        if parts > HEADER_PARTS:
+            return f"more than {HEADER_PARTS:,} extensions before the pixels"
     if found and len(content) >= found.end() + 8:
         left, top, width, height = struct.unpack_from("<4H", content, found.end())
         sizes.append((left + width, top + height))

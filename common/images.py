@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+STRIP_PIXELS = 1_000_000  # that are converted at a time
 # Pixels of a side; the other formats have no limit that matters.
 LARGEST_SIDES = {".webp": 16_383, ".gif": 65_535, ".jpg": 65_500, ".jpeg": 65_500, ".mp4": 8191}
 
@@ -89,7 +90,7 @@ def read_image(path: ImageFile, channels: int = 3) -> np.ndarray:
             raise InputError(f"{path}: damaged, its palette is missing; copy or download it again")
         values = np.empty((image.height, image.width, channels), np.uint8)
         # In strips: a conversion is a copy, and a large picture with what is made of it would need 18 bytes a pixel.
-        rows = max(1, 1_000_000 // image.width)
+        rows = max(1, STRIP_PIXELS // image.width)
         for top in range(0, image.height, rows):
             strip = image.crop((0, top, image.width, min(top + rows, image.height)))
             try:

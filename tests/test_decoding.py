@@ -96,6 +96,9 @@ HOSTILE = {
         r"too large \(65543x65543 px\); at most",
         saved("GIF").replace(b",\0\0\0\0\x08\0\x08\0", b"," + struct.pack("<4H", 65_535, 65_535, 8, 8)),
     ),
+    "chunks.png": ("more than 10,000 chunks", png(0, chunk(b"teSt", b"") * 10_001)),
+    "segments.jpg": ("more than 10,000 segments", saved("JPEG")[:2] + b"\xff\xfe\0\2" * 10_001 + saved("JPEG")[2:]),
+    "extensions.gif": ("more than 10,000 extensions", with_comments()[:-1].replace(b"!\xfe\0", b"!\xf9\0" * 10_001)),
     "text.png": ("too large", png(0, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**7))))),
     "profile.png": ("too large", png(0, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**7))))),
     "frames.png": (
@@ -202,7 +205,7 @@ def test_the_limit_of_pixels_is_that_of_pillow_and_can_be_set(tmp_path: Path, ow
     assert read_image(tmp_path / "a.png").shape == (20, 20, 3)
 
 
-@pytest.mark.parametrize("limit", [0, -1, "many", "1e6", 2**31, "", "1.5"])
+@pytest.mark.parametrize("limit", [0, -1, "9" * 5000, "many", "1e6", 2**31, "", "1.5"])
 def test_a_limit_that_is_none_is_refused(limit: int | str, own_limit: None) -> None:
     with pytest.raises(InputError, match=r"--max-pixels must be a whole number from 1 to 2147483647, got"):
         set_pixel_limit(limit)
