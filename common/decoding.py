@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from common.images import ImageFile
 
+IMAGE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 ANNOUNCED_PIXELS = 25_000_000  # from which on reading may take seconds
 METADATA_BYTES = 64_000_000  # beside its pixels, what a file may hold, and what Pillow may make of it in memory
 COMMENT_BYTES = 100_000  # of a GIF, which Pillow joins one by one, copying all that came before; so with EXIF
@@ -69,22 +70,24 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
         raise InputError(f"{path}: not {formats}, whatever its name says; convert it to one of these")
     decoder, problem_of = kind
     size = ""
-    limit = f"at most {pixel_limit():,} pixels are read: scale it down, or raise the limit with --max-pixels"
+    most = pixel_limit()
+    limit = f"at most {most:,} pixels are read: scale it down, or raise the limit with --max-pixels"
     try:
         if problem_of is not None and (problem := problem_of(content)):
             again = "open it in another program and save it again, without metadata"
             raise InputError(f"{path}: {problem}; {limit if problem.startswith('too large') else again}")
         image = decoder(io.BytesIO(content))
         size = f"{image.width}x{image.height} px"
-        if image.width * image.height > pixel_limit():
+        if image.width * image.height > most:
             raise InputError(f"{path}: too large ({size}); {limit}")
         if image.width * image.height > ANNOUNCED_PIXELS:
             _announce(str(path), size)
         image.load()
         with contextlib.suppress(Exception):  # metadata that cannot be read says nothing against the picture
-            exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-            written_out = bytes.fromhex("".join(image.info.get("Raw profile type exif", "").split("\n")[3:]))
-            if not tags_problem(exif) and not tags_problem(written_out):
+            exif = image.info.get("exif")
+            if exif is None and "Raw profile type exif" in image.info:  # in hexadecimal, in a text of a PNG
+                exif = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+            if exif is None or not tags_problem(exif.removeprefix(b"Exif\0\0")):
                 ImageOps.exif_transpose(image, in_place=True)
         del content
         yield image
@@ -114,7 +117,7 @@ def _content(path: ImageFile) -> bytes:
             raise InputError(f"{path}: a device or a pipe; give the path of a file")
         with path.open("rb") as file:
             start = file.read(16)
-            if _image_kind(start) is None:
+            if not start.startswith(IMAGE_STARTS):
                 return start
             if about.st_size > most:
                 held = f"{about.st_size:,} bytes, and at most {most:,.0f} are read"
@@ -143,16 +146,16 @@ def _image_kind(
         WebPImagePlugin,
     )
 
-    kinds: dict[bytes, tuple[Callable[[io.BytesIO], Image.Image], Callable[[bytes], str] | None]] = {
-        b"\x89PNG\r\n\x1a\n": (PngImagePlugin.PngImageFile, _png_problem),
-        b"\xff\xd8\xff": (JpegImagePlugin.JpegImageFile, _jpeg_problem),
-        b"BM": (BmpImagePlugin.BmpImageFile, None),
-        b"GIF8": (GifImagePlugin.GifImageFile, _gif_problem),
-        b"RIFF": (WebPImagePlugin.WebPImageFile, None),
-        b"II*\0": (TiffImagePlugin.TiffImageFile, tags_problem),
-        b"MM\0*": (TiffImagePlugin.TiffImageFile, tags_problem),
-    }
-    return next((kind for start, kind in kinds.items() if content.startswith(start)), None)
+    kinds: tuple[tuple[Callable[[io.BytesIO], Image.Image], Callable[[bytes], str] | None], ...] = (
+        (PngImagePlugin.PngImageFile, _png_problem),
+        (JpegImagePlugin.JpegImageFile, _jpeg_problem),
+        (BmpImagePlugin.BmpImageFile, None),
+        (GifImagePlugin.GifImageFile, _gif_problem),
+        (WebPImagePlugin.WebPImageFile, None),
+        (TiffImagePlugin.TiffImageFile, tags_problem),
+        (TiffImagePlugin.TiffImageFile, tags_problem),
+    )
+    return next((kind for start, kind in zip(IMAGE_STARTS, kinds, strict=True) if content.startswith(start)), None)
 
 
 @functools.lru_cache(4096)

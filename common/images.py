@@ -92,7 +92,8 @@ def read_image(path: ImageFile, channels: int = 3) -> np.ndarray:
         # In strips: a conversion is a copy, and a large picture with what is made of it would need 18 bytes a pixel.
         rows = max(1, STRIP_PIXELS // image.width)
         for top in range(0, image.height, rows):
-            strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+            bottom = min(top + rows, image.height)
+            strip = image if bottom - top == image.height else image.crop((0, top, image.width, bottom))
             try:
                 values[top : top + rows] = _to_channels(strip, channels)
             except InputError as error:
