@@ -9,7 +9,7 @@ import numpy as np
 
 from common.attacked import Attacked
 from common.classification import found_caption, save_captioned
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.imagenet import Known
 from common.images import crop_square, read_image, resize_image, write_image
 from common.labelled import Split, class_number, square_image
@@ -96,6 +96,6 @@ def attack_picture(network: Attacked, known: Known, source: Path, levels: int, l
     save_captioned(small, captions, path, len(strip), other, 1.45 if len(square) < 100 else 2.4)
     after = network.classify(crop_square(again)[None])[0]
     return (
-        f"{source}  {found_caption(found[0], classes)}\n"
-        f"{destination}  {found_caption(after, classes)}, epsilon {levels}/255"
+        f"{printable(source)}  {found_caption(found[0], classes)}\n"
+        f"{printable(destination)}  {found_caption(after, classes)}, epsilon {levels}/255"
     )

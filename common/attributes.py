@@ -25,7 +25,7 @@ from common.datasets import (
     square_image,
     tfds_builder,
 )
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.files import write_text
 from common.images import (
     IMAGE_SUFFIXES,
@@ -141,7 +141,7 @@ def with_differing_attributes(faces: Attributed) -> Attributed:
     differs = (faces.train.labels == 1).any(axis=0) & (faces.train.labels == 0).any(axis=0)
     if not differs.all():
         left_out = ", ".join(name for name, useful in zip(faces.names, differs, strict=True) if not useful)
-        print(f"left out, since no two training faces differ in it: {left_out}", file=sys.stderr)
+        print(f"left out, since no two training faces differ in it: {printable(left_out)}", file=sys.stderr)
     names = tuple(name for name, useful in zip(faces.names, differs, strict=True) if useful)
     train, validation, test = (part._replace(labels=part.labels[:, differs]) for part in faces[:3])
     return Attributed(train, validation, test, names)
@@ -290,9 +290,11 @@ def _celeba_faces(folder: Path, listed: Path, channels: int, skip_bad: bool) -> 
         there = f"{len(pictures)} pictures, but none of those that {listed.name} names" if pictures else "no pictures"
         raise InputError(f"{folder}: {there}; put CelebA's into {folder / CELEBA_PLACES[0]}")
     if len(paths) < len(answers):  # a part of so large a set is no mistake
-        print(f"{folder}: {len(paths)} of the {len(answers)} pictures in {listed.name} are here", file=sys.stderr)
+        here = f"{len(paths)} of the {len(answers)} pictures in {listed.name} are here"
+        print(printable(f"{folder}: {here}"), file=sys.stderr)
     if len(paths) < len(pictures):
-        print(f"{folder}: {len(pictures) - len(paths)} pictures that it does not name are left out", file=sys.stderr)
+        unnamed = f"{len(pictures) - len(paths)} pictures that it does not name are left out"
+        print(printable(f"{folder}: {unnamed}"), file=sys.stderr)
     split = _celeba_file(folder, "list_eval_partition")
     numbers = _celeba_partition(split) if split else {}
     strays = [path.name for path in paths if split and path.stem not in numbers]
@@ -412,12 +414,16 @@ def _answers_in(where: str, names: tuple[str, ...], cells: list[str]) -> list[in
 
 
 def _text_of(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: a folder, a device or a pipe; it must be a file that can be read")
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; it must be a file that can be read") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not text in UTF-8; save it in that encoding") from None
+    except MemoryError:
+        raise InputError(f"{path}: does not fit into the memory that is free") from None
 
 
 def _own_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part], tuple[str, ...]]:
@@ -441,7 +447,7 @@ def _own_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part],
         lonely = [path for path in paths if path not in answers]
         if lonely:
             which = f"{len(lonely)} of {len(paths)} pictures, the first {lonely[0].relative_to(folder)}, are not in it"
-            print(f"{tables[0]}: {which}; their attributes are taken as unknown", file=sys.stderr)
+            print(printable(f"{tables[0]}: {which}; their attributes are taken as unknown"), file=sys.stderr)
     good, _ = checked_images(paths, lambda path: read_image(path, channels), skip_bad)
     unknown = [UNKNOWN] * len(names)
     labels = np.array([answers.get(path, unknown) for path in good], np.uint8).reshape(len(good), len(names))
@@ -477,9 +483,9 @@ def _table_answers(
         remedy = ", or go on without them with --skip-bad" if answers else ""
         raise InputError(f"{missing[0]} (of {len(missing)} such lines); correct or delete them{remedy}")
     for message in missing[:5]:
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
     if missing:
-        print(f"going on without {len(missing)} lines of {table}", file=sys.stderr)
+        print(printable(f"going on without {len(missing)} lines of {table}"), file=sys.stderr)
     return names, answers
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,9 +124,22 @@ class Examples(NamedTuple):
         chosen = np.unique(np.linspace(0, len(first) - 1, min(most, len(first))).astype(int))
         parts = as_tensors(tf.nest.map_structure(lambda part: part[chosen], self.test))
         items = tf.data.Dataset.from_tensor_slices(parts)
-        decoded = list(items.map(lambda *item: self.decode(item if len(item) > 1 else item[0])).as_numpy_iterator())
+        with named_failures():
+            decoded = list(items.map(lambda *item: self.decode(item if len(item) > 1 else item[0])).as_numpy_iterator())
         columns = zip(*decoded, strict=True) if isinstance(decoded[0], tuple) else [decoded]
         return tuple(np.stack(column) for column in columns)
+
+
+@contextmanager
+def named_failures() -> Iterator[None]:
+    """Let an InputError that was raised while reading an item come out of tf.data as itself again."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(r"InputError: (.*)", error.message)
+        if not found:
+            raise
+        raise InputError(found[1]) from None
 
 
 def as_they_are(item: tf.Tensor) -> tf.Tensor:

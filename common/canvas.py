@@ -13,7 +13,7 @@ import numpy as np
 from common.console import attempt, say
 from common.errors import InputError, first_line
 from common.files import read_npz, replacing, write_npz
-from common.images import read_image, resize_image, save_gif, to_uint8, write_image
+from common.images import check_image_size, read_image, resize_image, save_gif, to_uint8, write_image
 from common.latents import NormalMap
 from common.lazy import keras
 from common.locks import only_process_in
@@ -148,12 +148,13 @@ def save_film(frames: np.ndarray, path: Path, per_second: int = 15) -> Path:
     MPEG-4 needs even sides: an odd one gets its last row or column twice.
 
     Raises:
-        InputError: `path` ends in neither, or OpenCV cannot write MPEG-4 here.
+        InputError: `path` ends in neither, the frames are too large for it, or OpenCV cannot write MPEG-4 here.
     """
     import cv2
 
     if film_suffix(path) == ".gif":
         return save_gif(frames, path, 1000 // per_second // 10 * 10)
+    check_image_size(path, *frames.shape[1:3])
     frames = np.pad(frames, [(0, 0), *((0, length % 2) for length in frames.shape[1:3]), (0, 0)], mode="edge")
     height, width = frames.shape[1:3]
     with replacing(path) as draft:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.batches import Batches
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.figures import new_figure, save_figure
 from common.files import replacing
 from common.images import checked_images, find_images, from_uint8
@@ -241,7 +241,7 @@ def classify_files(source: Path, run: Path, classify: Classify, size: int, chann
         rows += list(zip(some, classify(255 - images if shown.invert else images), strict=True))
     for path, probabilities in rows:
         best = np.argsort(-probabilities, kind="stable")[: shown.top]
-        print(f"{path}  " + "  ".join(f"{classes[i]} {100 * probabilities[i]:.1f} %" for i in best))
+        print(printable(f"{path}  " + "  ".join(f"{classes[i]} {100 * probabilities[i]:.1f} %" for i in best)))
     if shown.table is not None:
         with (
             replacing(shown.table) as draft,
@@ -250,4 +250,4 @@ def classify_files(source: Path, run: Path, classify: Classify, size: int, chann
             writer = csv.writer(file)
             writer.writerow(["file", *classes])
             writer.writerows([str(path), *(f"{value:.6f}" for value in values)] for path, values in rows)
-        print(f"wrote {shown.table}", file=sys.stderr)
+        print(f"wrote {printable(shown.table)}", file=sys.stderr)

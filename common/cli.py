@@ -16,7 +16,8 @@ from typing import Any
 
 from common.cluster import all_devices, is_chief, joining_again
 from common.console import errors_in_one_line, prepare_streams
-from common.errors import InputError
+from common.decoding import set_pixel_limit
+from common.errors import InputError, printable
 from common.export import export
 from common.locks import only_process_in
 from common.runs import read_data, read_run
@@ -27,7 +28,7 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
 
     A verb's parameters are its flags, those without a default its positional arguments, and the fields of a
     dataclass `config` are flags of their own, with the run in `--output-dir` or one of `presets` as defaults. A verb
-    with a `**` parameter takes any other flag, with a number.
+    with a `**` parameter takes any other flag, with a number. Every verb takes `--max-pixels`.
     What a user gave wrong ends with exit status 2 and one line; Ctrl-C with 130.
     """
     prepare_streams()
@@ -43,7 +44,7 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
         about = inspect.getdoc(verbs[name]) or ""
         if name == "demo":
             about = f"{sys.modules['__main__'].__doc__}Verbs    {', '.join(verbs)}; VERB --help shows the flags of each"
-        verb = verbs[name]
+        verb, arguments = verbs[name], _with_pixel_limit(arguments)
         if verb is export:
             verb = functools.partial(export, run=inspect.signature(demo).parameters["output_dir"].default)
         with joining_again():
@@ -69,12 +70,12 @@ def _call(
     """Parse `arguments` as the flags of `function`, and call it."""
     import tyro
 
-    note = ""
+    note = "--max-pixels N reads images of up to N pixels, instead of 89478485, Pillow's limit."
     if {"-h", "--help"} & set(arguments):
         print(about, end="\n\n")  # as it is: tyro would join its lines
     if "config" in inspect.signature(function).parameters:
         function, arguments = _with_defaults(function, recipe, arguments, presets)
-        note = f"--preset {'|'.join(presets)} changes the defaults below."
+        note = f"--preset {'|'.join(presets)} changes the defaults below. {note}"
         function = _in_a_run(function)
     if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values()):
         function, arguments = _with_numbers(function, arguments)
@@ -85,6 +86,19 @@ def _call(
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
     )
+
+
+def _with_pixel_limit(arguments: list[str]) -> list[str]:
+    """Take out `--max-pixels N`, and let images of up to N pixels be read; Pillow holds the limit."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--max-pixels", "--max_pixels", dest="limit")
+    try:
+        known, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise InputError("--max-pixels needs a number of pixels, such as 200000000") from None
+    if known.limit is not None:
+        set_pixel_limit(known.limit)
+    return rest
 
 
 def _with_numbers(function: Callable[..., object], arguments: list[str]) -> tuple[Callable[..., object], list[str]]:
@@ -161,5 +175,5 @@ def _tell(result: object) -> None:
     if result.is_file() and numbers.is_file():
         for name, value in json.loads(numbers.read_text()).items():
             print(f"{name:>28}  {value:.4f}" if isinstance(value, float) else f"{name:>28}  {value}")
-        print(f"{'report':>28}  {result.parent / 'report.html'}")
-    print(result)
+        print(f"{'report':>28}  {printable(result.parent / 'report.html')}")
+    print(printable(result))

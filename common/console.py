@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
-from common.errors import InputError, first_line
+from common.errors import InputError, first_line, printable
 
 
 def say(text: str) -> None:
-    """Print one line to standard error, if it can be written there."""
+    """Print one line to standard error, without control characters, if it can be written there."""
     with suppress(OSError, ValueError):  # closed, or unable to encode the text
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def attempt(what: str, make: Callable[..., Any], *arguments: Any) -> Any:
@@ -97,5 +97,5 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"error: {message}" if status != 130 else message, file=sys.stderr)
+    print(printable(f"error: {message}" if status != 130 else message), file=sys.stderr)
     return status

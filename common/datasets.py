@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import math
 import os
 import socket
 import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -313,6 +312,8 @@ def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = (
     Raises:
         InputError: there is no such file, it cannot be read, or a required entry is missing.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: a folder, a device or a pipe; expected an .npz file")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [key for key in required if key not in arrays]
@@ -323,21 +324,35 @@ def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = (
         raise InputError(f"{path}: there is no such file") from None
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a readable .npz ({error})") from None
+    except MemoryError:
+        raise InputError(f"{path}: its arrays do not fit into the memory that is free; make them smaller") from None
+    except Exception as error:  # a damaged or odd file fails in many ways, and an encrypted one in yet another
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: not a readable .npz ({reason[:200]}); write it again with numpy.savez") from None
 
 
 def _read_idx(path: Path) -> np.ndarray:
     """Read one idx file of unsigned bytes, gzipped or not (yann.lecun.com/exdb/mnist: magic 0x0000 08 dimensions)."""
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, dimensions = struct.unpack(">HBB", raw[:4])
-        shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
-        if zeros or kind != 8:
-            raise ValueError("wrong magic number")
-        return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise InputError(f"{path}: not a whole idx file of unsigned bytes ({error})") from None
+        if not path.is_file():
+            raise ValueError("it is no file")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
+            if zeros or kind != 8:
+                raise ValueError("wrong magic number")
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+            size = math.prod(shape)
+            if size > path.stat().st_size * (1032 if path.suffix == ".gz" else 1):  # the most that gzip can compress
+                raise ValueError(f"{size} values in a file of {path.stat().st_size} bytes")
+            values = file.read(size + 1)  # no more than it says, whatever else is compressed in it
+        if len(values) != size:
+            raise ValueError(f"{len(values)} values or more, not {size}")
+        return np.frombuffer(values, np.uint8).reshape(shape)
+    except MemoryError:
+        raise InputError(f"{path}: does not fit into the memory that is free") from None
+    except Exception as error:  # a damaged file fails in many ways
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: not a whole idx file of unsigned bytes ({reason}); download it again") from None
 
 
 def _idx_arrays(folder: Path, labels: bool, names: tuple[str, ...] = ()) -> Arrays:

@@ -13,10 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.datasets import images_or_none, npz_entries, sized_images
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.faces import drawn_faces
 from common.files import replacing
-from common.images import checked_images, find_images, read_image, resize_image, save_table
+from common.images import (
+    check_image_size,
+    checked_images,
+    find_images,
+    png_targets,
+    read_image,
+    resize_image,
+    save_table,
+)
 from common.latents import NormalMap
 from common.marks import check_marked_path, with_caption, write_marked
 from common.scores import pair_scores
@@ -259,6 +267,7 @@ def convert_faces(
 
     def converted(path: Path, target: Path) -> bool:
         photo = read_image(path)
+        check_image_size(target, *photo.shape[:2])
         boxes = find_faces(photo)
         if not boxes:
             return False
@@ -279,10 +288,8 @@ def convert_faces(
     if destination.is_file() or destination.resolve() == source.resolve():
         raise InputError(f"{destination}: a file, or the folder that is read; give another folder to write to")
     paths = checked_images(find_images(source), read_image, skip_bad, smallest=1)[0]
-    twins = [path for path in paths if sum(path.stem == other.stem for other in paths) > 1]
-    if twins:
-        raise InputError(f"{twins[0]} and {twins[1]} would both become {twins[0].stem}.png; rename one")
-    without = [path for path in paths if not converted(path, destination / f"{path.stem}.png")]
+    targets = png_targets(paths, destination)
+    without = [path for path, target in zip(paths, targets, strict=True) if not converted(path, target)]
     if len(without) == len(paths):
         raise InputError(f"{source}: no face was found in {len(paths)} photos; they must show one from the front")
     report_faceless(without, len(paths))
@@ -351,7 +358,7 @@ def two_people(
                 f"{data}: {name} has {len(images)} face(s); at least two are needed, one to be held out, "
                 "and some hundreds for a likeness"
             )
-        print(f"{len(images)} faces of {name}", file=sys.stderr)
+        print(f"{len(images)} faces of {printable(name)}", file=sys.stderr)
     held_out = [np.arange(len(images)) % 10 == min(9, len(images) - 1) for images in faces]
     train, rest = (
         [images[held == wanted] for images, held in zip(faces, held_out, strict=True)] for wanted in (False, True)
@@ -376,7 +383,7 @@ def _faces_of(folder: Path, paths: Iterable[Path], size: int, margin: float) -> 
 
     paths = list(paths)
     faces, without = [], []
-    for path in tqdm(paths, f"faces in {folder.name}", disable=None, unit="photo"):
+    for path in tqdm(paths, f"faces in {printable(folder.name)}", disable=None, unit="photo"):
         image = read_image(path)
         boxes = find_faces(image)
         if boxes:
@@ -395,7 +402,7 @@ def _faces_of(folder: Path, paths: Iterable[Path], size: int, margin: float) -> 
 def report_faceless(without: list[Path], count: int) -> None:
     """Name up to five photos in which no face was found, on standard error, and say how many there are."""
     for path in without[:5]:
-        print(f"{path}: no face was found", file=sys.stderr)
+        print(f"{printable(path)}: no face was found", file=sys.stderr)
     if without:
         print(f"left out {len(without)} of {count} photos, in which no face was found", file=sys.stderr)
 

@@ -5,8 +5,6 @@ Everywhere an image is uint8 [height, width, channels], RGB or grey; a batch has
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from common.errors import InputError
+from common.decoding import decoded_image
+from common.errors import InputError, printable
 from common.files import replacing
 from common.lazy import tf
 
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-LARGEST_MEGAPIXELS = 100
+STRIP_PIXELS = 1_000_000  # that are converted at a time
+# Pixels of a side; the other formats have no limit that matters.
+LARGEST_SIDES = {".webp": 16_383, ".gif": 65_535, ".jpg": 65_500, ".jpeg": 65_500, ".mp4": 8191}
 
 
 class ImageFile(Protocol):
@@ -58,63 +59,6 @@ def find_images(folder: Path) -> list[Path]:
     return images
 
 
-def _image_decoder(content: bytes) -> Callable[[io.BytesIO], Image.Image] | None:
-    """Return what reads a file that begins like `content`, if anything does.
-
-    Not Image.open: that warns of a large image before its size can be looked at (and to catch a warning is not safe
-    in threads), and it tries some forty other formats.
-    """
-    from PIL import (
-        BmpImagePlugin,
-        GifImagePlugin,
-        JpegImagePlugin,
-        PngImagePlugin,
-        TiffImagePlugin,
-        WebPImagePlugin,
-    )
-
-    decoders: dict[bytes, Callable[[io.BytesIO], Image.Image]] = {
-        b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-        b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
-        b"BM": BmpImagePlugin.BmpImageFile,
-        b"GIF8": GifImagePlugin.GifImageFile,
-        b"RIFF": WebPImagePlugin.WebPImageFile,
-        b"II*\0": TiffImagePlugin.TiffImageFile,
-        b"MM\0*": TiffImagePlugin.TiffImageFile,
-    }
-    return next((decoder for start, decoder in decoders.items() if content.startswith(start)), None)
-
-
-def _decoded(path: ImageFile) -> Image.Image:
-    """Return the first picture of a file in Pillow's own mode, turned upright, or raise InputError."""
-    from PIL import Image, ImageOps
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the path of an image that can be read") from error
-    if not content:
-        raise InputError(f"{path}: an empty file (0 bytes); copy or download it again")
-    decoder = _image_decoder(content)
-    if decoder is None:
-        formats = "a PNG, JPEG, BMP, GIF, WebP or TIFF file"
-        raise InputError(f"{path}: not {formats}, whatever its name says; convert it to one of these")
-    try:
-        image = decoder(io.BytesIO(content))
-        if image.width * image.height > LARGEST_MEGAPIXELS * 1_000_000:
-            raise Image.DecompressionBombError(f"{image.width}x{image.height} px")
-        image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        remedy = f"scale it down to {LARGEST_MEGAPIXELS} megapixels at most"
-        raise InputError(f"{path}: too large ({error}); {remedy}") from error
-    except Exception as error:  # damaged files make Pillow raise a dozen kinds, even SyntaxError
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: damaged or cut short ({reason}); copy or download it again") from error
-    with contextlib.suppress(Exception):  # metadata that cannot be read says nothing against the picture
-        ImageOps.exif_transpose(image, in_place=True)
-    return image
-
-
 def read_image(path: ImageFile, channels: int = 3) -> np.ndarray:
     """Read a PNG, JPEG, BMP, GIF, WebP or TIFF file into uint8 [height, width, channels]; safe in threads.
 
@@ -124,34 +68,53 @@ def read_image(path: ImageFile, channels: int = 3) -> np.ndarray:
     by ITU-R BT.601 luma, 0.299 R + 0.587 G + 0.114 B; grey becomes RGB by repetition; black and white become
     0 and 255. Colour profiles are not applied.
 
+    Reading takes about 7 bytes of memory per pixel, up to 10 for TIFF and progressive JPEG, 16 for WebP. A large
+    image is announced on standard error before it is read.
+
     Args:
-        path: the file, of at most 100 megapixels.
+        path: the file, of at most `Image.MAX_IMAGE_PIXELS` of Pillow, which is 89,478,485 and may be set.
         channels: 1 for grey, 3 for RGB.
 
     Raises:
         InputError: missing, a folder, empty, damaged or cut short, of another format, too large, or of a kind
             whose values have no stated place in 0..255 (floating point, CIELAB, integers beyond 0..65535).
     """
-    from PIL import Image
-
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}; an image has 1 (grey) or 3 (RGB)")
-    image = _decoded(path)
+    with decoded_image(path) as image:
+        known = "1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"
+        if image.mode not in known and not image.mode.startswith("I"):
+            kind = {"F": "floating-point pixels", "LAB": "CIELAB colours"}.get(image.mode, f"mode {image.mode}")
+            raise InputError(f"{path}: {kind}; save it as grey or RGB with 8 or 16 bits a channel")
+        if image.mode == "P" and image.palette is None:
+            raise InputError(f"{path}: damaged, its palette is missing; copy or download it again")
+        values = np.empty((image.height, image.width, channels), np.uint8)
+        # In strips: a conversion is a copy, and a large picture with what is made of it would need 18 bytes a pixel.
+        rows = max(1, STRIP_PIXELS // image.width)
+        for top in range(0, image.height, rows):
+            bottom = min(top + rows, image.height)
+            strip = image if bottom - top == image.height else image.crop((0, top, image.width, bottom))
+            try:
+                values[top : top + rows] = _to_channels(strip, channels)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+        return values
+
+
+def _to_channels(image: Image.Image, channels: int) -> np.ndarray:
+    """Return a picture of Pillow's as uint8 [height, width, channels], by the rules of `read_image`."""
+    from PIL import Image
+
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise InputError(f"{path}: integers beyond 0..65535; save it with 8 or 16 bits a channel")
+            raise InputError("integers beyond 0..65535; save it with 8 or 16 bits a channel")
         image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    elif image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-        kind = {"F": "floating-point pixels", "LAB": "CIELAB colours"}.get(image.mode, f"mode {image.mode}")
-        raise InputError(f"{path}: {kind}; save it as grey or RGB with 8 or 16 bits a channel")
     elif image.has_transparency_data:
         transparent = image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")
         image.paste(transparent, mask=transparent)
-    # np.array, since the array of np.asarray cannot be written to
-    values = np.array(image.convert("L" if channels == 1 else "RGB"))
-    return values.reshape(image.height, image.width, channels)
+    return np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(image.height, image.width, channels)
 
 
 def read_labels(path: ImageFile, classes: int) -> np.ndarray:
@@ -165,17 +128,17 @@ def read_labels(path: ImageFile, classes: int) -> np.ndarray:
     Raises:
         InputError: as `read_image`; also a JPEG, a picture in colours, or a value that is no class.
     """
-    image = _decoded(path)
-    if image.format == "JPEG":
-        raise InputError(f"{path}: a JPEG, whose compression alters class numbers; save label maps as PNG")
-    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
-        right = f"a label map has one channel, or a palette, with values 0 to {classes - 1}"
-        raise InputError(f"{path}: a picture in {image.mode}; {right}")
-    labels = np.asarray(image)
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if wrong.size:
-        raise InputError(f"{path}: holds {int(wrong[0])}; with {classes} classes 0 to {classes - 1} are right")
-    return labels.astype(np.uint8)
+    with decoded_image(path) as image:
+        if image.format == "JPEG":
+            raise InputError(f"{path}: a JPEG, whose compression alters class numbers; save label maps as PNG")
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            right = f"a label map has one channel, or a palette, with values 0 to {classes - 1}"
+            raise InputError(f"{path}: a picture in {image.mode}; {right}")
+        labels = np.asarray(image)
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if wrong.size:
+            raise InputError(f"{path}: holds {int(wrong[0])}; with {classes} classes 0 to {classes - 1} are right")
+        return labels.astype(np.uint8)
 
 
 # The first twelve are those of a street by day. Each of the others was chosen as far as possible from all
@@ -282,13 +245,22 @@ def image_suffix(path: Path) -> str:
     return suffix
 
 
+def check_image_size(path: Path, height: int, width: int) -> None:
+    """Raise InputError where the format of the path's suffix cannot hold an image of this size."""
+    most = LARGEST_SIDES.get(path.suffix.lower(), max(height, width))
+    if max(height, width) > most:
+        limit = f"this format holds at most {most:,} px a side"
+        raise InputError(f"{path}: {limit}, and the image has {width}x{height}; give a name that ends in .png")
+
+
 def write_image(image: np.ndarray, path: Path) -> Path:
     """Write uint8 [height, width, 1 or 3] in the format of the path's suffix (JPEG and WebP at quality 95).
 
     Raises:
-        InputError: the suffix is none of IMAGE_SUFFIXES.
+        InputError: the suffix is none of IMAGE_SUFFIXES, or the image is too large for the format.
     """
     suffix = image_suffix(path)
+    check_image_size(path, *image.shape[:2])
     options: dict[str, Any] = {"quality": 95} if suffix in (".jpg", ".jpeg", ".webp") else {}
     with replacing(path) as draft:
         _pillow_image(image).save(draft, **options)
@@ -312,7 +284,10 @@ def save_grid(images: np.ndarray, path: Path, columns: int = 8, zoom: int = 1) -
 
     Each pixel is drawn `zoom` pixels wide and high. Raises InputError as `write_image`.
     """
-    return write_image(tiled(images, min(columns, len(images)), zoom), path)
+    columns, (height, width) = min(columns, len(images)), images.shape[1:3]
+    rows = -(-len(images) // columns)
+    check_image_size(path, 2 + rows * (height * zoom + 2), 2 + columns * (width * zoom + 2))
+    return write_image(tiled(images, columns, zoom), path)
 
 
 def save_samples(images: np.ndarray, destination: Path, singles: bool = False) -> Path:
@@ -367,12 +342,13 @@ def save_gif(frames: np.ndarray, path: Path, milliseconds: int = 100) -> Path:
     frames in a row are stored as one that stays longer.
 
     Raises:
-        InputError: `path` does not end in .gif.
+        InputError: `path` does not end in .gif, or the frames are too large for a GIF.
     """
     from PIL import Image
 
     if path.suffix.lower() != ".gif":
         raise InputError(f"{path}: not the name of a GIF, as animations are written; it must end in .gif")
+    check_image_size(path, *frames.shape[1:3])
     pictures = [_pillow_image(frame) for frame in frames]
     if frames.shape[-1] == 3:
         # k-means brings 3 dB, but seconds a frame where frames are large
@@ -382,6 +358,19 @@ def save_gif(frames: np.ndarray, path: Path, milliseconds: int = 100) -> Path:
     with replacing(path) as draft:
         first.save(draft, save_all=True, append_images=rest, duration=milliseconds, loop=0)
     return path
+
+
+def png_targets(paths: list[Path], destination: Path) -> list[Path]:
+    """Return for each image the PNG of its name in the folder `destination`.
+
+    Raises:
+        InputError: two of them would become the same file.
+    """
+    names: dict[str, Path] = {}
+    for path in paths:
+        if names.setdefault(path.stem, path) is not path:
+            raise InputError(f"{names[path.stem]} and {path} would both become {path.stem}.png; rename one")
+    return [destination / f"{path.stem}.png" for path in paths]
 
 
 def checked_images(
@@ -404,12 +393,13 @@ def checked_images(
     from tqdm import tqdm
 
     def problem(path: Path) -> str:
+        name = printable(path)
         try:
             height, width = read(path).shape[:2]
         except InputError as error:
-            return str(error) if str(path) in str(error) else f"{path}: {error}"
+            return str(error) if name in str(error) else f"{name}: {error}"
         if min(height, width) < smallest:
-            return f"{path}: {width}x{height} px is too small to learn from, at least {smallest}x{smallest}"
+            return f"{name}: {width}x{height} px is too small to learn from, at least {smallest}x{smallest}"
         return ""
 
     quiet = len(paths) <= 1000 or not sys.stderr.isatty()

@@ -140,7 +140,7 @@ ONE_CLASS = ("image",)  # the class of pictures that have none
 
 def _has_labels(data: str) -> bool:
     """Say whether an .npz has classes; every other kind is asked for them."""
-    if Path(data).suffix != ".npz":
+    if Path(data).suffix != ".npz" or not Path(data).is_file():
         return True
     try:
         with np.load(data, allow_pickle=False) as arrays:
@@ -215,11 +215,12 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[lis
         raise InputError(f"{folder}: no class folders here (found {inside}); expected {CLASS_LAYOUT}")
     for root, pictures in zip(roots, found, strict=True):
         for name, paths in pictures.items():
-            if name not in classes:
+            if name not in found[0]:
                 raise InputError(f"{root / name}: this class has no folder in {roots[0]}; it must be in both")
             if not paths and root is roots[0]:
                 raise InputError(f"{root / name}: no pictures here; delete the folder, or put pictures of {name} in it")
-    numbered = [[(path, classes.index(name)) for name in pictures for path in pictures[name]] for pictures in found]
+    numbers = {name: number for number, name in enumerate(classes)}
+    numbered = [[(path, numbers[name]) for name in pictures for path in pictures[name]] for pictures in found]
     return numbered, tuple(map(readable_name, classes))
 
 

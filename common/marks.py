@@ -9,6 +9,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import replacing
+from common.images import check_image_size
 
 MARKED_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")  # formats with room for the marks
 IMAGE_DESCRIPTION, SOFTWARE = 270, 305  # tags of EXIF and TIFF
@@ -61,11 +62,12 @@ def write_marked(image: np.ndarray, path: Path, description: str, software: str)
     Software; all have an XMP packet with the IPTC's Digital Source Type. JPEG and WebP are written at quality 95.
 
     Raises:
-        InputError: the suffix is none of MARKED_SUFFIXES.
+        InputError: the suffix is none of MARKED_SUFFIXES, or the image is too large for the format.
     """
     from PIL import Image, PngImagePlugin, TiffImagePlugin
 
     check_marked_path(path)
+    check_image_size(path, *image.shape[:2])
     suffix = path.suffix.lower()
     options: dict[str, Any] = {}
     xmp = XMP_PACKET.encode()

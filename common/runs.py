@@ -19,7 +19,17 @@ from common.errors import InputError
 from common.execution import Execution
 from common.files import readable_name, replacing, write_json
 from common.identity import NAMING_SETTINGS, check_identities, check_places, identities, kept_identities
-from common.images import checked_images, colour_labels, find_images, read_image, read_labels, write_image
+from common.images import (
+    check_image_size,
+    checked_images,
+    colour_labels,
+    find_images,
+    image_suffix,
+    png_targets,
+    read_image,
+    read_labels,
+    write_image,
+)
 from common.lazy import keras, tf
 from common.report import write_report
 
@@ -289,16 +299,18 @@ def convert_images(
 
     if not source.is_dir():
         target = destination / f"{source.stem}.png" if destination.is_dir() else destination
-        write_image(convert(read(source)), target)
+        image_suffix(target)
+        image = read(source)
+        check_image_size(target, *image.shape[:2])
+        write_image(convert(image), target)
         return destination
     if destination.is_file():
         raise InputError(f"{destination}: is a file, but {source} is a folder; give a folder to write to")
     if destination.resolve() == source.resolve():
         raise InputError(f"{destination}: the folder that is read; give another to write to")
     paths = find_images(source)
-    twins = [path for path in paths if sum(path.stem == other.stem for other in paths) > 1]
-    if twins:
-        raise InputError(f"{twins[0]} and {twins[1]} would both become {twins[0].stem}.png; rename one")
-    for path in checked_images(paths, read, skip_bad, smallest=1)[0]:
-        write_image(convert(read(path)), destination / f"{path.stem}.png")
+    png_targets(paths, destination)
+    good = checked_images(paths, read, skip_bad, smallest=1)[0]
+    for path, target in zip(good, png_targets(good, destination), strict=True):
+        write_image(convert(read(path)), target)
     return destination

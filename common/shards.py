@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +84,11 @@ class Shards(NamedTuple):
         as_written = self.has_size(size) and channels == 3
 
         def content(place: np.ndarray) -> bytes:
-            return self.picture(place).read_bytes()
+            picture = self.picture(place)
+            found = picture.read_bytes()
+            if not _is_whole_png(found, size):
+                raise InputError(f"{picture}: no PNG of {size}x{size} px; restore this shard, or write all again")
+            return found
 
         def decode(item: tf.Tensor) -> tf.Tensor:
             if as_written:
@@ -144,6 +149,17 @@ def _places(path: Path) -> list[np.ndarray]:
         return [arrays[name] for name in ("places", "parts", "labels")]
     except (InputError, KeyError):
         raise InputError(f"{path}: missing or damaged; restore it, or write the shards again") from None
+
+
+def _is_whole_png(content: bytes, size: int) -> bool:
+    """Say whether this is a PNG of that size whose checksums are right: of others TensorFlow names no file."""
+    place, right = 8, content[:8] == b"\x89PNG\r\n\x1a\n" and content[16:24] == struct.pack(">II", size, size)
+    while place < len(content):
+        behind = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        if content[behind : behind + 4] != zlib.crc32(content[place + 4 : behind]).to_bytes(4, "big"):
+            return False
+        place = behind + 4
+    return right
 
 
 def check_shards(folder: Path) -> Shards:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import signal
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.batches import Batches
+from common.batches import Batches, named_failures
 from common.cluster import is_chief, place
 from common.console import attempt, say
 from common.errors import InputError
@@ -127,7 +126,7 @@ def fit(
     with (
         only_process_in(output_dir),
         _stop_signals(catch=output_dir is not None) as stopped,
-        _named_failures(),
+        named_failures(),
         tqdm(total=epochs * steps, unit="step", disable=quiet, mininterval=0.5) as bar,
     ):
         saves = Saves(output_dir, state, healthy)
@@ -249,18 +248,6 @@ def _shared_out(strategy: tf.distribute.Strategy, data: Batches, first: int, cou
 
 
 @contextmanager
-def _named_failures() -> Iterator[None]:
-    """Let an InputError that was raised while reading an item come out of tf.data as itself again."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        found = re.search(r"InputError: (.*)", error.message)
-        if not found:
-            raise
-        raise InputError(found[1]) from None
-
-
-@contextmanager
 def _stop_signals(catch: bool) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in the list yielded, so that a step is never cut in two; the second one raises."""
     received: list[int] = []
@@ -272,7 +259,8 @@ def _stop_signals(catch: bool) -> Iterator[list[int]]:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        say("\nstopping after this step; once more to stop at once")
+        say("")  # the progress bar stands in this line
+        say("stopping after this step; once more to stop at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from common.console import errors_in_one_line, prepare_streams
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.standalone import COOKBOOK, copy_recipe, recipe_names, recipe_summary
 
 
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     shards.add_argument("--size", type=int, default=0, help="pixels a side, as PNG; 0 keeps the files as they are")
     shards.add_argument("--classes", type=int, default=0, help="of pairs: inputs are maps of so many class numbers")
     shards.add_argument("--megabytes", type=float, default=128, help="after which another shard begins")
+    shards.add_argument("--max-pixels", help="of an image that is read; 89478485, Pillow's limit, where not given")
     shards.add_argument("--skip-bad", action="store_true", help="go on without files that cannot be read, naming them")
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in recipe_names():
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         with errors_in_one_line():
             if options.verb == "copy":
                 for path in copy_recipe(options.name, options.destination, options.force):
-                    print(path)
+                    print(printable(path))
             elif options.verb == "app":
                 from recipes.app.serve import serve
 
@@ -61,11 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def pack(options: argparse.Namespace) -> None:
     """Write or check shards, and print what they hold."""
+    from common.decoding import set_pixel_limit
     from common.shard_writing import write_shards
     from common.shards import check_shards, open_shards
 
     if options.check == (options.destination is not None):
         raise InputError("shards: give a folder and a destination, or a folder of shards and --check")
+    if options.max_pixels is not None:
+        set_pixel_limit(options.max_pixels)
     if not options.check:
         chosen = (options.layout, options.size, options.classes, options.megabytes, options.skip_bad)
         write_shards(options.folder, options.destination, *chosen)
@@ -74,7 +78,7 @@ def pack(options: argparse.Namespace) -> None:
     about = shards.about if shards else {}
     parts = ", ".join(f"{count} {name}" for name, count in about["parts"].items())
     print(f"{about['layout']}: {parts}; {len(about['shards'])} shards" + ", whole" * options.check)
-    print(folder)
+    print(printable(folder))
 
 
 def list_recipes(root: Path = COOKBOOK) -> None:

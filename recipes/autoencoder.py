@@ -29,7 +29,7 @@ import numpy as np
 from common.batches import Batches, mapped
 from common.cli import run_command
 from common.digits import digits_or_others
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.images import (
     checked_images,
@@ -317,7 +317,7 @@ def reconstruct_file(
         seen = 255 - seen if invert else seen
         drawn = reconstruct(networks, seen)
         write_image(drawn[0], destination / path.name if folder else destination)
-        print(f"{path}  error {float(squared_error(from_uint8(seen), from_uint8(drawn))):.4f}")
+        print(f"{printable(path)}  error {float(squared_error(from_uint8(seen), from_uint8(drawn))):.4f}")
     return destination
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from common.batches import Batches, mapped
 from common.cli import run_command
 from common.digits import digits_or_others
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.execution import Execution, adam, in_precision, loss_scale
 from common.images import from_uint8, save_table, to_uint8
 from common.labelled import Labelled, image_batches, square_image
@@ -297,7 +297,7 @@ def similar_file(
     found = nearest(latents, sought, count)[0]
     for place in found:
         name = part.items[place] if part.read else f"training image {place}, {classes[part.labels[place]]}"
-        print(f"{name}  distance {np.linalg.norm(latents[place] - sought):.3f}")
+        print(f"{printable(name)}  distance {np.linalg.norm(latents[place] - sought):.3f}")
     strip = np.concatenate([query, part.images(found)])
     return save_table({"given, then the nearest": strip}, destination, max(1, 56 // config.size))
 

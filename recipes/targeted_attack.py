@@ -33,7 +33,7 @@ from common.batches import mapped
 from common.classification import accuracy, found_caption, save_captioned
 from common.cli import run_command
 from common.digits import DIGITS, held_out_digits
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.imagenet import Known, frozen_classifier
 from common.images import crop_square, from_uint8
 from common.labelled import class_number
@@ -307,7 +307,7 @@ def attack_file(
     numbers = list(dict.fromkeys(class_number(name, known.classes) for name in target))
     picture = picture_to_attack(source, known, destination)
     square = crop_square(picture)
-    print(f"{source}  {found_caption(classify(known.classifier, square[None])[0], known.classes)}")
+    print(f"{printable(source)}  {found_caption(classify(known.classifier, square[None])[0], known.classes)}")
     attacks = Attacks(np.stack([square] * len(numbers)), np.array(numbers))
     _, found = attack(Networks(known.classifier), attacks, config)
     curves, path = {}, destination
@@ -317,7 +317,7 @@ def attack_file(
             path = destination.with_stem(re.sub(r"\W+", "_", f"{destination.stem}_{name}"))
         verdict = classify(known.classifier, crop_square(write_attacked(picture, attacked, path))[None])[0]
         wanted, curves[name] = f"{name} {100 * verdict[number]:.0f} %", list(probabilities)
-        print(f"{path}  {found_caption(verdict, known.classes)}; {wanted}, epsilon {levels}/255")
+        print(f"{printable(path)}  {found_caption(verdict, known.classes)}; {wanted}, epsilon {levels}/255")
     curve, what = destination.with_name(f"{destination.stem}_curve.png"), "probability of the target, % against steps"
     save_percent_curves(curves, curve, what)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -694,3 +695,12 @@ def test_attributes_in_which_no_two_training_faces_differ_are_left_out(tmp_path,
     assert faces.names == ("smile",) and faces.train.labels.shape == (6, 1) and faces.test.labels.tolist() == [[1], [0]]
     assert "all, none, unknown" in capsys.readouterr().err
     assert with_differing_attributes(faces).names == faces.names and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_a_pipe_or_a_folder_in_place_of_a_table_is_named_and_not_waited_for(make, tmp_path):
+    for number in range(4):
+        Image.fromarray(noise(8, 8, 3)).save(tmp_path / f"{number}.png")
+    make(tmp_path / "faces.csv")
+    with pytest.raises(InputError, match="faces.csv: a folder, a device or a pipe; it must be a file that can be read"):
+        attributed_images(str(tmp_path), 8, 3, no_sample)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import socket
 import struct
 from pathlib import Path
@@ -13,7 +14,8 @@ from PIL import Image
 from common.batches import Examples, as_they_are, batches, jittered, undistorted
 from common.datasets import image_pairs, images_of
 from common.errors import InputError
-from common.images import LABEL_COLOURS
+from common.images import LABEL_COLOURS, write_image
+from common.labelled import labelled_images
 from tests.pictures import noise
 
 
@@ -302,6 +304,73 @@ def test_npz_that_is_none(tmp_path):
         images_of(str(tmp_path / "b.npz"), 28, 1, sample=no_sample)
 
 
+def encrypted(path):
+    """Mark the entries of an archive as encrypted."""
+    content = bytearray(path.read_bytes())
+    for start in (b"PK\3\4", b"PK\1\2"):
+        place = content.find(start)
+        while place >= 0:
+            content[place + (6 if start == b"PK\3\4" else 8)] |= 1
+            place = content.find(start, place + 4)
+    path.write_bytes(content)
+
+
+def compressed_by_nothing_known(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 10] = 99
+    content[content.index(b"PK\3\4") + 8] = 99
+    path.write_bytes(content)
+
+
+def one_array(path):
+    with path.open("wb") as file:
+        np.save(file, noise(4, 28, 28))
+
+
+def claims(path):
+    """Let a header claim 10^13 values."""
+    before, after = b"(4, 28, 28), }", b"(9999999999999,), }"
+    assert before.ljust(len(after)) in (content := path.read_bytes())
+    path.write_bytes(content.replace(before.ljust(len(after)), after))
+
+
+def nested(path):
+    path.write_bytes(path.read_bytes().replace(b"'shape': (4, 28, 28)", b"'shape': ((((((((((4"))
+
+
+@pytest.mark.parametrize("damage", [encrypted, compressed_by_nothing_known, one_array, claims, nested, Path.unlink])
+@pytest.mark.parametrize("labels", [False, True])
+def test_npz_that_are_odd_are_one_line(damage, labels, tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, x_train=noise(4, 28, 28), x_test=noise(4, 28, 28), y_train=np.arange(4), y_test=np.arange(4))
+    damage(path)
+    with pytest.raises(InputError) as error:
+        (labelled_images if labels else images_of)(str(path), 28, 1, no_sample)
+    assert str(error.value).startswith(f"{path}: ") and str(error.value).isprintable()
+
+
+def test_npz_that_does_not_fit_into_memory(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", x_train=noise(4, 28, 28), x_test=noise(4, 28, 28))
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(np.lib.format, "read_array", fail)
+    with pytest.raises(InputError, match="a.npz: its arrays do not fit into the memory that is free; make them"):
+        images_of(str(tmp_path / "a.npz"), 28, 1, no_sample)
+
+
+def test_pipes_in_place_of_data_are_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npz")
+    for read in (images_of, labelled_images):
+        with pytest.raises(InputError, match="a.npz: a folder, a device or a pipe; expected an .npz file"):
+            read(str(tmp_path / "a.npz"), 28, 1, no_sample)
+    for split in ("train", "t10k"):
+        os.mkfifo(tmp_path / f"{split}-images-idx3-ubyte")
+    with pytest.raises(InputError, match="train-images-idx3-ubyte: not a whole idx file.*it is no file"):
+        images_of(str(tmp_path), 28, 1, no_sample)
+
+
 def idx(images: np.ndarray) -> bytes:
     return struct.pack(f">HBB{images.ndim}I", 0, 8, images.ndim, *images.shape) + images.tobytes()
 
@@ -324,6 +393,35 @@ def test_idx_file_that_is_cut_off(tmp_path):
         (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(idx(noise(4, 28, 28))[:-5])
     with pytest.raises(InputError, match="not a whole idx file"):
         images_of(str(tmp_path), 28, 1, sample=no_sample)
+
+
+def test_idx_files_that_claim_or_hold_too_much(tmp_path):
+    good = idx(noise(4, 28, 28))
+    many = struct.pack(">HBBIII", 0, 8, 3, 2**31, 2**31, 2**31)
+    damaged = bytearray(gzip.compress(good))
+    damaged[len(damaged) // 2] ^= 255
+    for content, said in {
+        gzip.compress(many): "values in a file of",
+        gzip.compress(good + bytes(10**7)): "3137 values or more, not 3136",
+        gzip.compress(good)[:-9]: "ended before",
+        bytes(damaged): "",
+        b"no gzip": "Not a gzipped file",
+        gzip.compress(b"\0\0"): "requires a buffer of 4 bytes",
+        gzip.compress(struct.pack(">HBB", 0, 8, 200)): "requires a buffer",
+    }.items():
+        for split in ("train", "t10k"):
+            (tmp_path / f"{split}-images-idx3-ubyte.gz").write_bytes(content)
+        with pytest.raises(InputError, match=f"not a whole idx file of unsigned bytes .*{said}.*; download it again"):
+            images_of(str(tmp_path), 28, 1, no_sample)
+
+
+def test_what_cannot_be_read_any_more_is_named_where_it_is_shown(tmp_path):
+    for number in range(4):
+        write_image(noise(8, 8, 3), tmp_path / f"{number}.png")
+    examples = images_of(str(tmp_path), 8, 3, no_sample)
+    (tmp_path / "3.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"3.png: an empty file \(0 bytes\); copy or download it again$"):
+        examples.held_out()
 
 
 def test_folder_of_pictures_with_folders_in_it(tmp_path):

@@ -293,8 +293,8 @@ BAD = {
         lambda path: Image.fromarray(np.full((4, 4), -1, np.int32)).save(path),
     ),
     "bomb.png": (r"too large \(50000x50000 px\)", lambda path: huge_header(path, 50000, 50000)),
-    "large.png": (r"too large \(10000x10001 px\)", lambda path: huge_header(path, 10000, 10001)),
-    "below.png": ("damaged or cut short", lambda path: huge_header(path, 10000, 10000)),
+    "large.png": (r"too large \(9460x9459 px\)", lambda path: huge_header(path, 9460, 9459)),
+    "below.png": ("damaged or cut short", lambda path: huge_header(path, 9459, 9459)),
 }
 
 
@@ -343,14 +343,34 @@ def test_overwritten_bytes_give_a_line_or_a_picture(tmp_path: Path, suffix: str)
             assert "\n" not in str(error)
 
 
-def test_no_warning_is_left_between_the_limit_of_pillow_and_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_above_the_limit_of_pillow_is_an_error_and_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image(noise(20, 20, 3), tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
     with pytest.warns(Image.DecompressionBombWarning):
         Image.open(path).close()
+    with warnings.catch_warnings(action="ignore"), pytest.raises(InputError, match=r"too large \(20x20 px\)"):
+        read_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
     assert read_image(path).shape == (20, 20, 3)
+
+
+@pytest.mark.parametrize("pixels", [1, 50, 101, 10_000])
+def test_an_image_of_many_strips_is_that_of_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int
+) -> None:
+    monkeypatch.setattr("common.images.STRIP_PIXELS", pixels)
+    for shape in [(70, 30, 4), (70, 30, 3), (2, 101, 4)]:
+        colours = noise(*shape)
+        Image.fromarray(colours).save(tmp_path / "a.png")
+        expected = on_white(colours[..., :3], colours[..., 3]) if shape[-1] == 4 else colours
+        assert np.abs(read_image(tmp_path / "a.png") - expected).max() <= 1
+    indices, deep = noise(70, 30), noise(70, 30).astype(np.uint16) * 257
+    palette = Image.frombytes("P", (30, 70), indices.tobytes())
+    palette.putpalette(noise(256, 3).tobytes())
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), noise(256, 3)[indices])
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png", 1)[..., 0], deep // 257)
 
 
 def test_many_threads_read_what_one_reads(tmp_path: Path) -> None:
@@ -515,6 +535,30 @@ def test_write_image_names_the_suffixes_that_would_do_and_leaves_nothing(tmp_pat
     with pytest.raises(ValueError, match="uint8"):
         write_image(np.zeros((4, 4, 3)), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("a.webp", 16_383), ("a.jpg", 65_500), ("a.JPEG", 65_500), ("a.gif", 65_535)]
+)
+def test_an_image_too_large_for_its_format_is_one_line(tmp_path: Path, name: str, most: int) -> None:
+    for shape in [(most + 1, 1, 3), (1, most + 1, 1)]:
+        image = np.zeros(shape, np.uint8)
+        with pytest.raises(InputError, match=f"this format holds at most {most:,} px a side, and .*in .png") as error:
+            write_image(image, tmp_path / name)
+        assert f"{shape[1]}x{shape[0]}" in one_line(error)
+        with pytest.raises(InputError, match="at most"):
+            save_grid(image[None], tmp_path / name)
+        assert write_image(image, tmp_path / "a.png").stat().st_size > 0
+    write_image(np.zeros((most, 1, 3), np.uint8), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "a.png"] == [name]
+
+
+def test_a_grid_too_large_for_its_format_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.images.tiled", None)
+    with pytest.raises(InputError, match="16,383 px a side, and the image has 66x20002"):
+        save_grid(np.zeros((8 * 2000, 8, 6, 1), np.uint8), tmp_path / "grid.webp")
+    with pytest.raises(InputError, match="65,535 px a side, and the image has 65536x2"):
+        save_gif(np.zeros((1, 2, 65_536, 3), np.uint8), tmp_path / "a.gif")
 
 
 def test_grid_has_each_tile_in_its_place_on_white(tmp_path: Path) -> None:

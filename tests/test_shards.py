@@ -290,6 +290,21 @@ def test_a_shard_that_is_lost_while_it_is_read_is_named(size, damage, said, tmp_
         examples.decode(tf.constant(examples.test[-1]))
 
 
+def test_a_picture_in_a_shard_that_is_damaged_or_of_another_size_is_named(tmp_path):
+    shards = write_shards(folder_of("pictures", tmp_path / "folder"), tmp_path / "shards", size=10)
+    path = shards / "pictures-00000.tfrecord"
+    content, examples = path.read_bytes(), images_of(str(shards), 10, 3, no_sample)
+    _, start, length = examples.test[-1]
+    place = tf.constant(examples.test[-1])
+    assert examples.decode(place).shape == (10, 10, 3)
+    for there, byte in ((0, 0), (19, 255), (24, 16), (length // 2, content[start + length // 2] ^ 1), (length - 1, 0)):
+        damaged = bytearray(content)
+        damaged[start + there] = byte
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=f"tfrecord, byte {start}: no PNG of 10x10 px; restore this shard"):
+            examples.decode(place)
+
+
 def test_a_folder_of_pictures_beside_an_index_of_something_else_is_no_shards(tmp_path):
     folder = folder_of("pictures", tmp_path)
     for text in ('{"format": "other"}', "[1]", "no JSON"):
