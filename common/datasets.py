@@ -8,7 +8,6 @@ import gzip
 import os
 import socket
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from common.batches import Examples, as_they_are
 from common.clothes import CLOTHES_CLASSES
 from common.downloads import download
 from common.errors import InputError
-from common.files import replacing
+from common.files import check_npz, replacing
 from common.images import (
     ImageFile,
     checked_images,
@@ -312,7 +311,10 @@ def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = (
     Raises:
         InputError: there is no such file, it cannot be read, or a required entry is missing.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: not a readable .npz (no regular file)")
     try:
+        check_npz(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [key for key in required if key not in arrays]
             if missing:
@@ -322,8 +324,9 @@ def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = (
         raise InputError(f"{path}: there is no such file") from None
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a readable .npz ({error})") from None
+    except Exception as error:  # a damaged file fails in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a readable .npz ({reason[:120]})") from None
 
 
 def _read_idx(path: Path) -> np.ndarray:

@@ -139,7 +139,7 @@ ONE_CLASS = ("image",)  # the class of pictures that have none
 
 def _has_labels(data: str) -> bool:
     """Say whether an .npz has classes; every other kind is asked for them."""
-    if Path(data).suffix != ".npz":
+    if Path(data).suffix != ".npz" or not Path(data).is_file():
         return True
     try:
         with np.load(data, allow_pickle=False) as arrays:
