@@ -8,15 +8,17 @@ import inspect
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from common.cluster import all_devices, is_chief, joining_again
 from common.errors import InputError
 from common.export import export
+from common.ranges import check_arguments
 from common.runs import read_data, read_run
 
 
@@ -66,6 +68,12 @@ def errors_in_one_line() -> Iterator[None]:
         sys.exit(_complain(f"{where}{error.strerror or error}", 2))
     except FloatingPointError as error:
         sys.exit(_complain(str(error), 1))
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        said = re.sub(r"\{\{.*?\}\} *", "", str(error)).strip()  # TensorFlow names its node
+        reason = (said.splitlines() or ["no memory is left"])[0][:150]
+        sys.exit(_complain(f"out of memory: {reason}; try a smaller --batch-size or --size, or smaller images", 2))
     except KeyboardInterrupt as error:
         saved = f"{error}; the same command goes on from the newest save"
         sys.exit(_complain(saved if str(error) else "stopped", 130))
@@ -83,6 +91,7 @@ def _call(
     import tyro
 
     note = ""
+    function = _in_range(function)
     if {"-h", "--help"} & set(arguments):
         print(about, end="\n\n")  # as it is: tyro would join its lines
     if "config" in inspect.signature(function).parameters:
@@ -97,6 +106,25 @@ def _call(
         description=note,
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
+    )
+
+
+def _in_range(function: Callable[..., object]) -> Callable[..., object]:
+    """Let a verb refuse options that are out of the ranges in its annotations, before it reads anything."""
+
+    @functools.wraps(function)
+    def call(*values: object, **flags: object) -> object:
+        check_arguments(function, *values, **flags)
+        return function(*values, **flags)
+
+    return call
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether NumPy or TensorFlow, if anybody has imported it, had no memory left."""
+    tensorflow = sys.modules.get("tensorflow")
+    return isinstance(error, MemoryError) or (
+        tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError)
     )
 
 
@@ -172,7 +200,10 @@ def _tell(result: object) -> None:
         return
     numbers = result.parent / "results.json"
     if result.is_file() and numbers.is_file():
-        for name, value in json.loads(numbers.read_text()).items():
+        scores: dict[str, object] = {}
+        with suppress(ValueError, TypeError, RecursionError):  # what another run left there may be damaged
+            scores = {**json.loads(numbers.read_text(encoding="utf-8"))}
+        for name, value in scores.items():
             print(f"{name:>28}  {value:.4f}" if isinstance(value, float) else f"{name:>28}  {value}")
         print(f"{'report':>28}  {result.parent / 'report.html'}")
     print(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Annotated
 
 from common.errors import InputError
 from common.standalone import COOKBOOK, copy_recipe, recipe_names, recipe_summary
@@ -62,11 +63,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def pack(options: argparse.Namespace) -> None:
     """Write or check shards, and print what they hold."""
+    from common.ranges import Range, check_value
     from common.shard_writing import write_shards
     from common.shards import check_shards, open_shards
 
     if options.check == (options.destination is not None):
         raise InputError("shards: give a folder and a destination, or a folder of shards and --check")
+    ranges = {"size": (int, 0, 16_384), "classes": (int, 0, 40), "megabytes": (float, 0.001, 100_000)}
+    for name, (kind, least, most) in ranges.items():
+        check_value(name, getattr(options, name), Annotated[kind, Range(least, most)])
     if not options.check:
         chosen = (options.layout, options.size, options.classes, options.megabytes, options.skip_bad)
         write_shards(options.folder, options.destination, *chosen)
