@@ -19,6 +19,7 @@ from typing import Any
 from common.cli import errors_in_one_line
 from common.errors import InputError
 from common.files import write_json, write_text
+from common.keras_files import load_keras_file
 from common.lazy import keras
 
 
@@ -52,7 +53,7 @@ def measure_run(recipe: str, config: Any, data: Path, output_dir: Path, **option
         module.experiment(str(data), config, output_dir, **options)
     scores = json.loads((output_dir / "results.json").read_text())
     files = [output_dir / f"{name}.keras" for name in module.Networks._fields]
-    scores["weights"] = sum(keras.models.load_model(file).count_params() for file in files)
+    scores["weights"] = sum(load_keras_file(file).count_params() for file in files)
     return scores | seconds
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from common.files import replacing
 from common.images import checked_images, find_images, from_uint8
 from common.labelled import Labelled, square_image
 from common.lazy import keras
+from common.ranges import Range
 from common.runs import read_classes
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -207,7 +209,7 @@ def save_confusion_matrix(labels: np.ndarray, found: np.ndarray, classes: tuple[
 class Shown:
     """What `classify` prints of the images it is given."""
 
-    top: int = 3  # classes an image, the most probable first
+    top: Annotated[int, Range(1, 100_000)] = 3  # classes an image, the most probable first
     invert: bool = False  # for dark things on a bright ground, where the training images are bright on dark
     table: Path | None = None  # a CSV file to write, with the probability of every class
     skip_bad: bool = False  # go on without images of a folder that cannot be read, naming them
@@ -239,6 +241,9 @@ def classify_files(source: Path, run: Path, classify: Classify, size: int, chann
         some = paths[start : start + 256]
         images = np.stack([square_image(path, size, channels) for path in some])
         rows += list(zip(some, classify(255 - images if shown.invert else images), strict=True))
+    if rows and len(rows[0][1]) != len(classes):
+        counts = f"{len(classes)} classes for a network of {len(rows[0][1])}"
+        raise InputError(f"{run / 'config.json'}: {counts}; restore it, or train again")
     for path, probabilities in rows:
         best = np.argsort(-probabilities, kind="stable")[: shown.top]
         print(printable(f"{path}  " + "  ".join(f"{classes[i]} {100 * probabilities[i]:.1f} %" for i in best)))

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from common.decoding import set_pixel_limit
 from common.errors import InputError, printable
 from common.export import export
 from common.locks import only_process_in
+from common.ranges import check_arguments
 from common.runs import read_data, read_run
 
 
@@ -71,6 +72,7 @@ def _call(
     import tyro
 
     note = "--max-pixels N reads images of up to N pixels, instead of 89478485, Pillow's limit."
+    function = _in_range(function)
     if {"-h", "--help"} & set(arguments):
         print(about, end="\n\n")  # as it is: tyro would join its lines
     if "config" in inspect.signature(function).parameters:
@@ -99,6 +101,17 @@ def _with_pixel_limit(arguments: list[str]) -> list[str]:
     if known.limit is not None:
         set_pixel_limit(known.limit)
     return rest
+
+
+def _in_range(function: Callable[..., object]) -> Callable[..., object]:
+    """Let a verb refuse options that are out of the ranges in its annotations, before it reads anything."""
+
+    @functools.wraps(function)
+    def call(*values: object, **flags: object) -> object:
+        check_arguments(function, *values, **flags)
+        return function(*values, **flags)
+
+    return call
 
 
 def _with_numbers(function: Callable[..., object], arguments: list[str]) -> tuple[Callable[..., object], list[str]]:
@@ -173,7 +186,10 @@ def _tell(result: object) -> None:
         return
     numbers = result.parent / "results.json"
     if result.is_file() and numbers.is_file():
-        for name, value in json.loads(numbers.read_text()).items():
+        scores: dict[str, object] = {}
+        with suppress(ValueError, TypeError, RecursionError):  # what another run left there may be damaged
+            scores = {**json.loads(numbers.read_text(encoding="utf-8"))}
+        for name, value in scores.items():
             print(f"{name:>28}  {value:.4f}" if isinstance(value, float) else f"{name:>28}  {value}")
         print(f"{'report':>28}  {printable(result.parent / 'report.html')}")
     print(printable(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -91,6 +92,12 @@ def errors_in_one_line() -> Iterator[None]:
         sys.exit(_complain(f"{where}{error.strerror or error}", 2))
     except FloatingPointError as error:
         sys.exit(_complain(str(error), 1))
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        said = re.sub(r"\{\{.*?\}\} *", "", str(error)).strip()  # TensorFlow names its node
+        reason = (said.splitlines() or ["no memory is left"])[0][:150]
+        sys.exit(_complain(f"out of memory: {reason}; try a smaller --batch-size or --size, or smaller images", 2))
     except KeyboardInterrupt as error:
         saved = f"{error}; the same command goes on from the newest save"
         sys.exit(_complain(saved if str(error) else "stopped", 130))
@@ -99,3 +106,11 @@ def errors_in_one_line() -> Iterator[None]:
 def _complain(message: str, status: int) -> int:
     print(printable(f"error: {message}" if status != 130 else message), file=sys.stderr)
     return status
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Return whether NumPy or TensorFlow, if anybody has imported it, had no memory left."""
+    tensorflow = sys.modules.get("tensorflow")
+    return isinstance(error, MemoryError) or (
+        tensorflow is not None and isinstance(error, tensorflow.errors.ResourceExhaustedError)
+    )

@@ -19,7 +19,7 @@ from common.batches import Examples, as_they_are
 from common.clothes import CLOTHES_CLASSES
 from common.downloads import download
 from common.errors import InputError
-from common.files import is_run, replacing
+from common.files import check_npz, is_run, replacing
 from common.images import (
     ImageFile,
     checked_images,
@@ -315,6 +315,7 @@ def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = (
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: a folder, a device or a pipe; expected an .npz file")
     try:
+        check_npz(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [key for key in required if key not in arrays]
             if missing:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from common.lazy import keras, tf
+from common.ranges import Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Execution:
 
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"  # of what layers hand on
     xla: bool = False  # compile the step with XLA: slower in every recipe that was measured on a processor
-    steps_per_call: int = 0  # training steps in one call from Python; 0: as many as take a twentieth of a second
+    steps_per_call: Annotated[int, Range(0, 10_000)] = 0  # training steps in one call from Python; 0: those of 50 ms
     synchronized: bool = False  # batch normalisation by the whole batch, not by each device's part of it
 
 
@@ -29,13 +30,15 @@ def in_precision(build: Callable) -> Callable:
     """Let `build(config, ...)` make its networks in `config.execution.precision`; a decorator.
 
     Weights stay float32. In the mixed precisions layers compute in 16 bits, but for those with a `dtype="float32"` of
-    their own, such as the last of each network (Micikevicius et al., arXiv:1710.03740).
+    their own, such as the last of each network (Micikevicius et al., arXiv:1710.03740). `built` raises InputError for a
+    setting that is out of its range.
     """
 
     @functools.wraps(build)
     def built(*arguments: Any, **options: Any) -> Any:
         (default,) = build.__defaults__ or (None,)
         config: Any = arguments[0] if arguments else options.get("config", default)
+        check_fields(config)
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(config.execution.precision)
         try:

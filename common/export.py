@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import importlib
-import json
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from common.errors import InputError
 from common.files import replacing, replacing_folder
 from common.lazy import keras, tf
 from common.locks import only_process_in
-from common.runs import load_network
+from common.ranges import Range, check_value
+from common.runs import load_network, stored_run
 
 ExportFormat = Literal["tf_saved_model", "onnx", "litert", "litert_int8"]
+Side = Annotated[int, Range(0, 16_384)]  # pixels
 EXPORT_ENDINGS = {"tf_saved_model": "", "onnx": ".onnx", "litert": ".tflite", "litert_int8": "_int8.tflite"}
 
 
-def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str = "", size: int = 0) -> Path:
+def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str = "", size: Side = 0) -> Path:
     """Write a run's networks beside their .keras files, for another runtime.
 
     Args:
@@ -30,9 +31,9 @@ def export(run: Path = Path("runs"), format: ExportFormat = "onnx", network: str
     names = [network] if network else sorted(path.stem for path in run.glob("*.keras"))
     if not names:
         raise InputError(f"{run}: no .keras file here; give the folder of a finished run")
-    settings = run / "config.json"
-    if format == "litert_int8" and not size and settings.is_file():
-        size = json.loads(settings.read_text(encoding="utf-8"))["config"].get("size", 0)
+    if format == "litert_int8" and not size and (run / "config.json").is_file():
+        size = stored_run(run)["config"].get("size", 0)
+        check_value(f"{run / 'config.json'}: size", size, Side)
     with only_process_in(run):
         for name in names:
             export_network(load_network(run, name), run / f"{name}{EXPORT_ENDINGS[format]}", format, size)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ import numpy as np
 from common.datasets import images_or_none, npz_entries, sized_images
 from common.errors import InputError, printable
 from common.faces import drawn_faces
-from common.files import replacing
+from common.files import read_npz, replacing
 from common.images import (
     check_image_size,
     checked_images,
@@ -187,16 +185,15 @@ class PersonShift(NamedTuple):
             np.savez(draft, **self.colours._asdict(), **self.latents._asdict())
 
     @classmethod
-    def read(cls, path: Path) -> PersonShift:
-        """Return what `write` has written; InputError where there is no such file, or a damaged one."""
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                colours = ColourShift(*(arrays[name] for name in ColourShift._fields))
-                return cls(colours, NormalMap(*(arrays[name] for name in NormalMap._fields)))
-        except FileNotFoundError:
-            raise InputError(f"{path}: there is no such file; has this run finished training?") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{path}: damaged ({error}); restore it, or train again") from None
+    def read(cls, path: Path, latents: int | str = "latents") -> PersonShift:
+        """Return what `write` has written, for so many latents; InputError where there is none, or a bad one."""
+        shapes: dict[str, tuple[int | str, ...]] = {name: (3,) for name in ColourShift._fields}
+        shapes |= {"matrix": (latents, latents), "source": (latents,), "target": (latents,)}
+        arrays = read_npz(path, shapes)
+        colours, moved = ([arrays[name] for name in kind._fields] for kind in (ColourShift, NormalMap))
+        if np.linalg.slogdet(arrays["matrix"])[0] <= 0:  # `back` would divide by 0
+            raise InputError(f"{path}: cannot be read (its matrix has no inverse); train again, or restore the file")
+        return cls(ColourShift(*colours), NormalMap(*moved))
 
 
 # %% Putting back

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,22 +147,99 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     return path
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+ArrayShape = tuple[int | str, ...]
+"""Of an array; a letter stands for a number that is the same wherever the letter is."""
+
+
+def read_npz(
+    path: Path, shapes: Mapping[str, ArrayShape] | None = None, texts: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Return the arrays that `write_npz` wrote.
 
+    Nothing in the file is believed: what an array claims to hold is compared with the size of the file before memory
+    is taken for it.
+
+    Args:
+        path: the file.
+        shapes: of the arrays that it must hold, which are of finite floats.
+        texts: which of them are of texts.
+
     Raises:
-        InputError: there is no such file, or it is damaged.
+        InputError: there is no such file, it is damaged, or it does not hold these arrays.
     """
     import numpy as np
 
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; has this run finished training?")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        check_npz(path, expansion=10)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        _check_arrays(arrays, shapes or {}, texts)
     except Exception as error:  # a damaged file fails in many ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read ({reason[:120]}); train again, or restore the file") from None
+    return arrays
+
+
+def cached_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return finite float32 values that `np.save` wrote, or None where there are none of that shape, to make anew."""
+    import numpy as np
+
+    try:
+        if not path.is_file():
+            return None
+        array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped, as its header may claim anything
+    except Exception:  # a damaged file fails in many ways
+        return None
+    whole = array.shape == shape and array.dtype == np.float32 and bool(np.isfinite(array).all())
+    return array if whole else None
+
+
+def check_npz(path: Path, expansion: int = 1032) -> None:
+    """Raise an exception where an .npz is damaged, or its arrays claim more than the file can hold.
+
+    Args:
+        path: the file.
+        expansion: bytes of arrays per byte of the file, above 64 MiB; 1032 is the most that zip compression reaches.
+    """
+    from numpy.lib import format as npy
+
+    size = path.stat().st_size
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > max(2**26, expansion * size):
+            raise ValueError(f"it claims more than its {size} bytes can hold")
+        for member in members:
+            with archive.open(member) as array:
+                read = npy.read_array_header_1_0 if npy.read_magic(array) == (1, 0) else npy.read_array_header_2_0
+                shape, _, kind = read(array)
+                held = member.file_size - array.tell()
+            if kind.hasobject:
+                raise ValueError(f"{member.filename[:40]} holds Python objects")
+            count = math.prod(map(int, shape))
+            if count and count * max(1, kind.itemsize) != held:
+                raise ValueError(f"{member.filename[:40]} claims {count} values of {kind.itemsize} bytes, has {held}")
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray], shapes: Mapping[str, ArrayShape], texts: Sequence[str]) -> None:
+    import numpy as np
+
+    sizes: dict[str, int] = {}  # that letters have turned out to stand for
+    for name, shape in shapes.items():
+        array = arrays.get(name)
+        if array is None:
+            raise ValueError(f"{name} is missing")
+        for side, found in zip(shape, array.shape, strict=False):
+            if isinstance(side, str):
+                sizes.setdefault(side, found)
+        wanted = tuple(sizes.get(side, side) if isinstance(side, str) else side for side in shape)
+        if array.shape != wanted:
+            raise ValueError(f"{name} is {list(array.shape)}, expected {list(wanted)}")
+        if array.dtype.kind != ("U" if name in texts else "f"):
+            raise ValueError(f"{name} is of {array.dtype}, expected {'texts' if name in texts else 'floats'}")
+        if name not in texts and not (np.abs(array) < 1e9).all():  # nor NaN
+            raise ValueError(f"{name} holds values that are not finite, or huge")
 
 
 def readable_name(name: str | Path) -> str:

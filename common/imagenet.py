@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple, cast
 
 from common.errors import InputError
 from common.files import data_file
+from common.keras_files import load_keras_file
 from common.lazy import keras
 from common.pretrained import load_pretrained
-from common.runs import load_network, read_classes, read_data, read_identity, run_settings
+from common.runs import image_shape, load_network, read_classes, read_data, read_identity, read_run
 
 
 class Application(NamedTuple):
@@ -62,13 +63,14 @@ class Known(NamedTuple):
     identity: Mapping[str, Any] = {}  # of those data, as `identities` gives it
 
 
-def known_classifier(pretrained: Pretrained, run: Path, recipe: str, name: str) -> Known:
+def known_classifier(pretrained: Pretrained, run: Path, recipe: str, config_class: Any, name: str) -> Known:
     """Return the network that `pretrained` asks for, or else one of a run.
 
     Args:
         pretrained: with weights, a network that has learnt ImageNet.
         run: folder of a run, for when it has none.
         recipe: that the run must be of.
+        config_class: of that recipe, with size, channels, outputs and seed.
         name: of the run's network.
 
     Raises:
@@ -76,11 +78,10 @@ def known_classifier(pretrained: Pretrained, run: Path, recipe: str, name: str) 
     """
     if pretrained.weights:
         return imagenet_classifier(pretrained)
-    settings = run_settings(run, recipe)
-    seed, data = settings["config"].get("seed", 0), settings["data"]
-    network = load_network(run, name)
-    _, _, size, channels = network.input_shape
-    return Known(network, read_classes(run), size, channels, seed, False, data, read_identity(run))
+    config, classes = read_run(run, recipe, config_class), read_classes(run)
+    network = load_network(run, name, image_shape(config), (len(classes),))
+    place = read_data(run), read_identity(run)
+    return Known(network, classes, config.size, config.channels, config.seed, False, *place)
 
 
 def frozen_classifier(network: str, weights: str, fetch: bool = False) -> Known:
@@ -97,14 +98,15 @@ def frozen_classifier(network: str, weights: str, fetch: bool = False) -> Known:
     if network in APPLICATIONS:
         known = imagenet_classifier(Pretrained(network=cast(ImageNetName, network), weights=weights, fetch=fetch))
     elif network == "digits":
-        loaded = keras.models.load_model(data_file("digit_classifier.keras"), compile=False)
+        loaded = load_keras_file(data_file("digit_classifier.keras"))
         classifier = keras.Model(loaded.input, loaded.outputs[-1], name="classifier")
         known = Known(classifier, tuple("0123456789"), 28, 1, 0, any_size=False)
     elif network == "run":
         path = Path(weights)
         trained = load_network(path.parent, path.stem)
         taken, given, classes = trained.input_shape, trained.output_shape, read_classes(path.parent)
-        if len(taken) != 4 or tuple(given) != (None, len(classes)):
+        square = len(taken) == 4 and taken[1] == taken[2] and taken[1] and taken[3] in (1, 3)
+        if not square or tuple(given) != (None, len(classes)):
             raise InputError(f"{weights}: takes {taken}, gives {given}; no classifier of {len(classes)} classes")
         _, _, size, channels = taken
         run = path.parent

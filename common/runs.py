@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import platform
+import typing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,10 +30,14 @@ from common.images import (
     read_labels,
     write_image,
 )
+from common.keras_files import load_keras_file
 from common.lazy import keras, tf
+from common.ranges import check_fields, check_value, field_hints, shown_value
 from common.report import write_report
 
 ConfigType = TypeVar("ConfigType")
+LARGEST_CONFIG = 2**24  # bytes of a config.json
+STORED_PARTS = {"recipe": str, "data": str, "config": dict, "classes": list[str], "versions": dict}
 
 
 def _named_data(data: str) -> str:
@@ -49,12 +53,8 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def check_settings(config: Any) -> None:
-    """Raise InputError where a setting is out of its range."""
-    for name, value in settings_of(config).items():
-        least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
-        if not isinstance(value, str) and not least <= value <= most:
-            limit = f"{least} or more" if most == math.inf else f"{least} or more and at most {most}"
-            raise InputError(f"{name} must be {limit}, got {value}")
+    """Raise InputError where a setting is not of its type, none of its words, or out of its range."""
+    check_fields(config)
 
 
 def check_run(output_dir: Path, recipe: str, config: Any, data: str, accept_data: bool = False) -> None:
@@ -100,67 +100,6 @@ def has_saves(output_dir: Path) -> bool:
     return any(any((folder / "checkpoints").glob("step-*")) for folder in (output_dir, output_dir / "head"))
 
 
-SETTING_RANGES: dict[str, tuple[float, float]] = {
-    "adversarial": (0, 1),
-    "adversarial_rate": (0, math.inf),
-    "averaging": (0, 1),
-    "base_filters": (1, math.inf),
-    "batch_size": (1, math.inf),
-    "beta_1": (0, 0.999999),
-    "border": (32, math.inf),
-    "colour": (0, 2),
-    "confidence": (0, 1),
-    "consistency": (0, math.inf),
-    "content_weight": (0, math.inf),
-    "cutout": (0, 1),
-    "cycle_weight": (0, math.inf),
-    "decay_from": (0, 1),
-    "discriminator_units": (1, math.inf),
-    "dropout": (0, 0.99),
-    "epochs": (1, math.inf),
-    "epsilon": (0, 1),
-    "generator_filters": (1, math.inf),
-    "head_epochs": (1, math.inf),
-    "head_learning_rate": (0, math.inf),
-    "identity_weight": (0, math.inf),
-    "images": (0, math.inf),
-    "importance_samples": (1, math.inf),
-    "jitter": (1, 4),
-    "kl_weight": (0, math.inf),
-    "labelled": (1, math.inf),
-    "latent_dim": (1, math.inf),
-    "learning_rate": (0, math.inf),
-    "margin": (0, 2),
-    "momentum": (0, 0.999),
-    "noise": (0, math.inf),
-    "octave_scale": (1.01, 4),
-    "patch_layers": (1, 5),
-    "patience": (0, math.inf),
-    "penalty": (1e-12, math.inf),
-    "pool": (0, 10_000),
-    "residual_blocks": (0, 100),
-    "scales": (1, 8),
-    "seed": (0, 2**31 - 1),
-    "shift": (0, math.inf),
-    "smoothings": (1, 8),
-    "step_size": (0, 1),
-    "steps": (1, math.inf),
-    "steps_per_call": (0, 10_000),
-    "stop_at": (0, math.inf),
-    "style_size": (32, math.inf),
-    "style_weight": (0, math.inf),
-    "sure": (0, 1),
-    "tile": (32, math.inf),
-    "tolerance": (0, 1),
-    "translation": (0, 1),
-    "units": (1, math.inf),
-    "up_kernel": (2, 8),
-    "variation": (0, math.inf),
-    "warp": (0, 1),
-    "weight_decay": (0, math.inf),
-}
-
-
 def start_run(output_dir: Path, recipe: str, config: Any, data: str, classes: tuple[str, ...] = ()) -> None:
     """Write `config.json`: the recipe's name, every setting, the data, its classes, and the versions of what runs it.
 
@@ -172,6 +111,7 @@ def start_run(output_dir: Path, recipe: str, config: Any, data: str, classes: tu
             f"{output_dir}: the classes of this run were {', '.join(read_classes(output_dir)) or 'none'}, and are now "
             f"{', '.join(classes) or 'none'}; bring the data back as they were, or choose another --output-dir"
         )
+    check_value("classes", [*classes], list[str])
     import importlib.metadata
 
     packages = ("keras", "tensorflow", "numpy")
@@ -183,21 +123,39 @@ def start_run(output_dir: Path, recipe: str, config: Any, data: str, classes: tu
     write_json(output_dir / "config.json", settings)
 
 
-def run_settings(output_dir: Path, recipe: str) -> dict[str, Any]:
-    """Return what `start_run` wrote.
+def stored_run(output_dir: Path) -> dict[str, Any]:
+    """Return what `start_run` wrote for a run of any recipe: each part is of its type, the settings are unchecked.
 
     Raises:
-        InputError: there is no run, it is another recipe's, or its `config.json` is damaged.
+        InputError: there is no run, or its `config.json` is damaged.
     """
     path = output_dir / "config.json"
     if not path.is_file():
         raise InputError(f"{output_dir}: no run here (there is no config.json); make one with `train` or the demo")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        found, _ = settings["recipe"], settings["config"] | {"data": settings["data"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error}); restore it, or start a new run in another folder") from None
-    if found != recipe:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise ValueError(f"{path.stat().st_size} bytes, expected at most {LARGEST_CONFIG}")
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
+        for name, kind in STORED_PARTS.items():
+            value = settings[name] if name in ("recipe", "data", "config") else settings.get(name, kind())
+            if not isinstance(value, typing.get_origin(kind) or kind):
+                raise TypeError(f"{name} is {shown_value(value)}")
+            check_value(name, value, kind)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"{path}: damaged ({reason}); restore it, or start a new run in another folder") from None
+    return settings
+
+
+def run_settings(output_dir: Path, recipe: str) -> dict[str, Any]:
+    """Return what `start_run` wrote for a run of `recipe`; `read_run` checks its settings.
+
+    Raises:
+        InputError: there is no run, it is another recipe's, or its `config.json` is damaged.
+    """
+    settings = stored_run(output_dir)
+    if settings["recipe"] != recipe:
+        found = settings["recipe"][:40]
         raise InputError(f"{output_dir}: a run of {found}, not of {recipe}; choose a run of {recipe}")
     return settings
 
@@ -205,34 +163,46 @@ def run_settings(output_dir: Path, recipe: str) -> dict[str, Any]:
 def read_run(output_dir: Path, recipe: str, config_class: type[ConfigType]) -> ConfigType:
     """Return the settings that a run was started with; one that is newer than the run has its default.
 
+    Nothing in a run folder is believed: each setting must be one that `config_class` allows, and a run that has both
+    classes and outputs must have as many. `load_network` compares the networks with them.
+
     Raises:
         InputError: there is no run, it is another recipe's, or its `config.json` is damaged.
     """
-    stored = run_settings(output_dir, recipe)["config"]
-    fields = {name: type(value) for name, value in settings_of(config_class()).items()}
-    wrong = [name for name in stored if type(stored[name]) is not fields.get(name)]
-    if wrong:
-        raise InputError(f"{output_dir / 'config.json'}: damaged or of another version at {sorted(wrong)[0]!r}")
-    computed = {field.name: stored.pop(field.name) for field in dataclasses.fields(Execution) if field.name in stored}
-    if computed:
-        stored["execution"] = Execution(**computed)
-    return config_class(**stored)
+    settings = run_settings(output_dir, recipe)
+    stored, path = settings["config"], output_dir / "config.json"
+    hints = dict(field_hints(config_class))
+    computed = field_hints(Execution) if hints.pop("execution", None) else {}
+    hints |= computed
+    for name, value in stored.items():
+        if name not in hints:
+            raise InputError(f"{path}: damaged or of another version at {shown_value(name)}")
+        try:
+            check_value(name, value, hints[name])
+        except InputError as error:
+            raise InputError(f"{path}: {error}; restore it, or start a new run in another folder") from None
+    classes = len(settings.get("classes", ()))
+    if classes and stored.get("outputs", classes) != classes:
+        raise InputError(f"{path}: {classes} classes, but outputs is {stored['outputs']}; restore it, or train again")
+    defaults = settings_of(config_class())
+    stored = {name: float(value) if isinstance(defaults[name], float) else value for name, value in stored.items()}
+    execution = {name: stored.pop(name) for name in computed if name in stored}
+    return config_class(**stored, **({"execution": Execution(**execution)} if execution else {}))
 
 
 def read_data(output_dir: Path) -> str:
     """Return the `--data` word that a run was started with."""
-    settings = json.loads((output_dir / "config.json").read_text(encoding="utf-8"))
-    return str(settings["data"])
+    return stored_run(output_dir)["data"]
 
 
 def read_identity(output_dir: Path) -> dict[str, Any]:
     """Return the identity of the data that a run was started with; an empty one where they are no files."""
-    return kept_identities(json.loads((output_dir / "config.json").read_text(encoding="utf-8"))).get("data", {})
+    return kept_identities(stored_run(output_dir)).get("data", {})
 
 
 def read_classes(output_dir: Path) -> tuple[str, ...]:
     """Return the names of the classes that a run was started with; none where it has no classes."""
-    return tuple(json.loads((output_dir / "config.json").read_text(encoding="utf-8")).get("classes", ()))
+    return tuple(stored_run(output_dir).get("classes", ()))
 
 
 def finish_run(output_dir: Path, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]]) -> None:
@@ -255,20 +225,44 @@ def finish_run(output_dir: Path, networks: Any, evaluate: Callable[[], Mapping[s
     write_report(output_dir)
 
 
-def load_network(output_dir: Path, name: str) -> keras.Model:
+Shape = tuple[int | None, ...]
+"""Of an input or output of a network, without the number of examples; None: any."""
+
+
+def image_shape(config: Any) -> Shape:
+    """Return the shape of a recipe's square images."""
+    return config.size, config.size, config.channels
+
+
+def load_network(
+    output_dir: Path, name: str, takes: Shape | list[Shape] = (), gives: Shape | list[Shape] = ()
+) -> keras.Model:
     """Load NAME.keras of a run.
 
+    Args:
+        output_dir: the run's folder.
+        name: of the network.
+        takes: the shape of its input that follows from the run's settings, or of its inputs; unchecked where empty.
+        gives: that of its output, or of its outputs.
+
     Raises:
-        InputError: the run has none yet, or the file is damaged.
+        InputError: the run has none yet, the file is damaged, or the network does not fit the run's settings.
     """
     path = output_dir / f"{name}.keras"
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; has this run finished training?")
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # a damaged file fails in many ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be loaded ({reason[:120]}); train again, or restore the file") from None
+    network = load_keras_file(path)
+    for verb, wanted, tensors in (("takes", takes, network.inputs), ("gives", gives, network.outputs)):
+        expected = [*wanted] if isinstance(wanted, list) else [wanted]
+        found = [tuple(tensor.shape[1:]) for tensor in tensors]
+        if wanted and found != expected:
+            what = f"{verb} {_shapes(found)}, but the config.json beside it says {_shapes(expected)}"
+            raise InputError(f"{path}: {what}; restore the file that was changed, or train again")
+    return network
+
+
+def _shapes(shapes: list[Shape]) -> str:
+    return " and ".join(" x ".join("any" if side is None else str(side) for side in shape) for shape in shapes[:4])
 
 
 def convert_images(

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.downloads import file_sha256
 from common.errors import InputError
+from common.keras_files import load_keras_file
 from common.lazy import keras, tf
 
 if TYPE_CHECKING:
@@ -222,12 +223,7 @@ def _of_what(classifier_path: Path, real: np.ndarray, samples: np.ndarray) -> di
 
 
 def _loaded_classifier(path: Path) -> keras.Model:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a .keras file of a classifier")
-    try:
-        classifier = keras.saving.load_model(path, compile=False)
-    except ValueError as error:
-        raise InputError(f"{path}: Keras cannot load it; expected a .keras file") from error
+    classifier = load_keras_file(path)
     if len(classifier.outputs) != 2:
         raise InputError(f"{path}: {len(classifier.outputs)} output(s); expected features and logits")
     return classifier

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Annotated
 
 from common.console import errors_in_one_line, prepare_streams
 from common.errors import InputError, printable
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 def pack(options: argparse.Namespace) -> None:
     """Write or check shards, and print what they hold."""
     from common.decoding import set_pixel_limit
+    from common.ranges import Range, check_value
     from common.shard_writing import write_shards
     from common.shards import check_shards, open_shards
 
@@ -70,6 +72,9 @@ def pack(options: argparse.Namespace) -> None:
         raise InputError("shards: give a folder and a destination, or a folder of shards and --check")
     if options.max_pixels is not None:
         set_pixel_limit(options.max_pixels)
+    ranges = {"size": (int, 0, 16_384), "classes": (int, 0, 40), "megabytes": (float, 0.001, 100_000)}
+    for name, (kind, least, most) in ranges.items():
+        check_value(name, getattr(options, name), Annotated[kind, Range(least, most)])
     if not options.check:
         chosen = (options.layout, options.size, options.classes, options.megabytes, options.skip_bad)
         write_shards(options.folder, options.destination, *chosen)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,8 @@ from common.images import from_uint8, save_grid, save_table, to_uint8
 from common.labelled import Labelled, as_many_of_each, image_batches, labelled_batches
 from common.latents import nearest_neighbour_purity, save_scatter, tsne
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, BelowOne, Count, Epochs, LearningRate, Range, Seed, Units
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
@@ -50,23 +51,23 @@ from common.training import History, fit, share
 class Config:
     """A small autoencoder without labels; `PETALS`, `STYLE` and `FEW` use them in the paper's three ways."""
 
-    size: int = 28  # pixels
-    channels: int = 1  # 1 for grey, 3 for colour
+    size: Annotated[int, Range(8, 512)] = 28  # pixels
+    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
     labels: Literal["none", "discriminator", "decoder", "few"] = "none"  # who is told the classes: see above
-    labelled: int = 100  # with `few`: training images whose class is known, as many of each class
-    outputs: int = 10  # classes; the data decide in `train` and in the demo
+    labelled: Annotated[int, Range(1, 10_000_000)] = 100  # with `few`: training images whose class is known
+    outputs: Units = 10  # classes; the data decide in `train` and in the demo
     prior: Literal["gaussian", "mixture", "swiss_roll"] = "gaussian"  # the last two lie in the plane
-    deviation: float = 5.0  # root mean square of each coordinate of the prior
-    latent_dim: int = 10
-    units: int = 392  # of both hidden layers of encoder and decoder
-    discriminator_units: int = 1500  # of both hidden layers
-    dropout: float = 0.2  # share of hidden units that a training step leaves out, in all networks
-    noise: float = 0.0  # deviation of what training adds to the pixels that the encoder sees, which are in [-1, 1]
-    batch_size: int = 1024
-    learning_rate: float = 1e-3  # Adam; from pixels and known classes
-    adversarial_rate: float = 5e-4  # Adam; of the discriminator, and of the encoder against it
-    epochs: int = 100
-    seed: int = 0
+    deviation: Annotated[float, Range(1e-3, 1000)] = 5.0  # root mean square of each coordinate of the prior
+    latent_dim: Units = 10
+    units: Units = 392  # of both hidden layers of encoder and decoder
+    discriminator_units: Units = 1500  # of both hidden layers
+    dropout: BelowOne = 0.2  # share of hidden units that a training step leaves out, in all networks
+    noise: Annotated[float, Range(0, 10)] = 0.0  # deviation of what training adds to the pixels, which are in [-1, 1]
+    batch_size: BatchSize = 1024
+    learning_rate: LearningRate = 1e-3  # Adam; from pixels and known classes
+    adversarial_rate: LearningRate = 5e-4  # Adam; of the discriminator, and of the encoder against it
+    epochs: Epochs = 100
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -97,9 +98,7 @@ class Networks(NamedTuple):
 
 @in_precision
 def build(config: Config = Config()) -> Networks:
-    """Return the networks, untrained. Raises ValueError for a size below 8, and priors of the plane in other spaces."""
-    if config.size < 8:
-        raise InputError(f"size must be 8 or more, got {config.size}")
+    """Return the networks, untrained. Raises ValueError for priors of the plane in other spaces."""
     if config.latent_dim < 2 or (config.prior != "gaussian" and config.latent_dim != 2):
         raise InputError(f"latent_dim must be 2, or more with the gaussian prior, got {config.latent_dim}")
     layers, labels, width = keras.layers, config.labels, config.latent_dim
@@ -290,10 +289,9 @@ def errors(networks: Networks, data: Labelled, config: Config) -> dict[str, floa
     classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     known = tf.data.Dataset.from_tensors(data.train.loaded(config.labelled)).map(lambda x, y: (from_uint8(x), y))
     classifier.fit(known.repeat(500), verbose=0, shuffle=False)
-    images, labels = data.test.loaded(10_000)
+    x, labels = data.test.loaded(10_000)
     named = {"test_error": networks.encoder, "test_error_from_labels_alone": alone}
-    found = {name: mapped(each, from_uint8(images))[:, config.latent_dim :] for name, each in named.items()}
-    scores = {name: 1 - accuracy(labels, each) for name, each in found.items()}
+    scores = {k: 1 - accuracy(labels, mapped(net, from_uint8(x))[:, config.latent_dim :]) for k, net in named.items()}
     return scores | {f"papers_error_on_mnist{how}": each for how, each in PAPER.get(config.labelled, {}).items()}
 
 
@@ -321,18 +319,20 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
     return experiment("sample", config, output_dir)
 
 
-def generate_file(destination: Path, each: int = 10, seed: int = 0, run: Path = DEMO_RUN) -> Path:
+def generate_file(destination: Path, each: Count = 10, seed: Seed = 0, run: Path = DEMO_RUN) -> Path:
     """Write decoded samples of the prior as a grid, a row a class."""
     config = read_run(run, "adversarial_autoencoder", Config)
+    codes = config.latent_dim + (config.labels in ("decoder", "few")) * config.outputs
+    decoder = load_network(run, "decoder", (codes,), image_shape(config))
     samples = prior_samples(np.arange(config.outputs).repeat(each), config, seed)
-    return save_grid(generate(load_network(run, "decoder"), samples), destination, columns=each)
+    return save_grid(generate(decoder, samples), destination, columns=each)
 
 
 def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) -> None:
     """Print the classes that the encoder of a run with few labels finds for an image, or for all of a folder."""
     if (config := read_run(run, "adversarial_autoencoder", Config)).labels != "few":
         raise InputError(f"{run}: trained with --labels {config.labels}, so its encoder finds no classes; few does")
-    encoder = load_network(run, "encoder")
+    encoder = load_network(run, "encoder", image_shape(config), (config.latent_dim + config.outputs,))
     found = keras.Model(encoder.inputs, keras.layers.Softmax()(encoder.output[:, config.latent_dim :]))
     classify_files(source, run, lambda x: mapped(found, from_uint8(x)), config.size, config.channels, shown)
 

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -44,7 +44,8 @@ from common.images import (
 from common.labelled import Labelled, Split, image_batches, square_image
 from common.latents import save_scatter
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, Epochs, LearningRate, Patience, Range, Seed, Share, Units
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
@@ -62,17 +63,17 @@ from common.training import History, fit, share
 class Config:
     """784-128-64-10 and back, for 28 px digits; `WIDE` makes use of 50 latents; `DENOISE` takes noise away."""
 
-    size: int = 28  # pixels
-    channels: int = 1  # 1 for grey, 3 for colour
-    units: int = 128  # of the hidden layers next to the image; those next to the latents have half as many
-    latent_dim: int = 10
-    noise: float = 0.0  # deviation of the normal noise added to what the encoder sees in training, on the scale [0, 1]
-    batch_size: int = 256
-    learning_rate: float = 1e-3  # AdamW
-    weight_decay: float = 1e-5  # AdamW: share of each weight taken off at a step, times the learning rate
-    epochs: int = 50
-    patience: int = 10  # epochs without a smaller validation loss after which training ends; 0: never
-    seed: int = 0
+    size: Annotated[int, Range(4, 512)] = 28  # pixels
+    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
+    units: Units = 128  # of the hidden layers next to the image; those next to the latents have half as many
+    latent_dim: Units = 10
+    noise: Annotated[float, Range(0, 10)] = 0.0  # deviation of what training adds to the pixels, on the scale [0, 1]
+    batch_size: BatchSize = 256
+    learning_rate: LearningRate = 1e-3  # AdamW
+    weight_decay: Share = 1e-5  # AdamW: share of each weight taken off at a step, times the learning rate
+    epochs: Epochs = 50
+    patience: Patience = 10  # epochs without a smaller validation loss after which training ends; 0: never
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -99,10 +100,8 @@ class Networks(NamedTuple):
 
 @in_precision
 def build(config: Config = Config()) -> Networks:
-    """Return both networks, untrained. Raises ValueError for a size below 4."""
+    """Return both networks, untrained."""
     layers = keras.layers
-    if config.size < 4:
-        raise InputError(f"size must be 4 or more, got {config.size}")
     shape, inner = (config.size, config.size, config.channels), (config.units + 1) // 2
     init = {"kernel_initializer": keras.initializers.HeUniform(keras.random.SeedGenerator(config.seed))}
     hidden = functools.partial(layers.Dense, activation="relu", **init)
@@ -271,7 +270,7 @@ def experiment(
     skip_bad: bool = False,
     fetch: bool = False,
     accept_data: bool = False,
-    compare: tuple[int, ...] = (),
+    compare: tuple[Units, ...] = (),
 ) -> Path:
     """Read `data`, train or go on, judge by the test images; leave a run in `output_dir`, return its picture.
 
@@ -308,7 +307,8 @@ def reconstruct_file(
     result differs from what was given.
     """
     config = read_run(run, "autoencoder", Config)
-    networks = Networks(load_network(run, "encoder"), load_network(run, "decoder"))
+    image, latent = image_shape(config), (config.latent_dim,)
+    networks = Networks(load_network(run, "encoder", image, latent), load_network(run, "decoder", latent, image))
     folder = source.is_dir()
     if folder and destination.resolve() == source.resolve():
         raise InputError(f"{destination}: the folder that is read; give another to write to")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,8 @@ from common.images import from_uint8, save_table, to_uint8
 from common.labelled import Labelled, image_batches, square_image
 from common.latents import nearest, nearest_neighbour_purity, save_scatter, tsne
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_data, read_run, start_run
+from common.ranges import BatchSize, Count, Epochs, Filters, LearningRate, Patience, Range, Seed
+from common.runs import check_run, finish_run, image_shape, load_network, read_data, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
@@ -45,14 +46,14 @@ from common.training import History, fit, share
 class Config:
     """For 28 px digits; `DEMO` learns from few pictures."""
 
-    size: int = 28  # pixels; 4 more than a multiple of 12: 16, 28, 40, 52, 64, 100, 112, 124
-    channels: int = 1  # 1 for grey, 3 for colour
-    base_filters: int = 32  # of the first convolution; the second has twice as many
-    batch_size: int = 128
-    learning_rate: float = 1e-3  # Adam
-    epochs: int = 30
-    patience: int = 10  # epochs without a smaller validation loss after which training ends; 0: never
-    seed: int = 0
+    size: Annotated[int, Range(16, 512)] = 28  # pixels; 4 more than a multiple of 12: 16, 28, 40, 52, 64, 100, 112, 124
+    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
+    base_filters: Filters = 32  # of the first convolution; the second has twice as many
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 1e-3  # Adam
+    epochs: Epochs = 30
+    patience: Patience = 10  # epochs without a smaller validation loss after which training ends; 0: never
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -77,7 +78,7 @@ class Networks(NamedTuple):
 def build(config: Config = Config()) -> Networks:
     """Return both networks, untrained. Raises ValueError for a size that is not 4 more than a multiple of 12."""
     layers, filters = keras.layers, config.base_filters
-    if config.size < 16 or config.size % 12 != 4:
+    if config.size % 12 != 4:
         raise InputError(f"size must be 4 more than a multiple of 12 (16, 28, 40, 52, 64, 112), got {config.size}")
     init = {"kernel_initializer": keras.initializers.HeUniform(keras.random.SeedGenerator(config.seed))}
 
@@ -274,7 +275,7 @@ def similar_file(
     photo: Path,
     destination: Path,
     data: str = "",
-    count: int = 8,
+    count: Count = 8,
     invert: bool = False,
     skip_bad: bool = False,
     fetch: bool = False,
@@ -286,7 +287,7 @@ def similar_file(
     bright ground where the training images are bright on dark.
     """
     config = read_run(run, "conv_autoencoder", Config)
-    encoder = load_network(run, "encoder")
+    encoder = load_network(run, "encoder", image_shape(config))
     query = square_image(photo, config.size, config.channels)[None]
     query = 255 - query if invert else query
     part, _, _, classes = digits_or_others(data or read_data(run), config.size, config.channels, skip_bad, fetch)

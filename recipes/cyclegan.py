@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from common.execution import Execution, adam, in_precision, loss_scale
 from common.health import COPIES, ONE_SIDED
 from common.images import from_uint8, pad_to_multiple, to_uint8
 from common.lazy import keras, tf
+from common.ranges import BatchSize, BelowOne, Epochs, Filters, Jitter, LearningRate, Range, Seed, Share, Weight
 from common.runs import check_run, convert_images, finish_run, load_network, read_run, start_run
 from common.seasons import drawn_seasons, unpaired_seasons
 from common.training import History, fit, share
@@ -49,22 +50,22 @@ from common.training import History, fit, share
 class Config:
     """The paper's settings (section 4 and appendix); `DEMO` is the same recipe made small."""
 
-    size: int = 256  # pixels, a multiple of 4 from 32 to 512; for the U-Net a power of two
+    size: Annotated[int, Range(32, 512)] = 256  # pixels, a multiple of 4 from 32 to 512; for the U-Net a power of two
     generator: Literal["resnet", "unet"] = "resnet"
-    base_filters: int = 64  # of the layers next to the image, in all networks
-    residual_blocks: int = 9  # of the ResNet; the paper has 6 for 128 px
-    patch_layers: int = 3  # of the discriminators, that halve the size: 3 judge patches of 70 pixels, 2 of 34, 1 of 16
+    base_filters: Filters = 64  # of the layers next to the image, in all networks
+    residual_blocks: Annotated[int, Range(0, 100)] = 9  # of the ResNet; the paper has 6 for 128 px
+    patch_layers: Annotated[int, Range(1, 5)] = 3  # of the discriminators: 3 judge 70 pixels at once, 2 34, 1 16
     loss: Literal["least_squares", "cross_entropy"] = "least_squares"
-    cycle_weight: float = 10.0
-    identity_weight: float = 5.0  # 0: colours may change as they like
-    pool: int = 50  # earlier translations of each direction from which the discriminators learn too; 0: none
-    jitter: float = 286 / 256  # pictures are enlarged by this factor, then cropped back and mirrored at random
-    batch_size: int = 1
-    learning_rate: float = 2e-4
-    decay_from: float = 0.5  # share of the steps after which the rate falls, linearly, to 0
-    beta_1: float = 0.5  # Adam
-    epochs: int = 200
-    seed: int = 0
+    cycle_weight: Weight = 10.0
+    identity_weight: Weight = 5.0  # 0: colours may change as they like
+    pool: Annotated[int, Range(0, 10_000)] = 50  # earlier translations that the discriminators see again; 0: none
+    jitter: Jitter = 286 / 256  # pictures are enlarged by this factor, then cropped back and mirrored at random
+    batch_size: BatchSize = 1
+    learning_rate: LearningRate = 2e-4
+    decay_from: Share = 0.5  # share of the steps after which the rate falls, linearly, to 0
+    beta_1: BelowOne = 0.5  # Adam
+    epochs: Epochs = 200
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -325,7 +326,8 @@ def translate_file(
 ) -> Path:
     """Translate an image, or every image of a folder into a folder: a2b as from A, by name the first, b2a back."""
     read_run(run, "cyclegan", Config)
-    convert = functools.partial(translate, load_network(run, f"generator_{direction}"))
+    image = (None, None, 3)
+    convert = functools.partial(translate, load_network(run, f"generator_{direction}", image, image))
     return convert_images(source, destination, convert, skip_bad=skip_bad)
 
 

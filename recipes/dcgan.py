@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,8 @@ from common.health import GAN_SIGNS, sample_diversity
 from common.images import from_uint8, save_gif, save_grid, save_samples, to_uint8
 from common.latents import great_circle
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, BelowOne, Count, Epochs, Filters, Frames, LearningRate, Range, Seed, Units, Zoom
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.scores import sample_scores
 from common.training import History, fit, share
 
@@ -50,15 +51,15 @@ from common.training import History, fit, share
 class Config:
     """The paper's settings (section 4); `DIGITS` is for 28 px grey pictures, `DEMO` the same made small."""
 
-    size: int = 64  # pixels; halves at least twice, down to 4, 5, 6 or 7
-    channels: int = 3  # 3 for colour, 1 for grey
-    latent_dim: int = 100
-    base_filters: int = 128  # of the layers next to the image; doubles at each halving of the size
-    batch_size: int = 128
-    learning_rate: float = 2e-4
-    beta_1: float = 0.5  # Adam; 0.9 oscillates (section 4)
-    epochs: int = 25
-    seed: int = 0
+    size: Annotated[int, Range(16, 512)] = 64  # pixels; halves at least twice, down to 4, 5, 6 or 7
+    channels: Literal[1, 3] = 3  # 3 for colour, 1 for grey
+    latent_dim: Units = 100
+    base_filters: Filters = 128  # of the layers next to the image; doubles at each halving of the size
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 2e-4
+    beta_1: BelowOne = 0.5  # Adam; 0.9 oscillates (section 4)
+    epochs: Epochs = 25
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -96,8 +97,6 @@ def build(config: Config = Config()) -> Networks:
         raise InputError(
             f"size must halve at least twice, down to 4, 5, 6 or 7 (28, 32, 64, 96, 128), got {config.size}"
         )
-    if config.channels not in (1, 3):
-        raise InputError(f"channels must be 1 or 3, got {config.channels}")
     norm = functools.partial(layers.BatchNormalization, synchronized=config.execution.synchronized)
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds)}
@@ -285,19 +284,21 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 
 
 def generate_file(
-    destination: Path, count: int = 64, seed: int = 0, singles: bool = False, run: Path = DEMO_RUN
+    destination: Path, count: Count = 64, seed: Seed = 0, singles: bool = False, run: Path = DEMO_RUN
 ) -> Path:
     """Write samples of a run as one grid or, with `singles`, as one PNG each into the folder `destination`."""
-    read_run(run, "dcgan", Config)
-    return save_samples(generate(load_network(run, "generator"), count, seed), destination, singles)
+    config = read_run(run, "dcgan", Config)
+    generator = load_network(run, "generator", (config.latent_dim,), image_shape(config))
+    return save_samples(generate(generator, count, seed), destination, singles)
 
 
 def walk_file(
-    destination: Path, seed: int = 0, to_seed: int = 1, steps: int = 24, zoom: int = 4, run: Path = DEMO_RUN
+    destination: Path, seed: Seed = 0, to_seed: Seed = 1, steps: Frames = 24, zoom: Zoom = 4, run: Path = DEMO_RUN
 ) -> Path:
     """Write the walk between the latents of two seeds as a GIF, each pixel `zoom` wide and high."""
-    read_run(run, "dcgan", Config)
-    images = walk(load_network(run, "generator"), seed, to_seed, steps)
+    config = read_run(run, "dcgan", Config)
+    generator = load_network(run, "generator", (config.latent_dim,), image_shape(config))
+    images = walk(generator, seed, to_seed, steps)
     return save_gif(images.repeat(zoom, axis=1).repeat(zoom, axis=2), destination)
 
 
@@ -306,9 +307,10 @@ def walk_file(
 # classifier finds them. Here it writes the first sixteen digits of pi, no picture twice.
 # >>> from common.scores import classifier_features
 # >>>
+# >>> from common.keras_files import load_keras_file
 # >>> generator = load_network(DEMO_RUN, "generator")
 # >>> drawn = generate(generator, 1000, seed=1)
-# >>> _, shares = classifier_features(keras.saving.load_model(data_file("digit_classifier.keras")), drawn)
+# >>> _, shares = classifier_features(load_keras_file(data_file("digit_classifier.keras")), drawn)
 # >>> surest = np.argsort(-shares, axis=0)  # of each digit, a column
 # >>> show(drawn[[surest[place, int(digit)] for place, digit in enumerate("3141592653589793")]])
 #

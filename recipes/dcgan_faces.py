@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,8 @@ from common.images import from_uint8, save_gif, save_grid, save_samples, to_uint
 from common.labelled import image_batches
 from common.latents import great_circle, save_arithmetic
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, BelowOne, Count, Epochs, Filters, Frames, LearningRate, Range, Seed, Share, Units
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.scores import arithmetic_scores, set_distances
 from common.training import History, fit, share
 
@@ -53,26 +54,27 @@ from common.training import History, fit, share
 class Config:
     """The paper's networks and optimizer (section 4), averaged and augmented; `DEMO` is smaller and only shifts."""
 
-    size: int = 64  # pixels, a multiple of 16
-    channels: int = 3  # 3 for colour, 1 for grey
-    latent_dim: int = 100
-    base_filters: int = 128  # of the layers next to the image; doubles at each halving of the size
-    images: int = 0  # training images that are used, of those there are; 0: all
-    averaging: float = 0.999  # share of the average that a step keeps; 0: no average, the last weights
-    colour: float = 1.0  # strength of random brightness, saturation and contrast; 0: none
-    translation: float = 0.125  # largest random shift, as a share of the size; 0: none
-    cutout: float = 0.5  # side of a square that is blanked, as a share of the size; 0: none
-    batch_size: int = 128
-    learning_rate: float = 2e-4  # of the generator; the discriminator's is half; both fall to a tenth along a line
-    beta_1: float = 0.5  # Adam; 0.9 oscillates (section 4)
-    epochs: int = 25
-    seed: int = 0
+    size: Annotated[int, Range(16, 512)] = 64  # pixels, a multiple of 16
+    channels: Literal[1, 3] = 3  # 3 for colour, 1 for grey
+    latent_dim: Units = 100
+    base_filters: Filters = 128  # of the layers next to the image; doubles at each halving of the size
+    images: Annotated[int, Range(0, 10_000_000)] = 0  # training images that are used, of those there are; 0: all
+    averaging: Share = 0.999  # share of the average that a step keeps; 0: no average, the last weights
+    colour: Annotated[float, Range(0, 2)] = 1.0  # strength of random brightness, saturation and contrast; 0: none
+    translation: Share = 0.125  # largest random shift, as a share of the size; 0: none
+    cutout: Share = 0.5  # side of a square that is blanked, as a share of the size; 0: none
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 2e-4  # of the generator, twice the discriminator's; both fall to a tenth along a line
+    beta_1: BelowOne = 0.5  # Adam; 0.9 oscillates (section 4)
+    epochs: Epochs = 25
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
 DEMO = Config(base_filters=24, averaging=0.998, colour=0.0, cutout=0.0, batch_size=16, learning_rate=5e-4, epochs=40)
 DEMO_RUN = Path("runs/dcgan_faces-demo")
-Faces = tuple[int, ...]  # by their numbers in the grid of a seed
+Face = Annotated[int, Range(0, 999_999)]
+Faces = tuple[Face, ...]  # by their numbers in the grid of a seed
 
 # %% Networks
 # The generator spreads 100 numbers over a map of 4 x 4 places (for 64 pixels) and doubles it four times; the
@@ -95,8 +97,8 @@ class Networks(NamedTuple):
 @in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the networks, untrained. Raises ValueError for a size that 16 does not divide."""
-    if config.size < 16 or config.size % 16 or config.channels not in (1, 3):
-        raise InputError(f"size must be a multiple of 16 and channels 1 or 3, got {config.size} and {config.channels}")
+    if config.size % 16:
+        raise InputError(f"size must be a multiple of 16, got {config.size}")
     layers, width, smallest = keras.layers, config.base_filters, config.size // 16
     norm = functools.partial(layers.BatchNormalization, synchronized=config.execution.synchronized)
     seeds = keras.random.SeedGenerator(config.seed)
@@ -307,34 +309,37 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 # >>> show(np.concatenate([faces, without, having]), columns=9)
 
 
+def open_generator(run: Path) -> keras.Model:
+    """Return the generator of a run that is used."""
+    config = read_run(run, "dcgan_faces", Config)
+    return load_network(run, "averaged", (config.latent_dim,), image_shape(config))
+
+
 def generate_file(
-    destination: Path, count: int = 64, seed: int = 0, singles: bool = False, run: Path = DEMO_RUN
+    destination: Path, count: Count = 64, seed: Seed = 0, singles: bool = False, run: Path = DEMO_RUN
 ) -> Path:
     """Write faces as one grid, row by row, or, with `singles`, as one PNG each into the folder `destination`."""
-    read_run(run, "dcgan_faces", Config)
-    generator = load_network(run, "averaged")
+    generator = open_generator(run)
     return save_samples(draw(generator, latents_of(generator, range(count), seed)), destination, singles)
 
 
 def walk_file(
-    destination: Path, start: int = 0, end: int = 1, steps: int = 10, seed: int = 0, run: Path = DEMO_RUN
+    destination: Path, start: Face = 0, end: Face = 1, steps: Frames = 10, seed: Seed = 0, run: Path = DEMO_RUN
 ) -> Path:
     """Write the way from one face of a seed's grid to another, by their numbers from 0, as a GIF, or else a strip."""
-    read_run(run, "dcgan_faces", Config)
-    generator = load_network(run, "averaged")
+    generator = open_generator(run)
     first, last = latents_of(generator, (start, end), seed)
     images = draw(generator, great_circle(first, last, steps))
     return save_gif(images, destination) if destination.suffix == ".gif" else save_grid(images, destination, steps)
 
 
 def arithmetic_file(
-    destination: Path, a: Faces = (), b: Faces = (), c: Faces = (), seed: int = 0, run: Path = DEMO_RUN
+    destination: Path, a: Faces = (), b: Faces = (), c: Faces = (), seed: Seed = 0, run: Path = DEMO_RUN
 ) -> Path:
     """Write a - b + c, each the average of as many faces of a seed's grid, by their numbers from 0; three are good."""
     if not len(a) == len(b) == len(c) > 0:
         raise InputError(f"--a, --b and --c take as many numbers of faces each, got {len(a)}, {len(b)} and {len(c)}")
-    read_run(run, "dcgan_faces", Config)
-    generator = load_network(run, "averaged")
+    generator = open_generator(run)
     chosen = {name: latents_of(generator, faces, seed) for name, faces in {"a": a, "b": b, "c": c}.items()}
     return save_arithmetic(chosen, functools.partial(draw, generator), arithmetic, destination)
 

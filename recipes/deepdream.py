@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from common.errors import InputError
 from common.imagenet import frozen_features
 from common.images import from_uint8, image_suffix, save_row, to_uint8, write_image
 from common.lazy import keras, tf
+from common.ranges import Epochs, Frames, Range, Seed, Share, Weight
 from common.runs import check_run, check_settings, finish_run, start_run
 from common.training import History
 
@@ -61,18 +62,18 @@ class Config:
     network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
     weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
     layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should grow
-    size: int = 512  # most pixels of the longer side in `train` and `zoom`; 0: as the photo is, as `dream` leaves it
-    epochs: int = 4  # octaves, of which each is larger than the one before; after each there is a picture, and a save
-    octave_scale: float = 1.4
-    steps: int = 14  # of an octave
-    step_size: float = 0.01  # of a step, in [-1, 1]: how far a pixel moves whose gradient is one standard deviation
-    smoothings: int = 3  # gradients that are added: as it is, and smoothed over 1, 2, 4 and more pixels
-    variation: float = 0.0  # weight of total variation, which is taken from the loss: smooths
-    shift: int = 32  # most pixels by which the picture is moved before each step, so that no place is special
-    tile: int = 512  # pixels of a side of what is computed at once; a multiple of 32
-    border: int = 64  # pixels around a tile that are computed with it; a multiple of 32
-    stop_at: float = 0.0  # loss at which an octave ends; 0: never
-    seed: int = 0  # of the shifts
+    size: Annotated[int, Range(0, 16_384)] = 512  # pixels of the longer side, at most, but for `dream`; 0: any
+    epochs: Epochs = 4  # octaves, each larger than the one before; after each there is a picture, and a save
+    octave_scale: Annotated[float, Range(1.01, 4)] = 1.4
+    steps: Annotated[int, Range(1, 100_000)] = 14  # of an octave
+    step_size: Share = 0.01  # of a step, in [-1, 1]: how far a pixel moves whose gradient is one standard deviation
+    smoothings: Annotated[int, Range(1, 8)] = 3  # gradients that are added: plain, and smoothed over 1, 2, 4 ... pixels
+    variation: Weight = 0.0  # weight of total variation, which is taken from the loss: smooths
+    shift: Annotated[int, Range(0, 4096)] = 32  # most pixels by which the picture is moved before each step
+    tile: Annotated[int, Range(32, 16_384)] = 512  # pixels of a side of what is computed at once; a multiple of 32
+    border: Annotated[int, Range(32, 4096)] = 64  # pixels around a tile that are computed with it; a multiple of 32
+    stop_at: Annotated[float, Range(0, 1e9)] = 0.0  # loss at which an octave ends; 0: never
+    seed: Seed = 0  # of the shifts
 
 
 VGG19 = Config(network="VGG19", weights="imagenet", layers="block2_pool=0.3,block5_pool=1.5", border=224)
@@ -279,9 +280,9 @@ def dream_file(source: Path, destination: Path, config: Config = Config(), fetch
 def zoom_file(
     source: Path,
     destination: Path,
-    frames: int = 60,
-    zoom: float = 1.03,
-    frame_steps: int = 3,
+    frames: Frames = 60,
+    zoom: Annotated[float, Range(1, 2)] = 1.03,
+    frame_steps: Annotated[int, Range(1, 10_000)] = 3,
     config: Config = Config(),
     fetch: bool = False,
 ) -> Path:

@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,10 +30,10 @@ from common.batches import Batches
 from common.classification import Shown, accuracy, classify_files, judge, temperature_scale
 from common.cli import run_command
 from common.clothes import CLOTHES_CLASSES, drawn_clothes
-from common.errors import InputError
 from common.labelled import labelled_batches, labelled_images
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import Epochs, Range, Seed, Share, Units
+from common.runs import check_run, check_settings, finish_run, image_shape, load_network, read_run, start_run
 from common.saves import History, write_history
 
 # %% Configuration
@@ -50,14 +50,14 @@ from common.saves import History, write_history
 class Config:
     """Rectified, pooled differences of Gaussians; `PYRAMID` has all levels of a Gaussian pyramid in their place."""
 
-    size: int = 28  # pixels, from 8; features, and with them the memory, grow with its square
-    channels: int = 1  # 1 for grey, 3 for colour
+    size: Annotated[int, Range(8, 512)] = 28  # pixels, from 8; features, and with them the memory, grow with its square
+    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
     features: Literal["dog", "pyramid"] = "dog"
-    penalty: float = 1.0  # C, of a violated margin, against the squared length of the weights
-    outputs: int = 10  # classes; the data decide in `train` and in the demo
-    epochs: int = 500  # most iterations of L-BFGS, each of which sees all features
-    tolerance: float = 1e-2  # it has converged where the objective is proved to be this close to its minimum
-    seed: int = 0
+    penalty: Annotated[float, Range(1e-12, 1e12)] = 1.0  # C, of a violated margin, against the weights' squared length
+    outputs: Units = 10  # classes; the data decide in `train` and in the demo
+    epochs: Epochs = 500  # most iterations of L-BFGS, each of which sees all features
+    tolerance: Share = 1e-2  # it has converged where the objective is proved to be this close to its minimum
+    seed: Seed = 0
 
 
 PYRAMID, DEMO = Config(features="pyramid", penalty=0.01), Config()
@@ -81,9 +81,8 @@ class Networks(NamedTuple):
 
 
 def build(config: Config = Config()) -> Networks:
-    """Return both; the filters are as they stay, the classifier is zero. Raises ValueError for a size below 8."""
-    if config.size < 8:
-        raise InputError(f"size must be 8 or more, got {config.size}")
+    """Return both; the filters are as they stay, the classifier is zero."""
+    check_settings(config)
     images = keras.Input((config.size, config.size, config.channels), name="images")
     maps = (pyramid_maps if config.features == "pyramid" else difference_maps)(images)
     flat = [keras.layers.Flatten()(each) for each in maps]
@@ -304,7 +303,8 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) -> None:
     """Print the most probable classes of an image, or of every image of a folder."""
     config = read_run(run, "dog_svm", Config)
-    networks = Networks(load_network(run, "features"), load_network(run, "classifier"))
+    features = load_network(run, "features", image_shape(config))
+    networks = Networks(features, load_network(run, "classifier", features.output_shape[1:], (config.outputs,)))
     classify_files(source, run, functools.partial(classify, networks), config.size, config.channels, shown)
 
 

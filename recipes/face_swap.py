@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from common.face_finding import PersonShift, convert_faces, drawn_people, judge_
 from common.images import from_uint8, save_table, to_uint8
 from common.latents import NormalMap
 from common.lazy import keras, tf
+from common.ranges import BatchSize, BelowOne, Epochs, Filters, LearningRate, Range, Seed, Share, Units
 from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.training import History, fit, share
 
@@ -48,19 +49,19 @@ from common.training import History, fit, share
 class Config:
     """The usual settings for photos; `DEMO` is the same recipe made small."""
 
-    size: int = 64  # pixels, a multiple of 16 from 32 to 256
-    base_filters: int = 128  # of the layer next to the image; doubles three times
-    latent_dim: int = 1024  # units of the bottleneck
-    up_kernel: int = 2  # of the transposed convolutions; 4 overlaps, and is smooth after less training
-    warp: float = 0.03  # deviation of the displacement of the points of a 5 x 5 grid, as a share of the size
+    size: Annotated[int, Range(32, 256)] = 64  # pixels, a multiple of 16 from 32 to 256
+    base_filters: Filters = 128  # of the layer next to the image; doubles three times
+    latent_dim: Units = 1024  # units of the bottleneck
+    up_kernel: Annotated[int, Range(2, 8)] = 2  # of the transposed convolutions; 4 is smooth after less training
+    warp: Share = 0.03  # deviation of the displacement of the points of a 5 x 5 grid, as a share of the size
     mirror: bool = True  # turn half of the faces left to right; wrong where a parting or a scar must keep its side
     deviation: bool = True  # move the deviations of A's colours to B's too, and not the means alone
-    margin: float = 0.1  # taken around the box from brows to chin, share of its side
-    batch_size: int = 32  # of each person
-    learning_rate: float = 5e-5  # falls to 0 along a cosine
-    beta_1: float = 0.5  # Adam
-    epochs: int = 1000
-    seed: int = 0
+    margin: Annotated[float, Range(0, 2)] = 0.1  # taken around the box from brows to chin, share of its side
+    batch_size: BatchSize = 32  # of each person
+    learning_rate: LearningRate = 5e-5  # falls to 0 along a cosine
+    beta_1: BelowOne = 0.5  # Adam
+    epochs: Epochs = 1000
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -293,8 +294,10 @@ def swap_file(
 ) -> Path:
     """Swap the largest face of a photo, or of every photo of a folder: a2b puts B's on photos of A, b2a the reverse."""
     config = read_run(run, "face_swap", Config)
-    networks = Networks(*(load_network(run, name) for name in Networks._fields))
-    shift = PersonShift.read(run / "shift.npz")
+    image, latent = (config.size, config.size, 3), (config.latent_dim,)
+    encoder, inter = load_network(run, "encoder", image, latent), load_network(run, "inter", latent)
+    decoders = (load_network(run, name, inter.output_shape[1:], image) for name in ("decoder_a", "decoder_b"))
+    networks, shift = Networks(encoder, inter, *decoders), PersonShift.read(run / "shift.npz", config.latent_dim)
     convert = functools.partial(swap, networks, direction=direction, shift=shift)
     return convert_faces(source, destination, convert, config.size, config.margin, visible_mark, skip_bad)
 

@@ -21,7 +21,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from common.execution import Execution, adam, in_precision, loss_scale
 from common.imagenet import frozen_features
 from common.images import from_uint8, pad_to_multiple, read_image, save_grid, to_uint8, write_image
 from common.lazy import keras, tf
+from common.ranges import BatchSize, Epochs, Filters, Jitter, LearningRate, Range, Seed, Weight
 from common.runs import check_run, convert_images, finish_run, load_network, read_run, start_run
 from common.seasons import drawn_seasons
 from common.training import History, fit, share
@@ -50,22 +51,22 @@ class Config:
     """Before the embedded network; `VGG19` has layers like those of the paper (section 4.1)."""
 
     style: str = "sample"  # file of the painting; sample: a texture that the project draws
-    style_size: int = 256  # most pixels of its longer side: the larger, the longer the strokes
+    style_size: Annotated[int, Range(32, 16_384)] = 256  # most pixels of its longer side: more make longer strokes
     network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
     weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
     content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
     style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # whose Gram matrices count
-    content_weight: float = 1.0
-    style_weight: float = 10.0
-    variation: float = 10.0  # weight of total variation, which smooths
-    size: int = 256  # pixels a side of the pictures it learns from; a multiple of 4
-    jitter: float = 1.12  # enlarged by this factor, then cropped back at random
-    base_filters: int = 16  # of the layers next to the image
-    residual_blocks: int = 5
-    batch_size: int = 4
-    learning_rate: float = 1e-3  # at first; falls to 0 along a cosine
-    epochs: int = 40
-    seed: int = 0
+    content_weight: Weight = 1.0
+    style_weight: Weight = 10.0
+    variation: Weight = 10.0  # weight of total variation, which smooths
+    size: Annotated[int, Range(32, 2048)] = 256  # pixels a side of the pictures it learns from; a multiple of 4
+    jitter: Jitter = 1.12  # enlarged by this factor, then cropped back at random
+    base_filters: Filters = 16  # of the layers next to the image
+    residual_blocks: Annotated[int, Range(0, 100)] = 5
+    batch_size: BatchSize = 4
+    learning_rate: LearningRate = 1e-3  # at first; falls to 0 along a cosine
+    epochs: Epochs = 40
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -98,8 +99,8 @@ def build(config: Config = Config()) -> Networks:
 @in_precision
 def networks_of(config: Config, fetch: bool = False) -> Networks:
     """Do the same; Keras may `fetch` the weights of what looks."""
-    if config.size < 32 or config.size % 4:
-        raise InputError(f"size must be a multiple of 4, at least 32, got {config.size}")
+    if config.size % 4:
+        raise InputError(f"size must be a multiple of 4, got {config.size}")
     layers, ops, width = keras.layers, keras.ops, config.base_filters
     seeds = keras.random.SeedGenerator(config.seed)
 
@@ -313,7 +314,8 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def stylize_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_bad: bool = False) -> Path:
     """Paint an image, or every image of a folder into a folder, with the painter of a run."""
     read_run(run, "fast_style_transfer", Config)
-    convert = functools.partial(stylize, load_network(run, "painter"), read_image(run / "style.png"))
+    painter = load_network(run, "painter", (None, None, 3), (None, None, 3))
+    convert = functools.partial(stylize, painter, read_image(run / "style.png"))
     return convert_images(source, destination, convert, 0, skip_bad)
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from common.imagenet import Pretrained, known_classifier
 from common.images import from_uint8, to_uint8
 from common.labelled import labelled_batches, labelled_images
 from common.lazy import keras, tf
+from common.ranges import BatchSize, Epochs, Filters, LearningRate, Range, Seed, Share, Units
 from common.runs import check_run, finish_run, start_run
 from common.training import History, fit, share
 
@@ -51,19 +52,19 @@ from common.training import History, fit, share
 class Config:
     """A small network for clothes or digits; `DIGITS` has the paper's epsilon for MNIST (section 4)."""
 
-    size: int = 28  # pixels, a multiple of 4 from 8
-    channels: int = 1  # 1 for grey, 3 for colour
-    base_filters: int = 16  # of the first two convolutions; the next two have twice as many
-    outputs: int = 10  # classes; the data decide in `train` and in the demo
-    epsilon: float = 0.1  # of the attacks that the second network learns from, and of those it is judged by
-    adversarial: float = 0.5  # share of its loss that is of attacked images (section 6)
+    size: Annotated[int, Range(8, 512)] = 28  # pixels, a multiple of 4 from 8
+    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
+    base_filters: Filters = 16  # of the first two convolutions; the next two have twice as many
+    outputs: Units = 10  # classes; the data decide in `train` and in the demo
+    epsilon: Share = 0.1  # of the attacks that the second network learns from, and of those it is judged by
+    adversarial: Share = 0.5  # share of its loss that is of attacked images (section 6)
     random_start: bool = True  # of those attacks (Wong, section 4); without it they are the paper's
     mirror: bool = True  # wrong for letters and digits
-    shift: int = 1  # most pixels by which training images are moved each way
-    batch_size: int = 128
-    learning_rate: float = 2e-3  # Adam; falls to 0 along a cosine
-    epochs: int = 8
-    seed: int = 0
+    shift: Annotated[int, Range(0, 4096)] = 1  # most pixels by which training images are moved each way
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 2e-3  # Adam; falls to 0 along a cosine
+    epochs: Epochs = 8
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -86,8 +87,8 @@ class Networks(NamedTuple):
 @in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both, untrained. Raises ValueError for a size that is no multiple of 4, or below 8."""
-    if config.size < 8 or config.size % 4:
-        raise InputError(f"size must be a multiple of 4 from 8, got {config.size}")
+    if config.size % 4:
+        raise InputError(f"size must be a multiple of 4, got {config.size}")
     layers, seeds = keras.layers, keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.HeNormal(seeds)}
 
@@ -272,8 +273,8 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def attack_file(
     source: Path,
     destination: Path,
-    epsilon: float = 0.1,
-    steps: int = 1,
+    epsilon: Share = 0.1,
+    steps: Annotated[int, Range(1, 10_000)] = 1,
     label: str = "",
     hardened: bool = False,
     pretrained: Pretrained = PHOTO,
@@ -294,7 +295,7 @@ def attack_file(
     levels = whole_levels(epsilon)
     if steps < 1:
         raise InputError(f"steps must be 1 or more, got {steps}")
-    known = known_classifier(pretrained, run, "fgsm", "hardened" if hardened else "classifier")
+    known = known_classifier(pretrained, run, "fgsm", Config, "hardened" if hardened else "classifier")
     print(attack_picture(attacked_by(known.classifier, steps), known, source, levels, label, destination))
     return destination
 
@@ -302,7 +303,7 @@ def attack_file(
 def evaluate_file(
     destination: Path = Path("accuracy.png"),
     data: str = "",
-    images: int = 1000,
+    images: Annotated[int, Range(1, 10_000_000)] = 1000,
     pretrained: Pretrained = PHOTO,
     run: Path = DEMO_RUN,
     skip_bad: bool = False,
@@ -318,7 +319,7 @@ def evaluate_file(
         skip_bad: go on without pictures that cannot be read, naming them.
     """
     names = (pretrained.network,) if pretrained.weights else Networks._fields
-    known = {name: known_classifier(pretrained, run, "fgsm", name) for name in names}
+    known = {name: known_classifier(pretrained, run, "fgsm", Config, name) for name in names}
     first, *_ = known.values()
     sample = functools.partial(drawn_clothes, 5000, first.seed, first.size)
     test = images_to_attack(data, first, sample, CLOTHES_CLASSES, skip_bad, pretrained.fetch).some(images)

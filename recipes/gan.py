@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,8 @@ from common.files import data_file
 from common.health import GAN_SIGNS, sample_diversity
 from common.images import from_uint8, save_grid, save_samples, to_uint8
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, BelowOne, Count, Epochs, LearningRate, Range, Seed, Units
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.scores import sample_scores
 from common.training import History, fit, share
 
@@ -49,17 +50,17 @@ from common.training import History, fit, share
 class Config:
     """For MNIST; `DEMO` is for the 1,797 digits of scikit-learn."""
 
-    size: int = 28  # pixels
-    channels: int = 1  # 1 for grey, 3 for colour
-    latent_dim: int = 100
-    units: int = 256  # of the generator's first hidden layer; the next two have twice and four times as many
-    discriminator_units: int = 784  # of its first hidden layer; the second has half as many
-    dropout: float = 0.3  # share of the discriminator's hidden units that it does without in training
-    batch_size: int = 32
-    learning_rate: float = 2e-4
-    beta_1: float = 0.5  # Adam
-    epochs: int = 20
-    seed: int = 0
+    size: Annotated[int, Range(4, 512)] = 28  # pixels
+    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
+    latent_dim: Units = 100
+    units: Units = 256  # of the generator's first hidden layer; the next two have twice and four times as many
+    discriminator_units: Units = 784  # of its first hidden layer; the second has half as many
+    dropout: BelowOne = 0.3  # share of the discriminator's hidden units that it does without in training
+    batch_size: BatchSize = 32
+    learning_rate: LearningRate = 2e-4
+    beta_1: BelowOne = 0.5  # Adam
+    epochs: Epochs = 20
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -85,9 +86,7 @@ class Networks(NamedTuple):
 
 @in_precision
 def build(config: Config = Config()) -> Networks:
-    """Return both networks, untrained. Raises ValueError for a size below 4."""
-    if config.size < 4 or config.channels not in (1, 3):
-        raise InputError(f"size must be 4 or more and channels 1 or 3, got {config.size} and {config.channels}")
+    """Return both networks, untrained."""
     layers, shape = keras.layers, (config.size, config.size, config.channels)
     init = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed))}
 
@@ -262,11 +261,12 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 
 
 def generate_file(
-    destination: Path, count: int = 64, seed: int = 0, singles: bool = False, run: Path = DEMO_RUN
+    destination: Path, count: Count = 64, seed: Seed = 0, singles: bool = False, run: Path = DEMO_RUN
 ) -> Path:
     """Write samples of a run as one grid or, with `singles`, as one PNG each into the folder `destination`."""
-    read_run(run, "gan", Config)
-    return save_samples(generate(load_network(run, "generator"), count, seed), destination, singles)
+    config = read_run(run, "gan", Config)
+    generator = load_network(run, "generator", (config.latent_dim,), image_shape(config))
+    return save_samples(generate(generator, count, seed), destination, singles)
 
 
 # %% Try it

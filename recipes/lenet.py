@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,8 @@ from common.execution import Execution, adam, in_precision, loss_scale
 from common.images import from_uint8
 from common.labelled import labelled_batches, labelled_images
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, Epochs, LearningRate, Range, Seed, Units
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
@@ -48,17 +49,17 @@ from common.training import History, fit, share
 class Config:
     """LeNet-5 (section II.B) trained as one would today; `MODERN` is a network of today with as few weights."""
 
-    size: int = 28  # pixels, a multiple of 4 from 16
-    channels: int = 1  # 1 for grey, 3 for colour
+    size: Annotated[int, Range(16, 512)] = 28  # pixels, a multiple of 4 from 16
+    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
     modern: bool = False  # 3x3 convolutions, batch normalisation, ReLU, the mean of each map in place of dense layers
     root: bool = True  # see the square roots of the pixels, among which dark cloth differs as much as bright
-    outputs: int = 10  # classes; the data decide in `train` and in the demo
+    outputs: Units = 10  # classes; the data decide in `train` and in the demo
     mirror: bool = True  # wrong for letters and digits
-    shift: int = 1  # most pixels by which training images are moved each way
-    batch_size: int = 128
-    learning_rate: float = 4e-3  # Adam; falls to 0 along a cosine
-    epochs: int = 40
-    seed: int = 0
+    shift: Annotated[int, Range(0, 4096)] = 1  # most pixels by which training images are moved each way
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 4e-3  # Adam; falls to 0 along a cosine
+    epochs: Epochs = 40
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -85,8 +86,8 @@ class Networks(NamedTuple):
 @in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the network, untrained. Raises ValueError for a size that does not halve twice, or is below 16."""
-    if config.size < 16 or config.size % 4:
-        raise InputError(f"size must be a multiple of 4 from 16, got {config.size}")
+    if config.size % 4:
+        raise InputError(f"size must be a multiple of 4, got {config.size}")
     images = keras.Input((config.size, config.size, config.channels), name="images")
     x = 2 * keras.ops.sqrt(keras.ops.relu(images + 1) / 2) - 1 if config.root else images
     logits = (modern_layers if config.modern else lenet_layers)(x, config)
@@ -225,7 +226,8 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) -> None:
     """Print the most probable classes of an image, or of every image of a folder."""
     config = read_run(run, "lenet", Config)
-    verdict = functools.partial(classify, load_network(run, "classifier"))
+    classifier = load_network(run, "classifier", image_shape(config), (config.outputs,))
+    verdict = functools.partial(classify, classifier)
     classify_files(source, run, verdict, config.size, config.channels, shown)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,12 +25,12 @@ from common.batches import Batches, mapped
 from common.classification import Shown, accuracy, classify_files, judge
 from common.cli import run_command
 from common.clothes import CLOTHES_CLASSES, drawn_clothes
-from common.errors import InputError
 from common.execution import Execution, adam, in_precision, loss_scale
 from common.images import from_uint8
 from common.labelled import labelled_batches, labelled_images
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, BelowOne, Epochs, LearningRate, Range, Seed, Units
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
@@ -47,18 +47,18 @@ from common.training import History, fit, share
 class Config:
     """The usual example's shape, trained well; `WIDE` has eight times the hidden units and drops some."""
 
-    size: int = 28  # pixels
-    channels: int = 1  # 1 for grey, 3 for colour
-    units: int = 128  # of the hidden layer
-    dropout: float = 0.15  # share of hidden units that a training step leaves out
+    size: Annotated[int, Range(4, 512)] = 28  # pixels
+    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
+    units: Units = 128  # of the hidden layer
+    dropout: BelowOne = 0.15  # share of hidden units that a training step leaves out
     root: bool = True  # see the square roots of the pixels, among which dark cloth differs as much as bright
-    outputs: int = 10  # classes; the data decide in `train` and in the demo
+    outputs: Units = 10  # classes; the data decide in `train` and in the demo
     mirror: bool = False  # turn half of the training images; wrong for letters and digits
-    shift: int = 0  # most pixels by which training images are moved each way
-    batch_size: int = 128
-    learning_rate: float = 1e-3  # Adam; falls to 0 along a cosine
-    epochs: int = 40
-    seed: int = 0
+    shift: Annotated[int, Range(0, 4096)] = 0  # most pixels by which training images are moved each way
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 1e-3  # Adam; falls to 0 along a cosine
+    epochs: Epochs = 40
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -83,10 +83,8 @@ class Networks(NamedTuple):
 
 @in_precision
 def build(config: Config = Config()) -> Networks:
-    """Return the network, untrained: 101,770 weights by default. Raises ValueError for a size below 4."""
+    """Return the network, untrained: 101,770 weights by default."""
     layers = keras.layers
-    if config.size < 4:
-        raise InputError(f"size must be 4 or more, got {config.size}")
     seeds = keras.random.SeedGenerator(config.seed)
     images = keras.Input((config.size, config.size, config.channels), name="images")
     init = {"kernel_initializer": keras.initializers.GlorotUniform(seeds)}
@@ -204,7 +202,8 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) -> None:
     """Print the most probable classes of an image, or of every image of a folder."""
     config = read_run(run, "mlp", Config)
-    verdict = functools.partial(classify, load_network(run, "classifier"))
+    classifier = load_network(run, "classifier", image_shape(config), (config.outputs,))
+    verdict = functools.partial(classify, classifier)
     classify_files(source, run, verdict, config.size, config.channels, shown)
 
 

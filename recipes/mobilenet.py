@@ -20,7 +20,7 @@ import functools
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,11 +30,12 @@ from common.cli import run_command
 from common.clothes import CLOTHES_CLASSES, drawn_clothes
 from common.errors import InputError
 from common.execution import Execution, adam, in_precision, loss_scale
-from common.files import replacing
+from common.files import cached_array, replacing
 from common.images import from_uint8
 from common.labelled import Labelled, Split, labelled_batches, labelled_images
 from common.lazy import keras, tf
 from common.pretrained import load_pretrained
+from common.ranges import BatchSize, BelowOne, Epochs, LearningRate, Range, Seed, Units
 from common.runs import check_run, finish_run, load_network, read_run, start_run
 from common.training import History, fit, share
 
@@ -53,21 +54,21 @@ from common.training import History, fit, share
 class Config:
     """Fine-tuning at a size that a CPU can bear; `FROZEN` stops at the linear classifier, at the paper's size."""
 
-    size: int = 64  # pixels that the network sees, a multiple of 32
-    channels: int = 3  # of the images: 3 for colour, 1 for grey
-    alpha: float = 1.0  # width of the network: 0.35, 0.5, 0.75, 1, 1.3 or 1.4
+    size: Annotated[int, Range(32, 1024)] = 64  # pixels that the network sees, a multiple of 32
+    channels: Literal[1, 3] = 3  # of the images: 3 for colour, 1 for grey
+    alpha: Annotated[float, Range(0.35, 1.4)] = 1.0  # width of the network: 0.35, 0.5, 0.75, 1, 1.3 or 1.4
     weights: str = "imagenet"  # or a file, or random
     frozen: bool = False  # leave the network as it is, and train the classifier alone
-    dropout: float = 0.2  # share of features that a training step leaves out
-    outputs: int = 10  # classes; the data decide in `train` and in the demo
+    dropout: BelowOne = 0.2  # share of features that a training step leaves out
+    outputs: Units = 10  # classes; the data decide in `train` and in the demo
     mirror: bool = True  # wrong for letters and digits
-    shift: int = 1  # most pixels by which training images are moved each way, in the second stage
-    batch_size: int = 64
-    head_learning_rate: float = 1e-3  # Adam, in the first stage
-    head_epochs: int = 20  # of the first stage
-    learning_rate: float = 2e-4  # Adam, in the second stage; both rates fall to 0 along a cosine
-    epochs: int = 8  # of the second stage
-    seed: int = 0
+    shift: Annotated[int, Range(0, 4096)] = 1  # most pixels by which images are moved each way, in the second stage
+    batch_size: BatchSize = 64
+    head_learning_rate: LearningRate = 1e-3  # Adam, in the first stage
+    head_epochs: Epochs = 20  # of the first stage
+    learning_rate: LearningRate = 2e-4  # Adam, in the second stage; both rates fall to 0 along a cosine
+    epochs: Epochs = 8  # of the second stage
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -96,7 +97,7 @@ class Networks(NamedTuple):
 @in_precision
 def build(config: Config = Config()) -> Networks:
     """Return both, with random weights. Raises ValueError for a size that is no multiple of 32, or an odd alpha."""
-    if config.size < 32 or config.size % 32:
+    if config.size % 32:
         raise InputError(f"size must be a multiple of 32, got {config.size}")
     if config.alpha not in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4):
         raise InputError(f"alpha must be 0.35, 0.5, 0.75, 1, 1.3 or 1.4, got {config.alpha}")
@@ -210,8 +211,8 @@ def cached_features(features: keras.Model, split: Split, folder: Path) -> np.nda
     for images in tqdm(split.in_order(1000), "features", -(-len(split.labels) // 1000), disable=None):
         checksum = hashlib.sha256(weights + str(features.input_shape).encode() + images.tobytes()).hexdigest()
         path = folder / f"{checksum[:32]}.npy"
-        if path.exists():
-            parts.append(np.load(path))
+        if (kept := cached_array(path, (len(images), features.output_shape[-1]))) is not None:
+            parts.append(kept)
             continue
         parts.append(describe(features, images))
         with replacing(path) as draft:
@@ -275,7 +276,8 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) -> None:
     """Print the most probable classes of an image, or of every image of a folder."""
     config = read_run(run, "mobilenet", Config)
-    networks = Networks(load_network(run, "features"), load_network(run, "classifier"))
+    features = load_network(run, "features", (None, None, config.channels))
+    networks = Networks(features, load_network(run, "classifier", features.output_shape[1:], (config.outputs,)))
     verdict = functools.partial(classify, networks)
     classify_files(source, run, verdict, config.size, config.channels, shown)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from common.errors import InputError
 from common.execution import Execution, adam, in_precision, loss_scale
 from common.images import colour_labels, from_uint8, pad_to_multiple, save_table, to_uint8
 from common.lazy import keras, tf
+from common.ranges import BatchSize, BelowOne, Epochs, Filters, Jitter, LearningRate, Range, Seed, Weight
 from common.runs import check_run, convert_images, finish_run, load_network, read_run, start_run
 from common.scores import pair_scores
 from common.streets import street_pairs
@@ -45,19 +46,19 @@ from common.training import History, fit, share
 class Config:
     """The paper's settings (section 3.3 and appendix 6); `DEMO` is the same recipe made small."""
 
-    size: int = 256  # pixels, a power of two from 32 to 512
-    base_filters: int = 64  # of the layers next to the image; doubles at each halving of the size, up to 8 times
-    dropout: float = 0.5  # in the first three layers of the decoder
-    jitter: float = 286 / 256  # pairs are enlarged by this factor, then cropped back at random
-    classes: int = 0  # above 0: inputs are maps of class numbers 0 to classes - 1, at most 40 classes
+    size: Annotated[int, Range(32, 512)] = 256  # pixels, a power of two from 32 to 512
+    base_filters: Filters = 64  # of the layers next to the image; doubles at each halving of the size, up to 8 times
+    dropout: BelowOne = 0.5  # in the first three layers of the decoder
+    jitter: Jitter = 286 / 256  # pairs are enlarged by this factor, then cropped back at random
+    classes: Annotated[int, Range(0, 40)] = 0  # above 0: inputs are maps of class numbers 0 to classes - 1
     swap: bool = False  # learn from target to input
-    l1_weight: float = 100.0
-    gan_weight: float = 1.0  # 0 trains on L1 alone, without the discriminator
-    batch_size: int = 1
-    learning_rate: float = 2e-4
-    beta_1: float = 0.5  # Adam
-    epochs: int = 200
-    seed: int = 0
+    l1_weight: Weight = 100.0
+    gan_weight: Weight = 1.0  # 0 trains on L1 alone, without the discriminator
+    batch_size: BatchSize = 1
+    learning_rate: LearningRate = 2e-4
+    beta_1: BelowOne = 0.5  # Adam
+    epochs: Epochs = 200
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -285,7 +286,7 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def translate_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_bad: bool = False) -> Path:
     """Translate an image, or every image of a folder into a folder, with the generator of a run."""
     config = read_run(run, "pix2pix", Config)
-    convert = functools.partial(translate, load_network(run, "generator"))
+    convert = functools.partial(translate, load_network(run, "generator", (None, None, 3), (None, None, 3)))
     return convert_images(source, destination, convert, 0 if config.swap else config.classes, skip_bad)
 
 

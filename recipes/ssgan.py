@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,8 @@ from common.health import GAN_SIGNS, sample_diversity
 from common.images import from_uint8, save_grid, to_uint8
 from common.labelled import as_many_of_each, image_batches, labelled_batches
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, BelowOne, Count, Epochs, Filters, LearningRate, Range, Seed, Share, Units, Weight
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
@@ -55,26 +56,26 @@ from common.training import History, fit, share
 class Config:
     """For 28 px: `CLOTHES` and `HANDWRITTEN` are the settings of the two measured tasks."""
 
-    size: int = 28  # pixels; divisible by 4
-    channels: int = 1  # 1 for grey, 3 for colour
-    labelled: int = 1000  # training images whose class is known, as many of each class
-    outputs: int = 10  # classes; the data decide in `train` and in the demo
+    size: Annotated[int, Range(8, 512)] = 28  # pixels; divisible by 4
+    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
+    labelled: Annotated[int, Range(1, 10_000_000)] = 1000  # training images whose class is known, as many of each class
+    outputs: Units = 10  # classes; the data decide in `train` and in the demo
     matching: bool = True  # the generator matches features; without it, it wants to be called real
-    latent_dim: int = 100
-    base_filters: int = 64  # of the classifier's first convolution; the other two have twice as many
-    generator_filters: int = 16  # of the generator's last hidden layer; the one before has twice as many
-    dropout: float = 0.4  # share of the features that the classifier's last layer does not see in training
-    noise: float = 0.05  # deviation of what training adds to what the classifier sees, in [-1, 1]
-    shift: int = 2  # most pixels by which a training image is moved each way
+    latent_dim: Units = 100
+    base_filters: Filters = 64  # of the classifier's first convolution; the other two have twice as many
+    generator_filters: Filters = 16  # of the generator's last hidden layer; the one before has twice as many
+    dropout: BelowOne = 0.4  # share of the features that the classifier's last layer does not see in training
+    noise: Annotated[float, Range(0, 10)] = 0.05  # deviation of what training adds to the pixels, in [-1, 1]
+    shift: Annotated[int, Range(0, 4096)] = 2  # most pixels by which a training image is moved each way
     mirror: bool = False  # turn half of the training images left to right, and judge by the mean of both ways
-    averaging: float = 0.998  # share of the average of the classifier's weights that a step keeps
-    consistency: float = 1.0  # weight of agreeing with that average on unlabelled images; 0: the paper's loss
-    sure: float = 0.9  # least probability of a class that the average finds for this to count
-    batch_size: int = 64  # of the labelled images, of the unlabelled ones, and of the generator's
-    learning_rate: float = 1e-3  # Adam, both networks; falls to 0 along a cosine
-    beta_1: float = 0.5  # Adam
-    epochs: int = 6
-    seed: int = 0
+    averaging: Share = 0.998  # share of the average of the classifier's weights that a step keeps
+    consistency: Weight = 1.0  # weight of agreeing with that average on unlabelled images; 0: the paper's loss
+    sure: Share = 0.9  # least probability of a class that the average finds for this to count
+    batch_size: BatchSize = 64  # of the labelled images, of the unlabelled ones, and of the generator's
+    learning_rate: LearningRate = 1e-3  # Adam, both networks; falls to 0 along a cosine
+    beta_1: BelowOne = 0.5  # Adam
+    epochs: Epochs = 6
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -104,8 +105,8 @@ class Networks(NamedTuple):
 @in_precision
 def build(config: Config = Config()) -> Networks:
     """Return the networks, untrained. Raises ValueError for a size that is no multiple of 4, or below 8."""
-    if config.size < 8 or config.size % 4 or config.channels not in (1, 3):
-        raise InputError(f"size must be a multiple of 4 from 8, channels 1 or 3, got {config.size}, {config.channels}")
+    if config.size % 4:
+        raise InputError(f"size must be a multiple of 4, got {config.size}")
     layers, side = keras.layers, config.size // 4
     norm = functools.partial(layers.BatchNormalization, synchronized=config.execution.synchronized)
     seeds = keras.random.SeedGenerator(config.seed)
@@ -316,15 +317,17 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 
 def classify_file(source: Path, run: Path = DEMO_RUN, shown: Shown = Shown()) -> None:
     """Print the most probable classes of an image, or of every image of a folder."""
-    config, classifier = read_run(run, "ssgan", Config), load_network(run, "averaged")
+    config = read_run(run, "ssgan", Config)
+    classifier = load_network(run, "averaged", image_shape(config), (config.outputs,))
     finding = functools.partial(classify, classifier, mirror=config.mirror)
     classify_files(source, run, finding, config.size, config.channels, shown)
 
 
-def generate_file(destination: Path, count: int = 100, seed: int = 0, run: Path = DEMO_RUN) -> Path:
+def generate_file(destination: Path, count: Count = 100, seed: Seed = 0, run: Path = DEMO_RUN) -> Path:
     """Write samples of a run as one grid."""
-    read_run(run, "ssgan", Config)
-    return save_grid(generate(load_network(run, "generator"), count, seed), destination, columns=10)
+    config = read_run(run, "ssgan", Config)
+    generator = load_network(run, "generator", (config.latent_dim,), image_shape(config))
+    return save_grid(generate(generator, count, seed), destination, columns=10)
 
 
 # %% Try it

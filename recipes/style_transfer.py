@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,7 @@ from common.errors import InputError
 from common.imagenet import frozen_features
 from common.images import from_uint8, image_suffix, resize_image, save_row, to_uint8, write_image
 from common.lazy import keras, tf
+from common.ranges import Epochs, LearningRate, Range, Seed, Weight
 from common.runs import check_run, check_settings, finish_run, start_run
 from common.training import History
 
@@ -67,18 +68,18 @@ class Config:
     weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
     content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
     style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # whose Gram matrices count
-    content_weight: float = 1.0
-    style_weight: float = 60.0
-    variation: float = 100.0  # weight of total variation, which smooths
+    content_weight: Weight = 1.0
+    style_weight: Weight = 60.0
+    variation: Weight = 100.0  # weight of total variation, which smooths
     colours: Literal["matched", "kept", "free"] = "matched"  # to the painting's first; or the content's at the end
     start: Literal["content", "style", "noise"] = "content"
-    size: int = 512  # most pixels of the longer side; 0: as the photo is
-    scales: int = 2  # sizes that are painted one after another, each twice the one before
+    size: Annotated[int, Range(0, 16_384)] = 512  # most pixels of the longer side; 0: as the photo is
+    scales: Annotated[int, Range(1, 8)] = 2  # sizes that are painted one after another, each twice the one before
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
-    learning_rate: float = 0.02  # of Adam, in [-1, 1]
-    steps: int = 40  # times that the losses are computed in an epoch
-    epochs: int = 2  # of each size; after each there is a picture, and a save
-    seed: int = 0  # of the noise
+    learning_rate: LearningRate = 0.02  # of Adam, in [-1, 1]
+    steps: Annotated[int, Range(1, 100_000)] = 40  # times that the losses are computed in an epoch
+    epochs: Epochs = 2  # of each size; after each there is a picture, and a save
+    seed: Seed = 0  # of the noise
 
 
 DEMO = Config(size=384)

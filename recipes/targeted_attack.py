@@ -23,7 +23,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from common.imagenet import Known, frozen_classifier
 from common.images import crop_square, from_uint8
 from common.labelled import class_number
 from common.lazy import keras, tf
+from common.ranges import BatchSize, BelowOne, Epochs, Range, Seed, Share
 from common.runs import check_run, check_settings, finish_run, start_run
 from common.saves import History, write_history
 
@@ -55,17 +56,17 @@ class Config:
 
     network: str = "MobileNetV2"  # InceptionV3, NASNetMobile, ResNet50, VGG19; digits: the embedded one; or run
     weights: str = "imagenet"  # or a file of weights for that network; for run a .keras file in a run's folder
-    size: int = 224  # pixels a side of the pictures in `train`; a photo in `attack` keeps its own
+    size: Annotated[int, Range(8, 2048)] = 224  # pixels a side in `train`; a photo in `attack` keeps its own
     norm: str = "linf"  # the largest move counts; or l2: their mean square
-    epsilon: float = 0.016  # 4 / 255
-    step_size: float = 0.1  # of a step, as a share of epsilon
-    momentum: float = 0.9  # share of the direction of earlier steps that a step keeps (Dong, equation 6)
+    epsilon: Share = 0.016  # 4 / 255
+    step_size: Share = 0.1  # of a step, as a share of epsilon
+    momentum: BelowOne = 0.9  # share of the direction of earlier steps that a step keeps (Dong, equation 6)
     random_start: bool = False  # anywhere within epsilon (Madry)
-    confidence: float = 0.8  # probability of the target at which a picture is done
-    images: int = 100  # pictures that are attacked, of the test part, evenly spaced; 0: all
-    batch_size: int = 25  # of those that are attacked together
-    epochs: int = 100  # the most steps
-    seed: int = 0  # of the targets, and of the random start
+    confidence: Share = 0.8  # probability of the target at which a picture is done
+    images: Annotated[int, Range(0, 10_000_000)] = 100  # test pictures that are attacked, evenly spaced; 0: all
+    batch_size: BatchSize = 25  # of those that are attacked together
+    epochs: Epochs = 100  # the most steps
+    seed: Seed = 0  # of the targets, and of the random start
 
 
 DEMO = Config(network="digits", weights="", size=28, epsilon=0.2, batch_size=100)

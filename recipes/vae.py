@@ -20,20 +20,20 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
 from common.batches import Batches, mapped
 from common.cli import run_command
 from common.digits import digits_or_others
-from common.errors import InputError
 from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.images import from_uint8, save_grid, save_table, write_image
 from common.labelled import image_batches, square_image
 from common.latents import save_scatter
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, Count, Epochs, LearningRate, Range, Seed, Units, Weight
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.training import History, fit, share
 
 # %% Configuration
@@ -49,16 +49,16 @@ from common.training import History, fit, share
 class Config:
     """The shape on which bounds for binary MNIST are usually compared; two latents can be looked at."""
 
-    size: int = 28  # pixels
-    channels: int = 1  # 3 for colour
-    latent_dim: int = 50
-    units: int = 500  # of each of the two hidden layers, in both networks
-    kl_weight: float = 1.0  # 1 makes the loss a bound; less gives sharper copies and worse samples, more the reverse
-    batch_size: int = 100
-    learning_rate: float = 1e-3  # Adam; falls to 0 along a cosine
-    epochs: int = 100
-    importance_samples: int = 100  # draws an image for the importance-weighted bound of the test images
-    seed: int = 0
+    size: Annotated[int, Range(4, 512)] = 28  # pixels
+    channels: Literal[1, 3] = 1  # 3 for colour
+    latent_dim: Units = 50
+    units: Units = 500  # of each of the two hidden layers, in both networks
+    kl_weight: Weight = 1.0  # 1 makes the loss a bound; less gives sharper copies and worse samples, more the reverse
+    batch_size: BatchSize = 100
+    learning_rate: LearningRate = 1e-3  # Adam; falls to 0 along a cosine
+    epochs: Epochs = 100
+    importance_samples: Annotated[int, Range(1, 100_000)] = 100  # draws per test image: importance-weighted bound
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -85,10 +85,8 @@ class Networks(NamedTuple):
 
 @in_precision
 def build(config: Config = Config()) -> Networks:
-    """Return the three networks, untrained. Raises ValueError for a size below 4."""
+    """Return the three networks, untrained."""
     layers = keras.layers
-    if config.size < 4 or config.channels not in (1, 3):
-        raise InputError(f"size must be 4 or more and channels 1 or 3, got {config.size} and {config.channels}")
     init = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed))}
     shape = (config.size, config.size, config.channels)
 
@@ -291,16 +289,20 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
     return experiment("sample", config, output_dir)
 
 
-def generate_file(destination: Path, count: int = 64, seed: int = 0, run: Path = DEMO_RUN) -> Path:
+def generate_file(destination: Path, count: Count = 64, seed: Seed = 0, run: Path = DEMO_RUN) -> Path:
     """Write new images of a run as one grid."""
-    read_run(run, "vae", Config)
-    return save_grid(generate(load_network(run, "decoder"), count, seed), destination)
+    config = read_run(run, "vae", Config)
+    decoder = load_network(run, "decoder", (config.latent_dim,), image_shape(config))
+    return save_grid(generate(decoder, count, seed), destination)
 
 
 def reconstruct_file(source: Path, destination: Path, run: Path = DEMO_RUN) -> Path:
     """Write the centre square of a picture at the run's size and, to its right, what the latents keep of it."""
     config = read_run(run, "vae", Config)
-    networks = Networks(*(load_network(run, name) for name in Networks._fields))
+    shape, latent = image_shape(config), (config.latent_dim,)
+    encoder = load_network(run, "encoder", shape, [latent, latent])
+    sampler = load_network(run, "sampler", [latent, latent], latent)
+    networks = Networks(encoder, sampler, load_network(run, "decoder", latent, shape))
     image = square_image(source, config.size, config.channels)
     return write_image(np.concatenate([image, reconstruct(networks, image[None])[0]], axis=1), destination)
 

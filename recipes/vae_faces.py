@@ -20,7 +20,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,8 @@ from common.files import data_file, read_npz, write_npz
 from common.images import from_uint8, save_gif, save_grid, save_table, to_uint8, write_image
 from common.labelled import image_batches, square_image
 from common.lazy import keras, tf
-from common.runs import check_run, finish_run, load_network, read_run, start_run
+from common.ranges import BatchSize, Count, Epochs, Filters, Frames, LearningRate, Range, Seed, Units, Weight
+from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
 from common.scores import edit_scores
 from common.training import History, fit, share
 
@@ -50,16 +51,16 @@ from common.training import History, fit, share
 class Config:
     """112 px, half of a photo network's 224, and 200 latents; `SMALL` is for 64 px."""
 
-    size: int = 112  # pixels; a multiple of 16
-    channels: int = 3  # 3 for colour, 1 for grey
-    latent_dim: int = 200
-    base_filters: int = 32  # of the two outer layers of each network; twice as many in the two inner ones
-    kl_weight: float = 1.0  # above 1: smoother latents and softer faces
+    size: Annotated[int, Range(16, 512)] = 112  # pixels; a multiple of 16
+    channels: Literal[1, 3] = 3  # 3 for colour, 1 for grey
+    latent_dim: Units = 200
+    base_filters: Filters = 32  # of the two outer layers of each network; twice as many in the two inner ones
+    kl_weight: Weight = 1.0  # above 1: smoother latents and softer faces
     mirror: bool = True  # turn half of the training faces; wrong where an attribute says left or right
-    batch_size: int = 64
-    learning_rate: float = 1e-3  # Adam; falls to 0 along a cosine
-    epochs: int = 60
-    seed: int = 0
+    batch_size: BatchSize = 64
+    learning_rate: LearningRate = 1e-3  # Adam; falls to 0 along a cosine
+    epochs: Epochs = 60
+    seed: Seed = 0
     execution: Execution = Execution()  # precision, XLA, steps in a call
 
 
@@ -85,8 +86,8 @@ class Networks(NamedTuple):
 def build(config: Config = Config()) -> Networks:
     """Return the networks, untrained. Raises ValueError for a size that 16 does not divide."""
     layers, smallest = keras.layers, config.size // 16
-    if not smallest or config.size % 16 or config.channels not in (1, 3):
-        raise InputError(f"size must be a multiple of 16 and channels 1 or 3, got {config.size} and {config.channels}")
+    if config.size % 16:
+        raise InputError(f"size must be a multiple of 16, got {config.size}")
     widths = [config.base_filters * times for times in (1, 1, 2, 2)]  # next to the image first
     init = {"kernel_initializer": keras.initializers.HeNormal(keras.random.SeedGenerator(config.seed))}
 
@@ -185,6 +186,7 @@ def train(networks: Networks, data: Batches, config: Config = Config(), output_d
 # faces are drawn from that normal distribution rather than from N(0, I).
 
 
+Strength = Annotated[float, Range(-100, 100)]
 Space = dict[str, np.ndarray]
 """`names` of the attributes, their `vectors` [n, latent_dim]; `mean` and `factor` of the covariance of the latents."""
 
@@ -204,7 +206,8 @@ def survey(encoder: keras.Model, images: np.ndarray, labels: np.ndarray, names: 
     latents = encode(encoder, images)
     vectors = [latents[yes == 1].mean(axis=0) - latents[yes == 0].mean(axis=0) for yes in labels.T]
     factor = np.linalg.cholesky(np.cov(latents.T) + 1e-6 * np.eye(latents.shape[1])).astype(np.float32)
-    known = {"names": np.array(names, str), "vectors": np.array(vectors, np.float32)}
+    table = np.array(vectors, np.float32).reshape(len(names), latents.shape[1])
+    known = {"names": np.array(names, str), "vectors": table}
     return known | {"mean": latents.mean(axis=0), "factor": factor}
 
 
@@ -296,17 +299,19 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 def open_run(run: Path) -> tuple[Networks, Space, Callable[[Path], np.ndarray]]:
     """Return a run's networks, its space, and a function that reads a picture as the networks take it."""
     config = read_run(run, "vae_faces", Config)
-    networks = Networks(*(load_network(run, name) for name in Networks._fields))
-    return (
-        networks,
-        read_npz(run / "space.npz"),
-        functools.partial(square_image, size=config.size, channels=config.channels),
-    )
+    image, latents = image_shape(config), config.latent_dim
+    encoder = load_network(run, "encoder", image, [(latents,), (latents,)])
+    networks = Networks(encoder, load_network(run, "decoder", (latents,), image))
+    shapes = {"names": ("n",), "vectors": ("n", latents), "mean": (latents,), "factor": (latents, latents)}
+    space = read_npz(run / "space.npz", shapes, texts=["names"])
+    return networks, space, functools.partial(square_image, size=config.size, channels=config.channels)
 
 
-def edit_file(source: Path, destination: Path, run: Path = DEMO_RUN, **attributes: float) -> Path:
+def edit_file(source: Path, destination: Path, run: Path = DEMO_RUN, **attributes: Strength) -> Path:
     """Write a face with attributes changed, as by --smile 2 --glasses -1; each from -3 to +3 where none is named."""
     networks, space, read = open_run(run)
+    if not len(space["names"]):
+        raise InputError(f"{run}: trained on faces without attributes, so there is none to change")
     if not attributes:
         return save_table(strips(networks, space, read(source)), destination)
     chosen = [attribute_index(tuple(space["names"]), name) for name in attributes]
@@ -314,7 +319,7 @@ def edit_file(source: Path, destination: Path, run: Path = DEMO_RUN, **attribute
     return write_image(decode(networks.decoder, encode(networks.encoder, read(source)[None]) + change)[0], destination)
 
 
-def morph_file(source: Path, other: Path, destination: Path, steps: int = 24, run: Path = DEMO_RUN) -> Path:
+def morph_file(source: Path, other: Path, destination: Path, steps: Frames = 24, run: Path = DEMO_RUN) -> Path:
     """Write the straight way between the latents of two faces as a GIF or, for any other suffix, as a strip."""
     networks, _, read = open_run(run)
     start, end = encode(networks.encoder, np.stack([read(source), read(other)]))
@@ -322,7 +327,7 @@ def morph_file(source: Path, other: Path, destination: Path, steps: int = 24, ru
     return save_gif(images, destination) if destination.suffix == ".gif" else save_grid(images, destination, steps)
 
 
-def generate_file(destination: Path, count: int = 64, seed: int = 0, run: Path = DEMO_RUN) -> Path:
+def generate_file(destination: Path, count: Count = 64, seed: Seed = 0, run: Path = DEMO_RUN) -> Path:
     """Write new faces, drawn as encoded faces lie, as one grid."""
     networks, space, _ = open_run(run)
     return save_grid(generate(networks.decoder, count, seed, space), destination)

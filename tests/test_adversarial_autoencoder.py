@@ -244,7 +244,7 @@ def test_images_are_twice_the_sigmoid_of_the_pixel_logits_less_one():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 7}, "size must be 8 or more, got 7"),
+        ({"size": 7}, "size must be 8 or more and at most 512, got 7"),
         ({"prior": "mixture"}, "latent_dim must be 2.* got 10"),
         ({"prior": "swiss_roll", "latent_dim": 3}, "latent_dim must be 2.* got 3"),
         ({"latent_dim": 1}, "latent_dim must be 2.* got 1"),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from common.cli import run_command
@@ -129,7 +130,7 @@ def test_one_bad_image_among_many_is_named_counted_and_skipped_on_request(tmp_pa
         (["translate", "a.png", "b.png", "--run", "nowhere"], "nowhere: no run here"),
         (["export", "--run", "nowhere"], "nowhere: no .keras file here"),
         (["train", "--data", "tfds:no_such_set", "--size", "32"], "tfds:no_such_set"),
-        (["train", "--batch-size", "0"], "batch_size must be 1 or more, got 0"),
+        (["train", "--batch-size", "0"], "batch_size must be 1 or more and at most 65536, got 0"),
     ],
 )
 def test_what_is_asked_for_but_is_not_there(arguments, expected, command, tmp_path, monkeypatch):
@@ -191,7 +192,7 @@ def test_a_config_with_a_field_of_another_type(tmp_path, command):
     path.write_text(json.dumps(settings))
     status, said = command("pix2pix", "train", "--output-dir", tmp_path)
     assert status == 2
-    assert "'size'" in one_line(said)
+    assert "config.json: size must be a whole number, got 'large'" in one_line(said)
 
 
 def test_other_settings_for_a_run_that_has_begun(tmp_path, command):
@@ -226,6 +227,12 @@ def test_a_set_that_is_not_on_this_machine_is_not_fetched_unasked(tmp_path, comm
             2,
             "error: runs/night/x.png: No space left on device",
         ),
+        (MemoryError(), 2, "error: out of memory: no memory is left; try a smaller --batch-size or --size, or smaller"),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "{{function_node f}} failed to allocate 3.8 TiB\n\t [[node]]"),
+            2,
+            "error: out of memory: failed to allocate 3.8 TiB; try a smaller --batch-size",
+        ),
         (FloatingPointError("generator became nan at step 7"), 1, "error: generator became nan at step 7"),
         (KeyboardInterrupt("stopped after step 7 of 9"), 130, "stopped after step 7 of 9; the same command goes on"),
         (KeyboardInterrupt(), 130, "stopped\n"),
@@ -239,7 +246,22 @@ def test_what_goes_wrong_on_the_way(failure, status, expected, monkeypatch, caps
     with pytest.raises(SystemExit) as end:
         run_command(demo, presets={})
     assert end.value.code == status
-    assert capsys.readouterr().err.startswith(expected)
+    said = capsys.readouterr().err
+    assert said.startswith(expected) and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "null", "[" * 100_000, "\xff", '{"l1": 0.25}'])
+def test_a_verb_that_writes_beside_damaged_scores(text, tmp_path, monkeypatch, capsys):
+    (tmp_path / "results.json").write_text(text, encoding="latin-1")
+    (tmp_path / "x.png").touch()
+
+    def demo(output_dir: Path = tmp_path) -> Path:
+        return output_dir / "x.png"
+
+    monkeypatch.setattr(sys, "argv", ["recipes/pix2pix.py"])
+    run_command(demo, presets={})
+    said = capsys.readouterr().out
+    assert said.endswith(f"{tmp_path / 'x.png'}\n") and ("l1  0.2500" in said) == (text == '{"l1": 0.25}')
 
 
 def test_a_verb_without_a_run_takes_a_preset_and_no_output_dir(monkeypatch, capsys):

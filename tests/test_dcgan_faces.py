@@ -37,7 +37,7 @@ def networks():
 @pytest.fixture
 def run(networks, tmp_path, monkeypatch):
     start_run(tmp_path / "run", "dcgan_faces", SMALL, "sample")
-    monkeypatch.setattr(dcgan_faces, "load_network", lambda _, name: getattr(networks, name))
+    monkeypatch.setattr(dcgan_faces, "load_network", lambda _, name, *shapes: getattr(networks, name))
     return tmp_path / "run"
 
 

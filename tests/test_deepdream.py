@@ -329,7 +329,7 @@ def saved(tmp_path) -> Path:
     ({"border": -32}, "border must be 32 or more"),
     ({"tile": 0}, "tile must be 32 or more"),
     ({"size": 31}, "size must be at least 32, got 31"),
-    ({"size": -1}, "size must be at least 32, got -1"),
+    ({"size": -1}, "size must be 0 or more and at most 16384, got -1"),
     ({"layers": "conv2,conv9"}, "'conv9' is no layer of file that gives maps; .*conv1, .*pool, .*conv3"),
     ({"layers": ""}, "expected NAME or NAME=WEIGHT"),
     ({"network": "VGG16"}, "network must be one of embedded, .*file, got 'VGG16'"),

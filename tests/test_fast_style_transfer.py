@@ -579,9 +579,9 @@ def test_a_painting_that_is_too_small_is_refused(weights, photos, tmp_path):
 
 
 @pytest.mark.parametrize("changes, line", [
-    ({"size": 34}, "size must be a multiple of 4, at least 32, got 34"),
-    ({"size": 28}, "size must be a multiple of 4, at least 32, got 28"),
-    ({"style_size": 31}, "style_size must be 32 or more, got 31"),
+    ({"size": 34}, "size must be a multiple of 4, got 34"),
+    ({"size": 28}, "size must be 32 or more and at most 2048, got 28"),
+    ({"style_size": 31}, "style_size must be 32 or more and at most 16384, got 31"),
     ({"style_layers": "conv1,conv9"}, "'conv9' is no layer of file that gives maps"),
     ({"content_layers": "conv9"}, "'conv9' is no layer"),
     ({"style_layers": "conv1=-1"}, "expected NAME or NAME=WEIGHT"),

@@ -265,7 +265,7 @@ def test_parameters_counted_by_hand_and_two_networks_that_begin_otherwise():
 
 @pytest.mark.parametrize("size", [4, 7, 30])
 def test_a_size_that_does_not_halve_twice_is_refused(size):
-    with pytest.raises(InputError, match=f"size must be a multiple of 4 from 8, got {size}"):
+    with pytest.raises(InputError, match=f"size must be .*, got {size}"):
         build(Config(size=size))
 
 

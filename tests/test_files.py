@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import io
 import json
+import os
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common.datasets import npz_entries
 from common.errors import InputError
-from common.files import data_file, read_npz, replacing, write_json, write_npz
+from common.files import cached_array, data_file, read_npz, replacing, write_json, write_npz
+from common.labelled import labelled_images
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -38,3 +44,85 @@ def test_arrays_come_back_and_a_damaged_or_missing_file_is_named(tmp_path):
         read_npz(path)
     with pytest.raises(InputError, match=r"b\.npz: there is no such file"):
         read_npz(tmp_path / "b.npz")
+
+
+def npy(array: np.ndarray, shape: str) -> bytes:
+    """Return an array as in a .npy file whose header claims another shape."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array)
+    content = buffer.getvalue()
+    head = content[: content.index(b"'shape'")] + f"'shape': {shape}, }}".encode()
+    return head.ljust(127) + b"\n" + content[128:]
+
+
+def test_arrays_must_be_those_that_are_expected(tmp_path):
+    path = tmp_path / "a.npz"
+    arrays = {"names": np.array(["x", "y"]), "vectors": np.ones((2, 3), np.float32), "square": np.eye(3)}
+    shapes = {"names": ("n",), "vectors": ("n", 3), "square": ("k", "k")}
+    write_npz(path, arrays)
+    assert sorted(read_npz(path, shapes, texts=["names"])) == sorted(arrays)
+    for name, array, message in [
+        ("vectors", np.ones((3, 3)), r"vectors is \[3, 3\], expected \[2, 3\]"),
+        ("vectors", np.ones((2, 4)), r"vectors is \[2, 4\], expected \[2, 3\]"),
+        ("vectors", np.ones(()), r"vectors is \[\], expected \[2, 3\]"),
+        ("vectors", np.ones((2, 3), int), "vectors is of int64, expected floats"),
+        ("vectors", np.full((2, 3), np.nan), "vectors holds values that are not finite"),
+        ("vectors", np.full((2, 3), 1e30), "vectors holds values that are not finite, or huge"),
+        ("square", np.ones((3, 2)), r"square is \[3, 2\], expected \[3, 3\]"),
+        ("names", np.ones(2), "names is of float64, expected texts"),
+    ]:
+        write_npz(path, arrays | {name: array})
+        with pytest.raises(InputError, match=f"a.npz: cannot be read .{message}.*; train again, or restore the file"):
+            read_npz(path, shapes, texts=["names"])
+    del arrays["square"]
+    write_npz(path, arrays)
+    with pytest.raises(InputError, match="square is missing"):
+        read_npz(path, shapes, texts=["names"])
+
+
+@pytest.mark.parametrize(
+    "shape", ["(1000000000000,)", "(10000000, 10000000)", "(2,)", "(4,)", "(-3,)", "()", "'x'", "3"]
+)
+@pytest.mark.parametrize("read", [read_npz, lambda path: npz_entries(path, ["a"])])
+def test_an_array_that_claims_more_than_the_file_holds_takes_no_memory(shape, read, tmp_path):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", npy(np.ones(3), shape))
+    with pytest.raises(InputError, match=r"a\.npz: (cannot be read|not a readable .npz)") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", [read_npz, lambda path: npz_entries(path, ["a"]), lambda path: image_labels(path)])
+def test_a_cached_array_that_is_damaged_is_made_anew(tmp_path):
+    path, whole = tmp_path / "a.npy", np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert cached_array(path, (2, 3)) is None
+    np.save(path, whole)
+    np.testing.assert_array_equal(cached_array(path, (2, 3)), whole)
+    content = path.read_bytes()
+    changes = [content[:-1], b"", b"hello", npy(whole, "(1000000000000, 3)"), npy(whole[:1], "(1, 3)")]
+    changes += [npy(whole.astype(np.float64), "(2, 3)"), npy(whole * np.nan, "(2, 3)")]
+    for changed in changes:
+        path.write_bytes(changed)
+        assert cached_array(path, (2, 3)) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert cached_array(path, (2, 3)) is None
+
+
+def test_a_pipe_is_not_waited_for(read, tmp_path):
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(InputError, match="a.npz: "):
+        read(tmp_path / "a.npz")
+
+
+def image_labels(path: Path) -> None:
+    labelled_images(str(path), 8, 1, lambda: None)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is_large(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, a=np.zeros(9_000_000))  # 72 MB
+    assert npz_entries(path, ["a"])["a"].shape == (9_000_000,)  # somebody's images may be black
+    with pytest.raises(InputError, match="it claims more than its [0-9]+ bytes can hold"):
+        read_npz(path)  # nothing of ours is

@@ -26,6 +26,7 @@ from common.imagenet import (
     known_classifier,
 )
 from common.runs import start_run
+from recipes import fgsm
 from recipes.lenet import Config
 
 NAMES = tuple(f"class number {number}" for number in range(1000))
@@ -102,7 +103,7 @@ def test_caffe_is_said_of_the_networks_that_keras_gives_such_images(name):
 def test_a_picture_of_the_networks_own_size_gives_the_logits_of_keras_own(name, small, tmp_path):
     network, weights = stored(tmp_path)
     written_index(tmp_path)
-    known = known_classifier(Pretrained(network=name, weights=str(weights)), NOWHERE, "fgsm", "classifier")
+    known = known_classifier(Pretrained(network=name, weights=str(weights)), NOWHERE, "fgsm", fgsm.Config, "classifier")
     images = pixels(3, 12, 12, 3)
     expected = network(keras_preprocessing(name)(images.copy())).numpy()
     found = known.classifier(images / 127.5 - 1).numpy()
@@ -126,16 +127,16 @@ def test_every_pixel_of_a_large_picture_has_a_say(small, tmp_path):
 
 @pytest.mark.parametrize("own", ["dark", "light"])
 def test_without_weights_it_is_the_network_of_the_run(own, tmp_path):
-    networks = {name: keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    networks = {name: keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
                 for name in ("dark", "light")}  # fmt: skip
     for name, network in networks.items():
         network.save(tmp_path / f"{name}.keras")
-    settings = {"recipe": "fgsm", "data": "sample", "config": {"seed": 7}, "classes": ["cat", "dog"]}
+    settings = {"recipe": "fgsm", "data": "sample", "config": {"seed": 7, "size": 8}, "classes": ["cat", "dog"]}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    known = known_classifier(Pretrained(), tmp_path, "fgsm", own)
-    images = pixels(2, 6, 6, 1)
+    known = known_classifier(Pretrained(), tmp_path, "fgsm", fgsm.Config, own)
+    images = pixels(2, 8, 8, 1)
     np.testing.assert_array_equal(known.classifier(images), networks[own](images))
-    assert known[1:7] == (("cat", "dog"), 6, 1, 7, False, "sample")
+    assert known[1:7] == (("cat", "dog"), 8, 1, 7, False, "sample")
 
 
 # The names of the classes
@@ -213,7 +214,7 @@ def test_weights_that_are_not_here_or_of_another_network(small, home, tmp_path):
     written_index(home)
     missing = tmp_path / "none.weights.h5"
     assert f"{missing}: there is no such file" in the_line(
-        lambda: known_classifier(Pretrained(weights=str(missing)), NOWHERE, "fgsm", "classifier")
+        lambda: known_classifier(Pretrained(weights=str(missing)), NOWHERE, "fgsm", fgsm.Config, "classifier")
     )
     line = the_line(lambda: imagenet_classifier(Pretrained(weights="imagenet")))
     assert str(home / "tiny.h5") in line and "--fetch" in line
@@ -228,7 +229,8 @@ def test_mobilenet_from_a_file_of_weights(tmp_path):
     network = keras.applications.MobileNetV2(weights=None, classifier_activation=None)
     network.save_weights(tmp_path / "mobile.weights.h5")
     written_index(tmp_path)
-    known = known_classifier(Pretrained(weights=str(tmp_path / "mobile.weights.h5")), NOWHERE, "fgsm", "classifier")
+    pretrained = Pretrained(weights=str(tmp_path / "mobile.weights.h5"))
+    known = known_classifier(pretrained, NOWHERE, "fgsm", fgsm.Config, "classifier")
     images = pixels(2, 224, 224, 3)
     expected = network(keras.applications.mobilenet_v2.preprocess_input(images.copy())).numpy()
     found = known.classifier(images / 127.5 - 1).numpy()
@@ -251,7 +253,7 @@ def test_the_embedded_classifier_of_digits_does_not_learn_and_is_right():
 def test_a_classifier_of_a_run_and_what_is_none(tmp_path):
     images = keras.Input((8, 8, 3))
     maps = keras.layers.Conv2D(4, 3)(images)
-    start_run(tmp_path, "lenet", Config(), "sample", ("cat", "dog"))
+    start_run(tmp_path, "lenet", Config(outputs=2), "sample", ("cat", "dog"))
     keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(maps))).save(tmp_path / "classifier.keras")
     keras.Model(images, maps).save(tmp_path / "features.keras")
     known = frozen_classifier("run", str(tmp_path / "classifier.keras"))

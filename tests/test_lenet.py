@@ -40,5 +40,5 @@ def test_probabilities_are_those_of_the_layers_written_out():
 
 @pytest.mark.parametrize("size", [12, 18, 30])
 def test_a_size_that_does_not_halve_twice_is_refused(size):
-    with pytest.raises(ValueError, match=f"size must be a multiple of 4 from 16, got {size}"):
+    with pytest.raises(ValueError, match=f"size must be .*, got {size}"):
         build(Config(size=size))

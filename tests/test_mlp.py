@@ -63,5 +63,5 @@ def test_classes_of_an_own_folder_set_the_outputs_and_a_second_call_goes_on(tmp_
 
 
 def test_too_small_a_size_is_refused():
-    with pytest.raises(ValueError, match="size must be 4 or more, got 2"):
+    with pytest.raises(ValueError, match="size must be 4 or more and at most 512, got 2"):
         build(Config(size=2))

@@ -275,7 +275,7 @@ def test_sample_scores(tmp_path: Path) -> None:
 
 def test_files_that_are_no_classifier(tmp_path: Path) -> None:
     images = np.zeros((2, 4, 4, 1), np.uint8)
-    with pytest.raises(InputError, match="absent.keras: no such file"):
+    with pytest.raises(InputError, match="absent.keras: there is no such file"):
         sample_scores(tmp_path / "absent.keras", images, images)
     broken = tmp_path / "broken.keras"
     broken.write_bytes(b"no model")

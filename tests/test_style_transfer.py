@@ -453,7 +453,7 @@ def saved(tmp_path) -> Path:
 
 @pytest.mark.parametrize("changes, line", [
     ({"size": 31}, "size must be at least 32, got 31"),
-    ({"size": -5}, "size must be at least 32, got -5"),
+    ({"size": -5}, "size must be 0 or more and at most 16384, got -5"),
     ({"style_layers": "conv1,conv9"}, "'conv9' is no layer of file that gives maps; .*conv1, .*pool, .*conv3"),
     ({"content_layers": "conv9"}, "'conv9' is no layer"),
     ({"style_layers": "conv1=-1"}, "expected NAME or NAME=WEIGHT, above 0"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.runs import run_settings
+from common.runs import stored_run
 from recipes.app.parts import RECIPES
 from recipes.app.tabs import TABS
 
@@ -58,14 +57,9 @@ def serve(runs: Sequence[Path] = (), port: int = 7860, open_browser: bool = Fals
 
 def recipe_of(run: Path) -> str:
     """Return the recipe of a run. Raises InputError where it has no tab."""
-    path = run / "config.json"
-    try:
-        name = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"{run}: no run here (no config.json that says of which recipe)") from None
+    name = stored_run(run)["recipe"]
     if name not in RECIPES:
         raise InputError(f"{run}: a run of {name}, which has no tab; expected one of {', '.join(RECIPES)}")
-    run_settings(run, name)
     return name
 
 
