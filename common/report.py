@@ -14,6 +14,7 @@ from typing import Any
 
 from common.cluster import is_chief
 from common.console import attempt
+from common.decoding import decoded_image
 from common.errors import InputError, first_line
 from common.figures import new_figure
 from common.files import write_text
@@ -131,10 +132,10 @@ def report_pace(history: dict[str, list[float]]) -> list[str]:
 
 
 def report_picture(path: Path, longest: int) -> dict | None:
-    """Return a picture as a data URI of at most `longest` pixels a side; many kinds of error if it is damaged."""
+    """Return a picture as a data URI of at most `longest` pixels a side; InputError if it cannot be read."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with decoded_image(path) as image:
         width, height = image.size
         size = path.stat().st_size
         if getattr(image, "is_animated", False):
