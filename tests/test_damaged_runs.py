@@ -104,7 +104,11 @@ def call(folder, tmp_path, monkeypatch) -> Callable[[str, Path], Iterator[str]]:
     loaded = functools.cache(lambda path, written: load_keras_file(path))
     monkeypatch.setattr(common.runs, "load_keras_file", lambda path: loaded(path, path.stat().st_mtime_ns))
 
-    monkeypatch.setattr("common.attacked.CURVE_LEVELS", (0, 1))
+    def looked_at(_: object, networks: dict[str, keras.Model], data: Any, *__: object) -> dict[str, float]:
+        images = data.images(np.arange(len(data.labels)))  # a curve of attacks would take a second
+        return {name: float(network(images / 255).numpy().mean()) for name, network in networks.items()}
+
+    monkeypatch.setattr("recipes.fgsm.accuracy_under_attack", looked_at)
 
     def swapped(source: Path, destination: Path, convert: Callable, size: int, *_: object) -> Path:
         convert(np.zeros((1, size, size, 3), np.uint8))  # no face has to be found
