@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -202,7 +203,7 @@ def damaged_settings(recipe: str, whole: dict[str, Any]) -> Iterator[tuple[str, 
 def test_a_changed_config_json(recipe, folder, call, tmp_path):
     shutil.copytree(saved_run(recipe, folder), tmp_path / "run")
     path = tmp_path / "run" / "config.json"
-    refused = 0
+    refused, before = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for change, content in damaged_settings(recipe, json.loads(path.read_text())):
         path.write_bytes(content)
         try:
@@ -211,6 +212,7 @@ def test_a_changed_config_json(recipe, folder, call, tmp_path):
             raise AssertionError(f"{recipe}: {change}") from error
         refused += bool(said[0])
     assert refused > 100
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB
     path.unlink()
     for make in (path.mkdir, functools.partial(os.mkfifo, path)):
         make()
