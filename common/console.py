@@ -95,9 +95,9 @@ def errors_in_one_line() -> Iterator[None]:
     except Exception as error:
         if not _out_of_memory(error):
             raise
-        said = re.sub(r"\{\{.*?\}\} *", "", str(error)).strip()  # TensorFlow names its node
+        said = re.sub(r"\{\{.*?\}\} *| on /job:.*", "", str(error)).strip()  # TensorFlow names its node and device
         reason = (said.splitlines() or ["no memory is left"])[0][:150]
-        sys.exit(_complain(f"out of memory: {reason}; try a smaller --batch-size or --size, or smaller images", 2))
+        sys.exit(_complain(f"out of memory: {reason}; try a smaller --batch-size, --size or network", 2))
     except KeyboardInterrupt as error:
         saved = f"{error}; the same command goes on from the newest save"
         sys.exit(_complain(saved if str(error) else "stopped", 130))

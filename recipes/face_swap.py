@@ -89,8 +89,8 @@ class Networks(NamedTuple):
 def build(config: Config = Config()) -> Networks:
     """Return the four networks, untrained; ValueError for a size that does not halve four times."""
     layers, smallest = keras.layers, config.size // 16
-    if config.size % 16 or not 32 <= config.size <= 256:
-        raise InputError(f"size must be a multiple of 16 from 32 to 256, got {config.size}")
+    if config.size % 16:
+        raise InputError(f"size must be a multiple of 16, got {config.size}")
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.HeUniform(seeds)}
     widths = [config.base_filters * 2**level for level in range(4)]  # next to the image first

@@ -86,7 +86,7 @@ class Networks(NamedTuple):
 def build(config: Config = Config()) -> Networks:
     """Return the U-Net and the 70 x 70 PatchGAN, untrained; ValueError for a size that is no power of two."""
     layers, size = keras.layers, config.size
-    if not 32 <= size <= 512 or size & (size - 1):
+    if size & (size - 1):
         raise InputError(f"size must be a power of two from 32 to 512, got {size}")
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds), "use_bias": False}

@@ -227,7 +227,7 @@ def test_a_set_that_is_not_on_this_machine_is_not_fetched_unasked(tmp_path, comm
             2,
             "error: runs/night/x.png: No space left on device",
         ),
-        (MemoryError(), 2, "error: out of memory: no memory is left; try a smaller --batch-size or --size, or smaller"),
+        (MemoryError(), 2, "error: out of memory: no memory is left; try a smaller --batch-size, --size or"),
         (
             tf.errors.ResourceExhaustedError(None, None, "{{function_node f}} failed to allocate 3.8 TiB\n\t [[node]]"),
             2,

@@ -40,7 +40,7 @@ def test_parameters_at_the_usual_size_counted_by_hand():
 
 @pytest.mark.parametrize("size", [16, 40, 272, 0])
 def test_a_size_it_cannot_take(size):
-    with pytest.raises(ValueError, match=f"multiple of 16 from 32 to 256, got {size}"):
+    with pytest.raises(ValueError, match=f"size must be .*(multiple of 16|at most 256), got {size}"):
         build(Config(size=size))
     assert build(Config(size=48, base_filters=1, latent_dim=1)).decoder_b.output_shape == (None, 48, 48, 3)
 

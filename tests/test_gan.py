@@ -83,7 +83,7 @@ def test_the_same_seed_draws_the_same_images():
 
 
 def test_settings_it_cannot_take():
-    with pytest.raises(ValueError, match="channels 1 or 3, got 8 and 2"):
+    with pytest.raises(ValueError, match="channels must be 1 or 3, got 2"):
         build(Config(size=8, channels=2))
 
 

@@ -279,7 +279,7 @@ def test_files_that_are_no_classifier(tmp_path: Path) -> None:
         sample_scores(tmp_path / "absent.keras", images, images)
     broken = tmp_path / "broken.keras"
     broken.write_bytes(b"no model")
-    with pytest.raises(InputError, match="broken.keras: Keras cannot load it"):
+    with pytest.raises(InputError, match="broken.keras: cannot be loaded"):
         sample_scores(broken, images, images)
     inputs = keras.Input((4, 4, 1))
     keras.Model(inputs, keras.layers.Flatten()(inputs)).save(tmp_path / "one.keras")

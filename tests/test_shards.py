@@ -377,7 +377,7 @@ def test_bad_pictures_are_named_or_left_out(tmp_path, capsys):
         (["--layout", "circles"], "'circles' is no layout; choose from pairs"),
         (["--layout", "pairs"], "no image pairs here"),
         (["--size", "3"], "--size must be from 8 to 4096"),
-        (["--megabytes", "0"], "--megabytes must be above 0"),
+        (["--megabytes", "0"], "megabytes must be 0.001 or more"),
         (["--classes", "4"], "--classes 4 is for pairs"),
         (["--check"], "give a folder and a destination, or"),
     ],

@@ -370,7 +370,7 @@ def test_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypat
 
     monkeypatch.setattr("recipes.__main__.copy_recipe", refuse)
     assert main(["copy", "any", "x.py"]) == 2
-    assert capsys.readouterr().err == "error: [Errno 13] Permission denied: 'x.py'\n"
+    assert capsys.readouterr().err == "error: x.py: Permission denied\n"
     with pytest.raises(SystemExit) as stop:
         main([recipe_names()[0], "--epochs", "3"])
     assert stop.value.code == 2
