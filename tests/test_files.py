@@ -93,7 +93,6 @@ def test_an_array_that_claims_more_than_the_file_holds_takes_no_memory(shape, re
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("read", [read_npz, lambda path: npz_entries(path, ["a"]), lambda path: image_labels(path)])
 def test_a_cached_array_that_is_damaged_is_made_anew(tmp_path):
     path, whole = tmp_path / "a.npy", np.arange(6, dtype=np.float32).reshape(2, 3)
     assert cached_array(path, (2, 3)) is None
@@ -110,6 +109,7 @@ def test_a_cached_array_that_is_damaged_is_made_anew(tmp_path):
     assert cached_array(path, (2, 3)) is None
 
 
+@pytest.mark.parametrize("read", [read_npz, lambda path: npz_entries(path, ["a"]), lambda path: image_labels(path)])
 def test_a_pipe_is_not_waited_for(read, tmp_path):
     os.mkfifo(tmp_path / "a.npz")
     with pytest.raises(InputError, match="a.npz: "):
