@@ -46,7 +46,7 @@ def download(
     advice = f"fetch it by hand from {by_hand or url} and save it as {path}"
     if path.is_file():
         if checksum and (found := _file_checksum(path, _algorithm(checksum))) != checksum.lower():
-            raise InputError(f"{path}: checksum wrong: got {found}, expected {checksum}; delete it, or {advice}")
+            raise InputError(f"{path}: checksum wrong: got {found}, expected {checksum}; move it away, or {advice}")
         return path
     for attempt in range(retries + 1):
         try:

@@ -416,7 +416,7 @@ def checked_images(
         remedy = ", or go on without them with --skip-bad" if good else ""
         raise InputError(
             f"{len(bad)} of {len(paths)} images cannot be used, the first: {messages[0]}{others}; "
-            f"mend or delete them{remedy}"
+            f"mend them or move them away{remedy}"
         )
     for message in messages[:5]:
         print(message, file=sys.stderr)

@@ -218,7 +218,9 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[lis
             if name not in found[0]:
                 raise InputError(f"{root / name}: this class has no folder in {roots[0]}; it must be in both")
             if not paths and root is roots[0]:
-                raise InputError(f"{root / name}: no pictures here; delete the folder, or put pictures of {name} in it")
+                raise InputError(
+                    f"{root / name}: no pictures here; put pictures of {name} in it, or move the folder away"
+                )
     numbers = {name: number for number, name in enumerate(classes)}
     numbered = [[(path, numbers[name]) for name in pictures for path in pictures[name]] for pictures in found]
     return numbered, tuple(map(readable_name, classes))

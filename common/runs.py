@@ -91,7 +91,7 @@ def check_run(output_dir: Path, recipe: str, config: Any, data: str, accept_data
         name = changed[0]
         raise InputError(
             f"{output_dir}: holds a run with {name} {before[name]!r}, not {now[name]!r}; a run keeps its settings "
-            "(only epochs may change): choose another --output-dir, or delete this one"
+            "(only epochs may change): choose another --output-dir"
         )
 
 

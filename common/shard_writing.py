@@ -82,7 +82,7 @@ def write_shards(
     if not megabytes > 0:
         raise InputError(f"--megabytes must be above 0, got {megabytes}")
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise InputError(f"{destination}: is there already; choose another destination, or delete it")
+        raise InputError(f"{destination}: is there already; choose another destination")
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give one that holds pictures")
     if open_shards(folder) is not None:

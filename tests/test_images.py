@@ -679,7 +679,7 @@ def test_bad_images_stop_with_one_line(mixed: list[Path]) -> None:
         checked_images(mixed, read_image)
     assert one_line(error) == (
         f"4 of 14 images cannot be used, the first: {mixed[1]}: an empty file (0 bytes); copy or download it "
-        f"again; then {mixed[4]} and {mixed[6]}; mend or delete them, or go on without them with --skip-bad"
+        f"again; then {mixed[4]} and {mixed[6]}; mend them or move them away, or go on without them with --skip-bad"
     )
 
 
@@ -714,7 +714,7 @@ def test_a_narrow_image_is_too_small_as_a_flat_one_is(tmp_path: Path) -> None:
 
 def test_no_good_image_is_an_error_in_any_case(tmp_path: Path) -> None:
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
-    with pytest.raises(InputError, match="2 of 2 images cannot be used.*mend or delete them$"):
+    with pytest.raises(InputError, match="2 of 2 images cannot be used.*mend them or move them away$"):
         checked_images(paths, read_image, skip_bad=True)
     with pytest.raises(InputError, match="no images were given"):
         checked_images([], read_image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import html
 import re
 import subprocess
 import sys
@@ -18,9 +19,10 @@ import numpy as np
 
 from common.canvas import no_larger, photographs, read_photo
 from common.errors import InputError
-from common.images import resize_image
+from common.images import read_image, resize_image
 from common.runs import load_network
 from recipes import cyclegan, dcgan, fast_style_transfer, pix2pix, vae, vae_faces
+from recipes.app.guard import files_in
 
 RECIPES = {  # of which a run is played with
     "cyclegan": cyclegan,
@@ -30,6 +32,7 @@ RECIPES = {  # of which a run is played with
     "vae": vae,
     "vae_faces": vae_faces,
 }
+DRAWINGS = 8  # that a canvas keeps until they are looked at
 LARGEST_SIDE = 768  # pixels of an uploaded picture that is worked on; larger ones are made smaller
 
 
@@ -85,18 +88,53 @@ class Made(NamedTuple):
 def answer(
     gr: Any, function: Callable, inputs: list, outputs: Any, triggers: list | None = None, made: Made | None = None
 ) -> Answer:
-    """Return one that says on the page what a user gave wrong; triggers are all changes where none is given."""
+    """Return one that says on the page what a user gave wrong; triggers are all changes where none is given.
+
+    The function is for events with `preprocess=False`: gradio would open pictures by rules of its own, and say nothing
+    on the page of one that it cannot read.
+    """
 
     @functools.wraps(function)
     def told(*given):
         try:
-            return function(*given)
+            return function(*(taken(gr, place, value) for place, value in zip(inputs, given, strict=True)))
         except (InputError, OSError) as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            message = str(error)
+            for file in files_in(list(given)):  # users know their files by name
+                message = message.replace(file["path"], Path(file["path"]).name)
+            raise gr.Error(html.escape(message), print_exception=False) from None
 
     # gradio's editor says `input`, and not `change`, when somebody has painted on it.
     changes = [each.input if isinstance(each, gr.ImageEditor) else each.change for each in inputs]
     return Answer(told, inputs, outputs, triggers or changes, at_once=not triggers, made=made)
+
+
+def taken(gr: Any, place: Any, value: Any) -> Any:
+    """Return what a tab's function takes for a value from the browser.
+
+    That is the path of an upload, of which `Guard` has seen that it is one; what is drawn on a canvas, uint8 [height,
+    width, 3]; None where there is nothing; or the value, after gradio has looked at it.
+    """
+    if isinstance(place, gr.Image):
+        return value["path"] if value else None
+    if not isinstance(place, gr.ImageEditor):
+        return place.preprocess(value)
+    if value and (content := place.blob_storage.pop(value["id"], None)) is not None:
+        return read_image(Drawing(content))
+    return read_image(Path(value["composite"]["path"])) if value and value["composite"] else None
+
+
+class Drawing(NamedTuple):
+    """What is drawn on a canvas, for `read_image`."""
+
+    content: bytes
+
+    def read_bytes(self) -> bytes:
+        """Return the image file."""
+        return self.content
+
+    def __str__(self) -> str:
+        return "the drawing"
 
 
 @contextmanager
@@ -143,6 +181,12 @@ def read_upload(path: str) -> np.ndarray:
     return no_larger(read_photo(path), LARGEST_SIDE)
 
 
+def check_upload(path: str | None) -> None:
+    """Raise InputError where an uploaded picture cannot be read."""
+    if path:
+        read_upload(path)
+
+
 @functools.lru_cache(maxsize=16)
 def network_of(run: Path, name: str, written: int) -> Any:
     """Return a network of a run, which is read once; `written` is when its file was."""
@@ -165,7 +209,7 @@ def result(gr: Any, label: str, height: int | None = None) -> Any:
 
 def canvas(gr: Any, image: np.ndarray, colours: Sequence[str], brush: int, start: str, label: str) -> Any:
     """Return a picture, uint8 [height, width, 3], to paint on with a brush of so many pixels."""
-    return gr.ImageEditor(
+    editor = gr.ImageEditor(
         {"background": image, "layers": [], "composite": image},
         brush=gr.Brush(default_size=brush, colors=list(colours), default_color=start, color_mode="fixed"),
         canvas_size=(image.shape[1], image.shape[0]),
@@ -177,6 +221,17 @@ def canvas(gr: Any, image: np.ndarray, colours: Sequence[str], brush: int, start
         layers=False,
         label=label,
     )
+
+    def accept_blobs(data):
+        """Keep the newest drawings, and only as a whole; gradio would keep all, and a layer at any number."""
+        if data.data["type"] == "composite":
+            editor.blob_storage[data.data["id"]] = data.files[0][1]
+        for name in list(editor.blob_storage)[:-DRAWINGS]:
+            editor.blob_storage.pop(name, None)
+
+    accept_blobs._is_server_fn = True  # type: ignore[attr-defined]
+    editor.accept_blobs = accept_blobs
+    return editor
 
 
 def side_by_side(*images: np.ndarray, height: int = 256) -> np.ndarray:

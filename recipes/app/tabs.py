@@ -83,11 +83,11 @@ def draw_streets(gr: Any, runs: dict[str, Path]) -> Answer:
             with gr.Column():
                 shown = result(gr, "the street")
 
-    def translate(drawn: dict[str, np.ndarray] | None) -> np.ndarray | None:
-        if not is_whole(run) or not drawn or drawn["composite"] is None:
+    def translate(drawn: np.ndarray | None) -> np.ndarray | None:
+        if not is_whole(run) or drawn is None:
             return None
         size = pix2pix.read_run(run, "pix2pix", pix2pix.Config).size
-        labels = labels_from_colours(resize_image(drawn["composite"][..., :3], size, size, nearest=True), len(colours))
+        labels = labels_from_colours(resize_image(drawn, size, size, nearest=True), len(colours))
         return side_by_side(pix2pix.translate(network(run, "generator"), colour_labels(labels)))
 
     return answer(gr, translate, [drawn], shown, made=made)
@@ -225,11 +225,10 @@ def read_digit(gr: Any, runs: dict[str, Path]) -> Answer:
             found = gr.Label(num_top_classes=3, label="taken for")
             seen = result(gr, "as the network sees it", 160)
 
-    def classify(drawn: dict[str, np.ndarray] | None) -> tuple[dict[str, float] | None, np.ndarray | None]:
-        paper = np.full((1, 1, 3), 255) if not drawn or drawn["composite"] is None else drawn["composite"]
-        if paper.min() > 127:
+    def classify(drawn: np.ndarray | None) -> tuple[dict[str, float] | None, np.ndarray | None]:
+        if drawn is None or drawn.min() > 127:
             return None, None
-        image = centred_digit(1 - paper[..., :3].mean(-1) / 255)
+        image = centred_digit(1 - drawn.mean(-1) / 255)
         return said_of(fgsm.classify(digits()[0].classifier, image[None])[0]), side_by_side(image)
 
     return answer(gr, classify, [drawn], [found, seen])
