@@ -7,9 +7,15 @@ import os
 import pytest
 from matplotlib.figure import Figure
 
+from tests.forked import stop_server
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait for one another
     for _library in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_library, "1")
+
+
+def pytest_sessionfinish() -> None:
+    stop_server()
 
 
 @pytest.hookimpl(trylast=True)

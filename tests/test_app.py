@@ -24,6 +24,7 @@ from recipes.app import parts
 from recipes.app.parts import demo_messages, epochs_done, read_upload, side_by_side
 from recipes.app.serve import recipe_of, serve
 from recipes.fgsm import classify
+from tests.forked import forked_python
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,7 +106,7 @@ def address(tmp_path_factory) -> Iterator[str]:
     pytest.importorskip("gradio", reason="gradio is not installed")
     folder = tmp_path_factory.mktemp("app")
     vae.experiment("sample", replace(vae.DEMO, epochs=1, importance_samples=2), folder / "mine")
-    command = [sys.executable, "-m", "recipes", "app", "--port", "0", "--run", str(folder / "mine")]
+    command = [*forked_python(), "-m", "recipes", "app", "--port", "0", "--run", str(folder / "mine")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as server:
         lines = []
         for line in server.stdout or ():
