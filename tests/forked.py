@@ -7,8 +7,9 @@ Importing them takes seconds. A server (`forked_server.py`) imports them once fo
 
 in place of `[sys.executable, "-m", ...]`. `-c CODE`, `-m MODULE` and a file are understood, after any of `-I`, `-P`,
 `-B` and `-u`. The fork has the folder, the environment, the standard streams and the exit status of its client, and
-the signals that are sent to it. Start a real process where the start is what you test, for Python's own environment
-variables other than PYTHONPATH and PYTHONIOENCODING, and with limits set by `preexec_fn`.
+the signals that are sent to it. Start a real process where the start is what you test, with `preexec_fn` or `pass_fds`,
+and for environment variables of Python other than PYTHONPATH, PYTHONIOENCODING, PYTHONUNBUFFERED and
+PYTHONDONTWRITEBYTECODE. Give `-u` where the test reads what is said before the process has ended.
 """
 
 from __future__ import annotations

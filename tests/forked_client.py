@@ -20,7 +20,9 @@ def ask(address: str, arguments: list[str]) -> int:
         socket.send_fds(server, [len(data).to_bytes(8, "big")], [0, 1, 2])
         server.sendall(data)
         answer = server.recv(8)
-    return int.from_bytes(answer, "big", signed=True) if answer else 1
+    if not answer:
+        sys.exit("the server of forks has ended")
+    return int.from_bytes(answer, "big", signed=True)
 
 
 def can_be_asked(arguments: list[str]) -> bool:

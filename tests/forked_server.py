@@ -145,6 +145,19 @@ def serve(listener: socket.socket) -> tuple[list[str], list[str], str, dict[str,
             return request
 
 
+def open_streams(codec: str, unbuffered: bool) -> None:
+    """Make the standard streams anew, of the file descriptors that the client had."""
+    encoding, _, errors = codec.partition(":")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        handling = "backslashreplace" if name == "stderr" else errors or None
+        direct = unbuffered and name != "stdin"
+        binary = open(number, "rb" if name == "stdin" else "wb", 0 if direct else -1, closefd=False)  # noqa: SIM115
+        by_lines = name == "stderr" or binary.isatty()
+        stream = io.TextIOWrapper(binary, encoding or None, handling, None, by_lines, direct)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
 def run(arguments: list[str], command: list[str], folder: str, environment: dict[str, str]) -> None:
     """Do what `python ARGUMENTS...` does, up to its end."""
     os.chdir(folder)
@@ -154,27 +167,19 @@ def run(arguments: list[str], command: list[str], folder: str, environment: dict
     if os.environ.get("MPLBACKEND") != backend:  # matplotlib looks at it when it is imported
         for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
             del sys.modules[name]
-    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        number = ("stdin", "stdout", "stderr").index(name)
-        handling = "backslashreplace" if name == "stderr" else errors or None
-        stream = open(number, mode, encoding=encoding or None, errors=handling, closefd=False)  # noqa: SIM115
-        if name == "stderr":
-            stream.reconfigure(line_buffering=True)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-    random.seed()
-    sys.modules["numpy"].random.seed()
     sys.orig_argv = command  # which whoever starts this again makes another fork of
     options = set()
     while arguments[0] in ("-I", "-P", "-B", "-u"):
         options.add(arguments.pop(0))
-    if "-u" in options:
-        sys.stdout.reconfigure(write_through=True)
+    said = {} if "-I" in options else environment
+    sys.dont_write_bytecode = "-B" in options or bool(said.get("PYTHONDONTWRITEBYTECODE"))
+    open_streams(said.get("PYTHONIOENCODING", ""), "-u" in options or bool(said.get("PYTHONUNBUFFERED")))
+    random.seed()
+    sys.modules["numpy"].random.seed()
     kind = arguments.pop(0) if arguments[0] in ("-m", "-c") else ""
     target = arguments[0]
     if "-I" not in options:
-        sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        sys.path[:0] = [path for path in said.get("PYTHONPATH", "").split(os.pathsep) if path]
         if "-P" not in options:
             sys.path.insert(0, {"-m": os.getcwd(), "-c": ""}.get(kind, str(Path(target).resolve().parent)))
     main = sys.modules["__main__"] = ModuleType("__main__")

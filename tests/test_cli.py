@@ -306,7 +306,7 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_the_same_command_goes_on(tmp_pat
     """A real process, interrupted while it trains, and its run once more to the end."""
     arguments = ["train", "--preset", "digits", "--base-filters", "4", "--epochs", "30", "--output-dir", str(tmp_path)]
     process = subprocess.Popen(
-        [*forked_python(), "-m", "recipes.dcgan", *arguments],
+        [*forked_python(), "-u", "-m", "recipes.dcgan", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

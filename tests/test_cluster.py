@@ -59,7 +59,7 @@ class Workers:
         cluster = {"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": number}}
         with self.log(number).open("ab") as log:
             return Process(
-                [*forked_python(), "-m", *self.command, "--output-dir", str(self.output(number))],
+                [*forked_python(), "-u", "-m", *self.command, "--output-dir", str(self.output(number))],
                 env=os.environ | {"TF_CONFIG": json.dumps(cluster)},
                 stdout=log,
                 stderr=log,

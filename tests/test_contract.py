@@ -446,6 +446,7 @@ def test_saved_networks_load_in_a_new_process_with_equal_outputs(tmp_path):
     assert len(done.stdout.splitlines()) == sum(len(load(name).Networks._fields) for name in RECIPES)
 
 
+PICTURES_OF_A_DEMO = 100  # at most that many are drawn
 QUICK = {  # settings with which a recipe's demo, in one epoch and on few drawn pictures, takes a few seconds
     "adversarial_autoencoder": {"units": 32, "discriminator_units": 32},
     "autoencoder": {"units": 32, "batch_size": 256},
@@ -486,6 +487,12 @@ def draw_fewer_everywhere(most: int, put: Callable = dict.__setitem__) -> None:
             draw_fewer(vars(part), most, put)
 
 
+def quick_settings(name: str) -> dict[str, object]:
+    """Return the changes to a demo that its notebook can bear: most have cells that are written for the demo's size."""
+    kept = {key: value for key, value in QUICK.get(name, {}).items() if key != "size" or name == "fast_style_transfer"}
+    return {"epochs": 1} | kept
+
+
 class Reached(Exception):
     """Training has been reached, with the state that it was given."""
 
@@ -522,7 +529,7 @@ class Executed(NamedTuple):
 def executed(tmp_path_factory) -> Iterator[Callable[[str], Executed]]:
     """Return a function that executes a recipe's notebook, once, outside of the checkout.
 
-    Its demo in one epoch, with narrow networks and on at most 200 drawn pictures: all demos at their length take half
+    Its demo in one epoch, with narrow networks and on few drawn pictures: all demos at their length take half
     an hour; their numbers stand in RESULTS.md.
     """
 
@@ -536,17 +543,14 @@ def executed(tmp_path_factory) -> Iterator[Callable[[str], Executed]]:
         folder = tmp_path_factory.mktemp(name)
         book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
         (settings,) = (cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
-        taken = QUICK.get(name, {})
-        if name not in ("fast_style_transfer", "fgsm"):  # in the others cells are written for the demo's size
-            taken = {key: value for key, value in taken.items() if key in ("base_filters", "units", "steps")}
         settings.source += f"""
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-config = replace(config, **{{"epochs": 1}} | {taken!r})
+config = replace(config, **{quick_settings(name)!r})
 {inspect.getsource(draw_fewer)}
 {inspect.getsource(draw_fewer_everywhere)}
-draw_fewer_everywhere(200)
+draw_fewer_everywhere({PICTURES_OF_A_DEMO})
 """
         client = NotebookClient(
             book,
@@ -602,18 +606,17 @@ def test_a_run_that_is_finished_and_started_again_changes_nothing(name, executed
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", in_groups(RECIPES))
-def test_a_copy_runs_alone_with_the_losses_of_the_recipe(name, tmp_path, monkeypatch):
-    """With smaller networks and on fewer pictures than the demo, which is what the notebook runs."""
+def test_a_copy_runs_alone_with_the_losses_of_the_recipe(name, executed, tmp_path):
+    """With the settings and the pictures of its notebook, which holds the recipe's code and has been run."""
     (tmp_path / "empty").mkdir()
     copy_recipe(name, tmp_path / "mine" / f"{name}.py")
-    settings = {"epochs": 1} | QUICK.get(name, {})
     code = f"""import dataclasses, pathlib, sys
 from collections.abc import Callable
 sys.path.insert(0, {str(tmp_path / "mine")!r})
 import {name} as copy
 {inspect.getsource(draw_fewer)}
-draw_fewer(vars(copy), 60)
-print(copy.demo(dataclasses.replace(copy.DEMO, **{settings!r}), pathlib.Path({str(tmp_path / "run")!r})))
+draw_fewer(vars(copy), {PICTURES_OF_A_DEMO})
+print(copy.demo(dataclasses.replace(copy.DEMO, **{quick_settings(name)!r}), pathlib.Path({str(tmp_path / "run")!r})))
 assert not {{"common", "recipes"}} & {{module.partition(".")[0] for module in sys.modules}}
 """
     command = [*forked_python(), "-I", "-c", code]
@@ -626,7 +629,4 @@ assert not {{"common", "recipes"}} & {{module.partition(".")[0] for module in sy
             rows = list(csv.DictReader(file))
         return [{key: value for key, value in row.items() if key not in UNSUMMED} for row in rows]
 
-    module = load(name)
-    draw_fewer_everywhere(60, monkeypatch.setitem)
-    module.demo(dataclasses.replace(module.DEMO, **settings), tmp_path / "recipe")
-    assert losses(tmp_path / "run") == losses(tmp_path / "recipe") != []
+    assert losses(tmp_path / "run") == losses(executed(name).run) != []
