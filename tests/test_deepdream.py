@@ -296,6 +296,7 @@ def stopped(monkeypatch, after: int):
 
 
 @pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(networks, after, tmp_path, monkeypatch):
     config, image = settings(epochs=3, steps=2, shift=6), soft(43, 54)
     whole, again = Dream(image.copy()), Dream(image.copy())

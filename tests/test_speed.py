@@ -266,7 +266,6 @@ def test_the_plain_way_of_cyclegan_learns_the_same():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["adversarial_autoencoder", "face_swap", "fgsm", "ssgan", "vae"])
-@pytest.mark.usefixtures("untraced")
 def test_the_plain_way_learns(recipe):
     """After three steps every kernel of every network has moved."""
     setup = Setup(recipe, TINY[recipe])

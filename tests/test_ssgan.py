@@ -105,6 +105,7 @@ def test_one_step_moves_every_weight_of_every_network(monkeypatch, matching):
 
 
 @pytest.mark.usefixtures("untraced")
+@pytest.mark.slow
 def test_the_average_is_that_of_the_closed_form(monkeypatch):
     networks, _, trail, _, _ = stepped(monkeypatch, Config(**SMALL, averaging=0.7), steps=5)
     shares = np.array([0.49 / 3, 0.49 / 3, 0.49 / 3, 0.21, 0.3])  # the mean of three; from then on 0.3 of each new one
