@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from matplotlib.figure import Figure
+
+from tests.forked import stop_server
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait for one another
     for _library in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_library, "1")
 
 
+def pytest_sessionfinish() -> None:
+    stop_server()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Stop where pytest-xdist does not keep the tests of a group in one process: all that they share is made twice."""
+    """Stop where pytest-xdist does not keep the tests of a group in one process: all that they share is made twice.
+
+    With several processes begin with what takes long, so that no process is left with it when the others have ended.
+    """
     grouped = [item for item in items if item.get_closest_marker("xdist_group")]
     if getattr(config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
         raise pytest.UsageError("this pytest-xdist does not group with this pytest; see setup.cfg")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """Run steps operation by operation: to trace one takes longer than some steps of a tiny network."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

@@ -150,12 +150,14 @@ def stepped(monkeypatch, config, *more):
         ({}, (True, True, True)),
     ],
 )
+@pytest.mark.usefixtures("untraced")
 def test_each_update_changes_its_own_weights_only(monkeypatch, rates, expected):
     _, _, _, moved, losses = stepped(monkeypatch, Config(**SMALL | rates, outputs=2, latent_dim=2))
     assert [any(part) for part in moved] == list(expected) == [all(part) for part in moved]
     assert set(losses) == {"reconstruction", "discriminator", "generator"}
 
 
+@pytest.mark.usefixtures("untraced")
 def test_the_encoder_moves_by_adam_s_first_steps_of_both_losses_at_the_same_weights(monkeypatch):
     config = Config(**SMALL, outputs=2, latent_dim=2, learning_rate=2e-3, adversarial_rate=1e-4)
     networks, before, after, _, _ = stepped(monkeypatch, config)
@@ -181,6 +183,7 @@ def test_the_encoder_moves_by_adam_s_first_steps_of_both_losses_at_the_same_weig
         np.testing.assert_allclose(after[0][place] - before[0][place], change, atol=3e-5)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_few_trains_classes_from_labelled_images_and_needs_as_many_losses(monkeypatch):
     config = Config(**SMALL, labels="few", outputs=2, latent_dim=2)
     labelled = pictures(4)

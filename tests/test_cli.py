@@ -23,6 +23,7 @@ from common.errors import InputError
 from common.images import read_image
 from common.runs import start_run
 from recipes import dcgan, pix2pix
+from tests.forked import forked_python
 
 ROOT = Path(__file__).parents[1]
 
@@ -329,7 +330,7 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_the_same_command_goes_on(tmp_pat
     """A real process, interrupted while it trains, and its run once more to the end."""
     arguments = ["train", "--preset", "digits", "--base-filters", "4", "--epochs", "30", "--output-dir", str(tmp_path)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "recipes.dcgan", *arguments],
+        [*forked_python(), "-u", "-m", "recipes.dcgan", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -344,7 +345,7 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_the_same_command_goes_on(tmp_pat
     assert process.returncode == 130, said
     assert "Traceback" not in said and "the same command goes on" in said
     done = subprocess.run(
-        [sys.executable, "-m", "recipes.dcgan", "train", "--output-dir", str(tmp_path), "--epochs", "4"],
+        [*forked_python(), "-m", "recipes.dcgan", "train", "--output-dir", str(tmp_path), "--epochs", "4"],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

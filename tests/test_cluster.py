@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +24,7 @@ from common.files import write_text
 from common.images import write_image
 from common.labelled import image_batches
 from recipes import conv_autoencoder, dcgan
+from tests.forked import Process, forked_python
 
 SMALL = {"size": 16, "base_filters": 4, "batch_size": 12, "learning_rate": 0.002, "seed": 3}
 
@@ -58,8 +58,8 @@ class Workers:
     def start(self, number: int) -> subprocess.Popen:
         cluster = {"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": number}}
         with self.log(number).open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", *self.command, "--output-dir", str(self.output(number))],
+            return Process(
+                [*forked_python(), "-u", "-m", *self.command, "--output-dir", str(self.output(number))],
                 env=os.environ | {"TF_CONFIG": json.dumps(cluster)},
                 stdout=log,
                 stderr=log,

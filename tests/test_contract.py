@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from common.canvas import canvas_of
 from common.execution import Execution
 from common.standalone import copy_recipe
 from common.training import UNSUMMED, fit
+from tests.forked import forked_python
 from tools.notebooks import without_prose
 
 ROOT = Path(__file__).parents[1]
@@ -262,23 +263,24 @@ def test_every_setting_changes_something(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", in_groups(RECIPES))
-@pytest.mark.parametrize("verb", ["", "train"])
-def test_help_imports_nothing_that_takes_time(name, verb):
+def test_importing_does_nothing_and_help_imports_nothing_that_takes_time(name):
     """What makes it answer in a fraction of a second; the seconds themselves stand in benchmarks/RESULTS.md."""
-    code = f"import sys, runpy; sys.argv = ['{name}.py', *{verb.split()!r}, '--help']\n"
-    code += f"try: runpy.run_module('recipes.{name}', run_name='__main__', alter_sys=True)\n"
-    code += f"except SystemExit as end: assert not end.code and not {HEAVY} & set(sys.modules), sys.modules"
+    code = f"""import recipes.{name}, runpy, sys
+heavy = lambda: sorted({HEAVY} & set(sys.modules))
+print("imported", heavy())
+for verb in ([], ["train"]):
+    sys.modules.pop("recipes.{name}", None)
+    sys.argv = ["{name}.py", *verb, "--help"]
+    try: runpy.run_module("recipes.{name}", run_name="__main__", alter_sys=True)
+    except SystemExit as end: print("ended", end.code or 0, heavy())
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "--epochs" in done.stdout and ("--data" if verb else "Paper") in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", in_groups(RECIPES))
-def test_importing_does_nothing(name, tmp_path):
-    code = f"import recipes.{name}, sys; assert not {HEAVY} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert done.stdout.startswith("imported []\n")
+    demo, train, rest = done.stdout.removeprefix("imported []\n").split("ended 0 []\n")
+    assert "--epochs" in demo and "Paper" in demo
+    assert "--epochs" in train and "--data" in train
+    assert rest == ""
 
 
 @pytest.mark.parametrize("name", in_groups(RECIPES))
@@ -438,10 +440,13 @@ def test_saved_networks_load_in_a_new_process_with_equal_outputs(tmp_path):
     code += "    found = keras.tree.flatten(model(inputs if len(inputs) > 1 else inputs[0], training=False))\n"
     code += "    assert all(np.array_equal(a, b) for a, b in zip(found, outputs, strict=True)), path\n"
     code += "    print(path)\n"
-    done = subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*forked_python(), "-I", "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True
+    )
     assert len(done.stdout.splitlines()) == sum(len(load(name).Networks._fields) for name in RECIPES)
 
 
+PICTURES_OF_A_DEMO = 100  # at most that many are drawn
 QUICK = {  # settings with which a recipe's demo, in one epoch and on few drawn pictures, takes a few seconds
     "adversarial_autoencoder": {"units": 32, "discriminator_units": 32},
     "autoencoder": {"units": 32, "batch_size": 256},
@@ -482,6 +487,12 @@ def draw_fewer_everywhere(most: int, put: Callable = dict.__setitem__) -> None:
             draw_fewer(vars(part), most, put)
 
 
+def quick_settings(name: str) -> dict[str, object]:
+    """Return the changes to a demo that its notebook can bear: most have cells that are written for the demo's size."""
+    kept = {key: value for key, value in QUICK.get(name, {}).items() if key != "size" or name == "fast_style_transfer"}
+    return {"epochs": 1} | kept
+
+
 class Reached(Exception):
     """Training has been reached, with the state that it was given."""
 
@@ -515,38 +526,46 @@ class Executed(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def executed(tmp_path_factory) -> Callable[[str], Executed]:
+def executed(tmp_path_factory) -> Iterator[Callable[[str], Executed]]:
     """Return a function that executes a recipe's notebook, once, outside of the checkout.
 
-    Its demo in one epoch, with narrow networks and on at most 200 drawn pictures: all demos at their length take half
+    Its demo in one epoch, with narrow networks and on few drawn pictures: all demos at their length take half
     an hour; their numbers stand in RESULTS.md.
     """
+
+    kernel = tmp_path_factory.mktemp("jupyter") / "kernels" / "forked" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    command = [*forked_python(), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": command, "display_name": "forked", "language": "python"}))
 
     @functools.cache
     def execute(name: str) -> Executed:
         folder = tmp_path_factory.mktemp(name)
         book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
         (settings,) = (cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
-        taken = QUICK.get(name, {})
-        if name not in ("fast_style_transfer", "fgsm"):  # in the others cells are written for the demo's size
-            taken = {key: value for key, value in taken.items() if key in ("base_filters", "units", "steps")}
         settings.source += f"""
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-config = replace(config, **{{"epochs": 1}} | {taken!r})
+config = replace(config, **{quick_settings(name)!r})
 {inspect.getsource(draw_fewer)}
 {inspect.getsource(draw_fewer_everywhere)}
-draw_fewer_everywhere(200)
+draw_fewer_everywhere({PICTURES_OF_A_DEMO})
 """
         client = NotebookClient(
-            book, timeout=600, shutdown_kernel="immediate", resources={"metadata": {"path": str(folder)}}
+            book,
+            timeout=600,
+            shutdown_kernel="immediate",
+            resources={"metadata": {"path": str(folder)}},
+            kernel_name="forked",
         )
         client.execute()
         assert {path.name for path in folder.iterdir()} == {"runs"}, "what is written lies beside the run"
         return Executed(book, folder / "runs" / f"{name}-demo")
 
-    return execute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(kernel.parents[2]))
+        yield execute
 
 
 @pytest.mark.slow
@@ -578,7 +597,7 @@ def test_a_run_that_is_finished_and_started_again_changes_nothing(name, executed
     """Of one recipe whose demo draws nothing, since what decides it is `fit` and `finish_run`, which all share."""
     run = executed(name).run
     before = {path: path.read_bytes() for path in (run / "results.json", run / "history.csv")}
-    command = [sys.executable, "-m", f"recipes.{name}", "--epochs", "1", "--output-dir", str(run)]
+    command = [*forked_python(), "-m", f"recipes.{name}", "--epochs", "1", "--output-dir", str(run)]
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 0, again.stderr
     assert Path(again.stdout.strip().splitlines()[-1]).is_file()
@@ -587,21 +606,20 @@ def test_a_run_that_is_finished_and_started_again_changes_nothing(name, executed
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", in_groups(RECIPES))
-def test_a_copy_runs_alone_with_the_losses_of_the_recipe(name, tmp_path, monkeypatch):
-    """With smaller networks and on fewer pictures than the demo, which is what the notebook runs."""
+def test_a_copy_runs_alone_with_the_losses_of_the_recipe(name, executed, tmp_path):
+    """With the settings and the pictures of its notebook, which holds the recipe's code and has been run."""
     (tmp_path / "empty").mkdir()
     copy_recipe(name, tmp_path / "mine" / f"{name}.py")
-    settings = {"epochs": 1} | QUICK.get(name, {})
     code = f"""import dataclasses, pathlib, sys
 from collections.abc import Callable
 sys.path.insert(0, {str(tmp_path / "mine")!r})
 import {name} as copy
 {inspect.getsource(draw_fewer)}
-draw_fewer(vars(copy), 60)
-print(copy.demo(dataclasses.replace(copy.DEMO, **{settings!r}), pathlib.Path({str(tmp_path / "run")!r})))
+draw_fewer(vars(copy), {PICTURES_OF_A_DEMO})
+print(copy.demo(dataclasses.replace(copy.DEMO, **{quick_settings(name)!r}), pathlib.Path({str(tmp_path / "run")!r})))
 assert not {{"common", "recipes"}} & {{module.partition(".")[0] for module in sys.modules}}
 """
-    command = [sys.executable, "-I", "-c", code]
+    command = [*forked_python(), "-I", "-c", code]
     done = subprocess.run(command, cwd=tmp_path / "empty", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert Path(done.stdout.splitlines()[-1]).is_file() and (tmp_path / "run" / "results.json").is_file()
@@ -611,7 +629,4 @@ assert not {{"common", "recipes"}} & {{module.partition(".")[0] for module in sy
             rows = list(csv.DictReader(file))
         return [{key: value for key, value in row.items() if key not in UNSUMMED} for row in rows]
 
-    module = load(name)
-    draw_fewer_everywhere(60, monkeypatch.setitem)
-    module.demo(dataclasses.replace(module.DEMO, **settings), tmp_path / "recipe")
-    assert losses(tmp_path / "run") == losses(tmp_path / "recipe") != []
+    assert losses(tmp_path / "run") == losses(executed(name).run) != []

@@ -187,6 +187,7 @@ def unchanging() -> keras.Model:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("identity_weight", [5.0, 0.0])
+@pytest.mark.usefixtures("untraced")
 def test_generators_that_change_nothing_have_no_cycle_and_no_identity_loss(monkeypatch, identity_weight):
     config = Config(size=32, base_filters=2, residual_blocks=0, pool=0, identity_weight=identity_weight)
     _, _, judge_a, judge_b = build(config)
@@ -208,6 +209,7 @@ def test_generators_that_change_nothing_have_no_cycle_and_no_identity_loss(monke
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["least_squares", "cross_entropy"])
 @pytest.mark.parametrize("generator", ["resnet", "unet"])
+@pytest.mark.usefixtures("untraced")
 def test_a_step_goes_down_the_gradient_of_each_network_s_own_loss(monkeypatch, loss, generator):
     """Both cycle terms and one identity term in a generator's loss, worked out one by one from the paper's (3)."""
     config = Config(size=32, base_filters=2, residual_blocks=1, generator=generator, loss=loss, cycle_weight=7.0)
@@ -243,6 +245,7 @@ def test_a_step_goes_down_the_gradient_of_each_network_s_own_loss(monkeypatch, l
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
 def test_discriminators_learn_from_the_pool_and_generators_from_their_newest_translations(monkeypatch):
     """With a pool full of one picture, a discriminator's losses are those of that picture or of the newest one."""
     config = Config(size=32, base_filters=2, residual_blocks=0, pool=3, learning_rate=0.0)

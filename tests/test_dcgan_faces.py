@@ -122,6 +122,8 @@ def test_gradients_pass_through_the_augmentation_to_every_pixel_that_is_left():
     assert (tape.gradient(total, images).numpy() != 0).mean() > 0.999
 
 
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.slow
 def test_the_average_is_the_mean_at_first_and_then_moves_as_its_formula_says(monkeypatch):
     given = []
     monkeypatch.setattr(dcgan_faces, "fit", lambda step, *_, **__: given.append(step) or [])
@@ -139,6 +141,7 @@ def test_the_average_is_the_mean_at_first_and_then_moves_as_its_formula_says(mon
             np.testing.assert_allclose(variable.numpy(), average, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_both_real_and_drawn_images_are_augmented_and_one_held_out_image_will_do(monkeypatch):
     given, seen = {}, []
     monkeypatch.setattr(dcgan_faces, "fit", lambda step, *_, **options: given.update(options, step=step) or [])
@@ -169,6 +172,7 @@ def test_arithmetic_by_hand():
     np.testing.assert_array_equal(arithmetic(a, b, c), [2 - 1 + 1, 3 - 1 + 5])
 
 
+@pytest.mark.slow
 def test_scores_of_a_tiny_run_have_their_names(networks, tmp_path):
     real = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
     scores = evaluate(networks, real, tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from recipes.deepdream import (
     train,
     zoom_file,
 )
+from tests.forked import forked_python
 from tests.pictures import frames_of, noise, unit
 from tests.three_convolutions import maps_of, maps_written_out, three_convolutions, without_time
 
@@ -296,6 +296,7 @@ def stopped(monkeypatch, after: int):
 
 
 @pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(networks, after, tmp_path, monkeypatch):
     config, image = settings(epochs=3, steps=2, shift=6), soft(43, 54)
     whole, again = Dream(image.copy()), Dream(image.copy())
@@ -451,7 +452,7 @@ def test_the_command_line_dreams_before_any_network_and_leaves_no_run(saved, pho
     arguments = ["dream", "photo.png", "out.png", "--network", "file", "--weights", "three.keras", "--layers",
                  "conv2=0.5,conv3", "--epochs", "2", "--steps", "2", "--tile", "32", "--border", "32"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "recipes.deepdream", *arguments]
+    command = [*forked_python(), "-m", "recipes.deepdream", *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["out.png"]

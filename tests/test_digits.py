@@ -39,6 +39,7 @@ def test_box_and_centre_are_those_of_mnist(pictures: np.ndarray) -> None:
         np.testing.assert_allclose(ndimage.center_of_mass(picture), 13.5, atol=0.1)
 
 
+@pytest.mark.slow
 def test_pictures_show_the_counts_they_come_from() -> None:
     """The same box of both, each brought to 8x8 by averaging, agrees."""
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from dataclasses import replace
 
 import keras
@@ -15,6 +14,7 @@ from common.cluster import all_devices
 from common.execution import Execution, adam, draw_part, in_precision, loss_scale
 from common.training import fit, share
 from recipes import mlp
+from tests.forked import forked_python
 from tests.test_contract import STEPPED, load, tiny
 
 
@@ -193,7 +193,7 @@ except InputError as error:
 
 @pytest.mark.slow
 def test_two_devices_train_as_one_does():
-    done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
+    done = subprocess.run([*forked_python(), "-c", REPLICAS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "a batch of 3 cannot be shared evenly by 2 devices; give --batch-size a multiple of 2" in done.stdout
 

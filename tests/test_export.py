@@ -18,6 +18,7 @@ from common.execution import Execution
 from common.export import EXPORT_ENDINGS, export, export_network, in_float32
 from common.runs import start_run
 from recipes import lenet, pix2pix
+from tests.forked import forked_python
 from tests.test_contract import RECIPES, in_groups, load, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -175,7 +176,7 @@ def test_the_command_line_exports_a_run_again_and_again(tmp_path):
     network.save(tmp_path / "generator.keras")
     (tmp_path / "generator").mkdir()
     (tmp_path / "generator" / "old").touch()
-    command = [sys.executable, "-m", "recipes.pix2pix", "export", "--run", str(tmp_path), "--format"]
+    command = [*forked_python(), "-m", "recipes.pix2pix", "export", "--run", str(tmp_path), "--format"]
     done = subprocess.run([*command, "litert_int8"], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}\n"), done.stderr
     export(tmp_path, "tf_saved_model")

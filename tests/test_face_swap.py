@@ -103,6 +103,7 @@ def captured(monkeypatch, config, networks):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
 def test_each_decoder_learns_from_its_own_person_alone(monkeypatch):
     """What the other person's photos are makes no difference to a decoder's gradient, hence to its first step."""
     after = []
@@ -117,6 +118,7 @@ def test_each_decoder_learns_from_its_own_person_alone(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
 def test_a_step_takes_the_plain_face_as_target_and_the_warped_one_as_input(monkeypatch):
     """The first step's losses, worked out from its parts."""
     config = Config(size=32, base_filters=4, latent_dim=8, batch_size=4, mirror=False, warp=0.1, seed=3)

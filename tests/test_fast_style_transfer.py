@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from recipes.fast_style_transfer import (
     train,
     with_colours,
 )
+from tests.forked import forked_python
 from tests.pictures import noise, unit
 from tests.three_convolutions import maps_of, maps_written_out, three_convolutions
 
@@ -682,7 +682,7 @@ def test_the_command_line_trains_and_then_paints_in_the_manner_of_a_file_with_a_
     flags |= {"--weights": weights.name, "--content-layers": "conv2", "--style-layers": "conv1=2,conv3"}
     flags |= {"--size": "32", "--base-filters": "2", "--residual-blocks": "1", "--batch-size": "3", "--epochs": "1"}
     command = [
-        sys.executable,
+        *forked_python(),
         "-m",
         "recipes.fast_style_transfer",
         "train",

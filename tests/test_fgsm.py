@@ -208,6 +208,7 @@ def losses_and_gradients(config: Config) -> tuple[dict[str, float], list[list[np
 
 
 @pytest.mark.parametrize(("adversarial", "random_start"), [(0.0, True), (0.3, False), (1.0, True)])
+@pytest.mark.usefixtures("untraced")
 def test_losses_and_update_of_one_step_against_keras_and_numpy(adversarial, random_start, monkeypatch):
     config = Config(**SMALL, random_start=random_start, adversarial=adversarial, epsilon=0.08, learning_rate=0.1)
     expected, gradients = losses_and_gradients(config)
@@ -220,6 +221,7 @@ def test_losses_and_update_of_one_step_against_keras_and_numpy(adversarial, rand
             np.testing.assert_allclose(variable.numpy(), before - 0.1 * gradient, atol=2e-6, err_msg=variable.path)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_without_a_random_start_it_learns_from_the_images_that_fgsm_makes(monkeypatch):
     config = Config(**SMALL, random_start=False, epsilon=20 / 255)
     images, labels = noise(12, 8, 8, 1)[:6], numbers(12, 3)[:6]
@@ -230,6 +232,7 @@ def test_without_a_random_start_it_learns_from_the_images_that_fgsm_makes(monkey
     assert losses["hardened_attacked"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_every_step_has_a_random_start_of_its_own(monkeypatch):
     config = Config(**SMALL, learning_rate=0.0)
     _, found, _ = stepped(monkeypatch, config)
@@ -239,6 +242,7 @@ def test_every_step_has_a_random_start_of_its_own(monkeypatch):
     assert again["hardened_attacked"] != first["hardened_attacked"]
 
 
+@pytest.mark.usefixtures("untraced")
 def test_an_epoch_is_judged_on_images_that_attack_the_hardened_network(monkeypatch):
     config = Config(**SMALL, epsilon=0.1)
     (classifier, hardened), found, _ = stepped(monkeypatch, config, steps=3)

@@ -472,7 +472,10 @@ def test_idx_files_without_labels(tmp_path):
 BAD_FOLDERS = {
     "nothing": ({}, r": no class folders here \(found nothing\); expected a folder of pictures for each class"),
     "pictures only": ({".": 3}, r": no class folders here \(found 00\.png, 01\.png, 02\.png\)"),
-    "an empty class": ({"cat": 5, "dog": 0}, "/dog: no pictures here; put pictures of dog in it, or move the folder away"),
+    "an empty class": (
+        {"cat": 5, "dog": 0},
+        "/dog: no pictures here; put pictures of dog in it, or move the folder away",
+    ),
     "one class": ({"cat": 9}, r": one class only \(cat\); at least two"),
     "a class of the test alone": (
         {"train/a": 4, "train/b": 4, "test/c": 2},

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import forked_python
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.xdist_group("project")  # two wheels built at once, in one folder, break each other
 
@@ -33,7 +35,7 @@ def test_a_demo_runs_from_the_wheel_outside_the_checkout(wheel, tmp_path):
     code += "runpy.run_module('recipes.dcgan', run_name='__main__', alter_sys=True)"
     (tmp_path / "elsewhere").mkdir()
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path / "elsewhere"
+        [*forked_python(), "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path / "elsewhere"
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "elsewhere" / done.stdout.strip().splitlines()[-1]).is_file()

@@ -42,6 +42,7 @@ from common.errors import InputError
 from common.lazy import keras, tf
 from common.training import fit
 from recipes import cyclegan, dcgan, pix2pix
+from tests.forked import forked_python
 
 sys.modules["triton"] = None  # one process cannot hold its LLVM and TensorFlow's; PyTorch does without it
 ROOT = Path(__file__).parent.parent
@@ -473,7 +474,7 @@ def test_a_short_run(name, flags, tmp_path):
 
 @pytest.mark.parametrize("flags", [["--only", "nonsense"], ["--rounds", "0"]])
 def test_wrong_flags_are_a_line(flags):
-    command = [sys.executable, "-m", "benchmarks.speed", *flags]
+    command = [*forked_python(), "-m", "benchmarks.speed", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --") and done.stderr.count("\n") == 1

@@ -94,6 +94,7 @@ def stepped(monkeypatch, config, steps=1):
 
 
 @pytest.mark.parametrize("matching", [True, False])
+@pytest.mark.usefixtures("untraced")
 def test_one_step_moves_every_weight_of_every_network(monkeypatch, matching):
     """The compile-and-freeze way of writing this runs without an error and moves none."""
     networks, before, _, _, losses = stepped(monkeypatch, Config(**SMALL, matching=matching))
@@ -103,6 +104,8 @@ def test_one_step_moves_every_weight_of_every_network(monkeypatch, matching):
     assert set(losses) == {"classes", "discriminator", "generator", "consistency"}
 
 
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.slow
 def test_the_average_is_that_of_the_closed_form(monkeypatch):
     networks, _, trail, _, _ = stepped(monkeypatch, Config(**SMALL, averaging=0.7), steps=5)
     shares = np.array([0.49 / 3, 0.49 / 3, 0.49 / 3, 0.21, 0.3])  # the mean of three; from then on 0.3 of each new one
@@ -111,12 +114,14 @@ def test_the_average_is_that_of_the_closed_form(monkeypatch):
         np.testing.assert_allclose(variable.numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_agreement_has_its_weight_in_the_step(monkeypatch):
     still = {"dropout": 0.0, "noise": 0.0, "sure": 0.0}
     ends = [stepped(monkeypatch, Config(**SMALL, **still, consistency=weight))[2][0] for weight in (0.0, 50.0)]
     assert any(not np.array_equal(one, other) for one, other in zip(*ends, strict=True))
 
 
+@pytest.mark.usefixtures("untraced")
 def test_losses_of_one_step_against_the_networks_outputs(monkeypatch):
     """Without dropout and noise: what the labelled, the unlabelled and the generated images are taken for."""
     config = Config(**SMALL, dropout=0.0, noise=0.0, matching=False, sure=0.6)
@@ -140,6 +145,7 @@ def test_losses_of_one_step_against_the_networks_outputs(monkeypatch):
     assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_an_epoch_is_measured_by_the_averaged_classifier(monkeypatch):
     networks, _, _, found, _ = stepped(monkeypatch, Config(**SMALL, matching=False), steps=2)
     images, labels = shades(32)

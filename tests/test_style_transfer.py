@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from recipes.style_transfer import (
     total_variation,
     train,
 )
+from tests.forked import forked_python
 from tests.pictures import noise, unit
 from tests.three_convolutions import maps_of, maps_written_out, three_convolutions, without_time
 
@@ -550,7 +550,7 @@ def test_the_command_line_paints_before_any_network_and_leaves_no_run(files, tmp
                  "--weights", "three.keras", "--content-layers", "conv2", "--style-layers", "conv1=2,conv3",
                  "--colours", "kept", "--size", "64", "--scales", "2", "--steps", "2"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "recipes.style_transfer", *arguments]
+    command = [*forked_python(), "-m", "recipes.style_transfer", *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["out.png"]

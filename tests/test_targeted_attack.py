@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -29,6 +28,7 @@ from recipes.targeted_attack import (
     train,
 )
 from recipes.targeted_attack import Networks as Attacked
+from tests.forked import forked_python
 
 CLASSES = 4
 
@@ -259,7 +259,7 @@ def test_the_command_line_takes_a_preset_and_leaves_no_run(tmp_path):
     images, labels = held_out_digits()
     write_image(images[0], tmp_path / "digit.png")
     target = str((labels[0] + 1) % 10)
-    command = [sys.executable, "-m", "recipes.targeted_attack", "attack", "digit.png", "out.png", "--preset", "demo"]
+    command = [*forked_python(), "-m", "recipes.targeted_attack", "attack", "digit.png", "out.png", "--preset", "demo"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([*command, "--target", target], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import tensorflow as tf
 from common.batches import Batches, batches, side_by_side
 from common.errors import InputError
 from common.training import fit, share
+from tests.forked import Process, forked_python
 
 
 def start(seed: int = 0):
@@ -260,7 +260,7 @@ def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp
     def command(folder):
         folder.mkdir(exist_ok=True)
         epochs = {"pix2pix": "8", "dcgan": "16", "cyclegan": "3"}[recipe]  # by how long they take
-        return [sys.executable, "-m", "tests.kill_target", recipe, str(folder), epochs]
+        return [*forked_python(), "-m", "tests.kill_target", recipe, str(folder), epochs]
 
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run(command(tmp_path / "whole"), check=True, **quiet)
@@ -270,7 +270,7 @@ def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp
     left = []  # the newest save after each kill
     for _ in range(kills):
         before = newest(killed)
-        process = subprocess.Popen(command(killed), **quiet)
+        process = Process(command(killed), **quiet)
         while process.poll() is None and newest(killed) == before:  # until it has gone on by one save
             time.sleep(0.005)
         time.sleep(moments.uniform(0.0, 0.25))
