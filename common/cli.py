@@ -57,7 +57,8 @@ def run_command(demo: Callable[..., Path], *, presets: Mapping[str, Any], **verb
 def check_clock() -> None:
     """Raise InputError before 1980: networks are saved as zip archives, which cannot hold an earlier date."""
     if time.time() < 315_619_200:
-        raise InputError(f"the clock of this machine says {time.strftime('%Y-%m-%d %H:%M')}: set it, then try again")
+        now = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time()))
+        raise InputError(f"the clock of this machine says {now}: set it, then try again")
 
 
 def _call(

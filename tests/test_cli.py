@@ -353,6 +353,21 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_the_same_command_goes_on(tmp_pat
     assert {"generator.keras", "report.html", "results.json"} <= set(os.listdir(tmp_path))
 
 
+def test_a_clock_before_1980_is_one_line(monkeypatch, capsys):
+    """Networks are zip archives, which cannot hold such a date: the run would end at its first save."""
+
+    def demo(output_dir: Path = Path("run")) -> Path:
+        raise AssertionError
+
+    monkeypatch.setattr(sys, "argv", ["recipes/pix2pix.py"])
+    monkeypatch.setattr("common.cli.time.time", lambda: 3600.0)
+    with pytest.raises(SystemExit) as end:
+        run_command(demo, presets={})
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the clock of this machine says 1970-01-01") and said.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_ctrl_c_while_a_recipe_is_imported_is_one_line():
     """At moments before the command line is read, and while TensorFlow is imported."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,17 @@ import pytest
 
 from common.datasets import npz_entries
 from common.errors import InputError
-from common.files import cached_array, data_file, read_npz, replacing, write_json, write_npz
+from common.files import (
+    cached_array,
+    data_file,
+    delete,
+    draft_of,
+    read_npz,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_npz,
+)
 from common.labelled import labelled_images
 
 
@@ -22,6 +33,69 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
         raise RuntimeError("cut short")
     assert json.loads(path.read_text()) == {"a": 1}
     assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
+
+
+def test_a_link_that_someone_has_laid_at_the_name_of_a_draft_is_not_followed(tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("kept")
+    draft_of(tmp_path / "a.json").symlink_to(mine)
+    draft_of(tmp_path / "folder").symlink_to(tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    write_json(tmp_path / "a.json", {"a": 1})
+    with replacing_folder(tmp_path / "folder") as draft:
+        (draft / "b").touch()
+    assert mine.read_text() == "kept" and not list((tmp_path / "other").iterdir())
+    assert not (tmp_path / "a.json").is_symlink() and (tmp_path / "folder" / "b").exists()
+
+
+def test_a_folder_is_replaced_whole_or_stays_as_it_was(tmp_path):
+    for name in ("one", "two"):
+        with replacing_folder(tmp_path / "folder") as draft:
+            (draft / name).touch()
+    with pytest.raises(RuntimeError), replacing_folder(tmp_path / "folder") as draft:
+        (draft / "three").touch()
+        raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "two"]
+
+
+def test_deleting_takes_files_links_and_folders_and_nothing_that_a_link_leads_to(tmp_path):
+    (tmp_path / "kept" / "file").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for name in ("link", "folder", "file", "never there"):
+        delete(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_full_disk_is_one_line_with_the_path_and_the_room_that_is_left(tmp_path):
+    """However a library says it: with an error of its own, or with one that names another file, or none."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        (tmp_path / "filler").write_bytes(bytes(40_000))
+        for failure in (None, RuntimeError("unable to flush file's cached information"), OSError("Can't write data")):
+            with pytest.raises(OSError, match="no space left on the disk .0.0 MB are free.; make room") as raised:
+                write_filling(tmp_path / "a.npz", failure)
+            assert raised.value.filename == str(tmp_path / "a.npz")
+            assert [path.name for path in tmp_path.iterdir()] == ["filler"]
+        with pytest.raises(InputError, match="mine"), replacing(tmp_path / "a.npz"):
+            raise InputError("mine")  # what was given wrong stays that
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def write_filling(path: Path, failure: Exception | None) -> None:
+    with replacing(path) as draft:
+        try:
+            draft.write_bytes(bytes(100_000))
+        except OSError as error:
+            raise failure or error from None
+
+
+def test_what_fails_on_a_disk_with_room_stays_as_it_is(tmp_path):
+    with pytest.raises(RuntimeError, match="^mine$"), replacing(tmp_path / "a.npz"):
+        raise RuntimeError("mine")
 
 
 def test_a_draft_keeps_the_suffix_by_which_libraries_choose_a_format(tmp_path):
