@@ -470,6 +470,7 @@ def test_accuracy_is_printed_as_the_run_has_it(named, made, tmp_path, capsys):
     assert printed(capsys) == {name: pytest.approx(100 * right, abs=0.051) for name, right in scores.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [0, -1])
 def test_no_images_at_all(images, made, tmp_path):
     with pytest.raises(InputError, match=f"images must be 1 or more, got {images}"):

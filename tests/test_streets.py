@@ -10,7 +10,7 @@ from common.streets import BUILDING, CAR, ROAD, SKY, STREET_CLASSES, TREE, draw_
 
 @pytest.fixture(scope="module")
 def pairs() -> tuple[np.ndarray, np.ndarray]:
-    return street_pairs(50, 64)
+    return street_pairs(24, 64)
 
 
 def test_class_names_are_the_first_ten_of_the_colour_table():
@@ -31,7 +31,7 @@ def test_shapes_and_types(size):
 def test_a_seed_means_one_scene(pairs):
     for first, second in zip(draw_street(11, 64), draw_street(11, 64), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert len({labels.tobytes() for labels in pairs[0]}) == len({photo.tobytes() for photo in pairs[1]}) == 50
+    assert len({labels.tobytes() for labels in pairs[0]}) == len({photo.tobytes() for photo in pairs[1]}) == 24
 
 
 def test_a_scene_does_not_depend_on_what_was_drawn_before():
