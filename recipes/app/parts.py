@@ -20,7 +20,7 @@ import numpy as np
 from common.canvas import no_larger, photographs, read_photo
 from common.errors import InputError
 from common.images import read_image, resize_image
-from common.runs import load_network
+from common.runs import Shape, load_network
 from recipes import cyclegan, dcgan, fast_style_transfer, pix2pix, vae, vae_faces
 from recipes.app.guard import files_in
 
@@ -33,6 +33,7 @@ RECIPES = {  # of which a run is played with
     "vae_faces": vae_faces,
 }
 DRAWINGS = 8  # that a canvas keeps until they are looked at
+ANY_IMAGE = (None, None, 3)  # height, width and channels that a network takes or gives
 LARGEST_SIDE = 768  # pixels of an uploaded picture that is worked on; larger ones are made smaller
 
 
@@ -188,15 +189,18 @@ def check_upload(path: str | None) -> None:
 
 
 @functools.lru_cache(maxsize=16)
-def network_of(run: Path, name: str, written: int) -> Any:
+def network_of(run: Path, name: str, takes: Shape, gives: Shape, written: int) -> Any:
     """Return a network of a run, which is read once; `written` is when its file was."""
-    return load_network(run, name)
+    return load_network(run, name, takes, gives)
 
 
-def network(run: Path, name: str) -> Any:
-    """Return a network of a run as it is now."""
+def network(run: Path, name: str, takes: Shape = ANY_IMAGE, gives: Shape = ANY_IMAGE) -> Any:
+    """Return a network of a run as it is now, by default one that translates images of any size.
+
+    Raises InputError where it takes or gives something else, as a network of another run does.
+    """
     path = run / f"{name}.keras"
-    return network_of(run, name, path.stat().st_mtime_ns if path.exists() else 0)
+    return network_of(run, name, takes, gives, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 def result(gr: Any, label: str, height: int | None = None) -> Any:

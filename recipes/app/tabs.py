@@ -17,6 +17,7 @@ from common.errors import InputError
 from common.faces import FACE_ATTRIBUTES, drawn_faces
 from common.imagenet import Known, frozen_classifier
 from common.images import LABEL_COLOURS, colour_labels, labels_from_colours, read_image, resize_image
+from common.runs import image_shape, read_run
 from common.seasons import drawn_seasons
 from common.streets import STREET_CLASSES, street_pairs
 from recipes import cyclegan, dcgan, deepdream, fast_style_transfer, fgsm, pix2pix, style_transfer, vae, vae_faces
@@ -246,8 +247,9 @@ def plane(gr: Any, runs: dict[str, Path]) -> Answer:
     def decode(*values: float) -> np.ndarray | None:
         if not is_whole(run):
             return None
-        decoder = network(run, "decoder")
-        latent = np.zeros((1, decoder.input_shape[-1]), np.float32)
+        config = read_run(run, "vae", vae.Config)
+        decoder = network(run, "decoder", (config.latent_dim,), image_shape(config))
+        latent = np.zeros((1, config.latent_dim), np.float32)
         latent[0, : len(values)] = values[: latent.shape[1]]
         return side_by_side(vae.decode(decoder, latent)[0])
 
@@ -267,7 +269,9 @@ def walk(gr: Any, runs: dict[str, Path]) -> Answer:
         if not is_whole(run):
             return None
         end = end + (start == end)  # a walk needs two seeds
-        way = dcgan.walk(network(run, "generator"), int(start), int(end), 25)
+        config = read_run(run, "dcgan", dcgan.Config)
+        generator = network(run, "generator", (config.latent_dim,), image_shape(config))
+        way = dcgan.walk(generator, int(start), int(end), 25)
         return side_by_side(way[0], way[int(position)], way[-1])
 
     return answer(gr, go, [start, end, position], shown, made=made)
