@@ -203,7 +203,7 @@ def test_a_set_that_tfds_prepared(tmp_path, monkeypatch):
 
     for builder in (TinySeasons, NoDomains):
         builder(data_dir=tmp_path).download_and_prepare()
-    monkeypatch.setattr(tfds, "builder", functools.partial(tfds.builder, data_dir=tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for _ in range(2):  # the second time from the folders written the first time
         domains = read("tfds:tiny_seasons", 16)
         assert [len(part) for part in (*domains.a[:2], *domains.b[:2])] == [4, 2, 3, 1]

@@ -195,7 +195,7 @@ def test_full_disk_is_no_download_error(server: Server, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "open", lambda *_: FullDisk())
     server.answers = ["ok"]
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="no space left on the disk"):
         download(server.url, tmp_path / "digits.npz", SHA256)
     assert server.requests == 1
 

@@ -552,7 +552,7 @@ def test_the_painting_is_kept_with_its_whole_path_and_a_run_keeps_to_it(style, w
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     experiment(str(photos), replace(config, style=f"../{style.name}"), run)
-    other = write_image(read_image(style), tmp_path / "elsewhere" / style.name)
+    other = write_image(255 - read_image(style), tmp_path / "elsewhere" / style.name)
     with pytest.raises(InputError, match=f"holds a run with style '{style}', not '{other}'"):
         experiment(str(photos), config, run)
 
