@@ -261,7 +261,7 @@ def test_the_plain_way_of_cyclegan_learns_the_same():
     plain, ours = ([w.numpy() for network in each for w in network.trainable_variables] for each in both)
     for old, one, other in zip(before, plain, ours, strict=True):
         moved = np.abs(other - old).mean()
-        # Adam divides by the size of a gradient, so the rounding of small ones shows: 2.2 % with AVX2, less with AVX-512.
+        # Adam divides by the size of a gradient, so the rounding of small ones shows: 2.2 % on a machine with AVX2.
         assert moved > 1e-4 and np.abs(one - other).mean() < 0.05 * moved
 
 
