@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from common.errors import InputError
+from common.errors import InputError, first_line
 from common.lazy import tf
 
 
@@ -61,8 +61,7 @@ def all_devices(batch_size: int) -> Iterator[None]:
         try:
             strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else is computed
         except (RuntimeError, tf.errors.OpError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise InputError(f"TF_CONFIG: the machines could not be joined ({reason})") from None
+            raise InputError(f"TF_CONFIG: the machines could not be joined ({first_line(error, 200)})") from None
         replicas = strategy.num_replicas_in_sync
         if batch_size % replicas:
             raise InputError(
@@ -109,7 +108,7 @@ def joining_again() -> Iterator[None]:
         gone = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError
         if not (isinstance(error, gone) or "Collective ops is aborted" in str(error)):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        first = first_line(error, 160)
         if not int(restarts):
             raise OSError(f"another machine of this training is gone ({first}); start all of them again") from None
         print(f"another machine is gone ({first}); beginning again from the newest save", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ import numpy as np
 from common.batches import Examples, as_they_are
 from common.clothes import CLOTHES_CLASSES
 from common.downloads import download
-from common.errors import InputError
+from common.errors import InputError, first_line
 from common.files import check_npz, is_run, replacing
 from common.images import (
     ImageFile,
@@ -461,8 +461,7 @@ def tfds_builder(name: str, fetch: bool):
         try:
             return tfds.builder_from_directory(folder)
         except Exception as error:  # what a disk holds may be damaged in many ways
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{folder}: not a prepared set ({reason[:150]}); prepare it again") from None
+            raise InputError(f"{folder}: not a prepared set ({first_line(error, 150)}); prepare it again") from None
     try:
         socket.getaddrinfo("storage.googleapis.com", 443)  # without a network the library tries for minutes
     except OSError as error:
@@ -470,13 +469,12 @@ def tfds_builder(name: str, fetch: bool):
     try:
         builder = tfds.builder(name)
     except Exception as error:
-        raise InputError(f"tfds:{name}: no such set in TensorFlow Datasets ({str(error).splitlines()[0]})") from None
+        raise InputError(f"tfds:{name}: no such set in TensorFlow Datasets ({first_line(error)})") from None
     try:
         builder.download_and_prepare()
     except Exception as error:  # every set brings failures of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"tfds:{name} could not be fetched ({reason[:150]}): prepare it by hand in {builder.data_dir}"
+            f"tfds:{name} could not be fetched ({first_line(error, 150)}): prepare it by hand in {builder.data_dir}"
         ) from None
     return builder
 

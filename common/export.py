@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from common.errors import InputError
+from common.errors import InputError, first_line
 from common.files import replacing, replacing_folder
 from common.lazy import keras, tf
 from common.locks import only_process_in
@@ -124,8 +124,9 @@ def _write_litert(network: keras.Model, path: Path, int8: bool, size: int) -> No
     try:
         _resizing(network).export(str(path), format="litert", verbose=False, **options)
     except ConverterError as error:
-        reason = str(error).splitlines()[0][:150]
-        raise InputError(f"{network.name} holds what LiteRT has not ({reason}); choose another format") from None
+        raise InputError(
+            f"{network.name} holds what LiteRT has not ({first_line(error, 150)}); choose another format"
+        ) from None
 
 
 def _resizing(network: keras.Model) -> keras.Model:

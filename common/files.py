@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cluster import is_chief
-from common.errors import InputError
+from common.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,8 +177,7 @@ def read_npz(
             arrays = dict(archive)
         _check_arrays(arrays, shapes or {}, texts)
     except Exception as error:  # a damaged file fails in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read ({reason[:120]}); train again, or restore the file") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); train again, or restore the file") from None
     return arrays
 
 

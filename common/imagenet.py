@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from common.errors import InputError
+from common.errors import InputError, first_line
 from common.files import data_file
 from common.keras_files import load_keras_file
 from common.lazy import keras
@@ -211,6 +211,5 @@ def imagenet_classes(pretrained: Pretrained) -> tuple[str, ...]:
         names = json.loads(place.read_text(encoding="utf-8"))
         return tuple(names[str(number)][1].replace("_", " ") for number in range(1000))
     except Exception as error:  # Keras raises a plain Exception where a download fails; a damaged file fails anyhow
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        line = f"the names of ImageNet's classes cannot be had ({reason[:150]}): put them at {place or kept}"
+        line = f"the names of ImageNet's classes cannot be had ({first_line(error, 150)}): put them at {place or kept}"
         raise InputError(line) from None

@@ -7,7 +7,7 @@ import math
 import zipfile
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, first_line
 from common.lazy import keras
 
 SMALL_ARCHIVE = 2**26  # bytes, unpacked, that any file may have
@@ -38,5 +38,4 @@ def load_keras_file(path: Path) -> keras.Model:
             raise ValueError(f"it claims weights of {size} bytes, more than its {path.stat().st_size} bytes can hold")
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file fails in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be loaded ({reason[:120]}); train again, or restore the file") from None
+        raise InputError(f"{path}: cannot be loaded ({first_line(error)}); train again, or restore the file") from None

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, first_line
 from common.lazy import keras
 
 
@@ -36,8 +36,9 @@ def load_pretrained(
         try:
             network.set_weights(imagenet().get_weights())
         except Exception as error:  # Keras raises a plain Exception where a download fails
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"the imagenet weights cannot be had ({reason[:150]}): put them at {place}") from None
+            raise InputError(
+                f"the imagenet weights cannot be had ({first_line(error, 150)}): put them at {place}"
+            ) from None
         return
     path = Path(weights)
     if not path.is_file():
@@ -47,5 +48,4 @@ def load_pretrained(
             warnings.simplefilter("ignore")  # Keras names every layer that a file of another network has not
             network.load_weights(path)
     except Exception as error:  # a file that is damaged or of another network fails in many ways
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{weights}: not weights of {network.name} ({reason[:120]})") from None
+        raise InputError(f"{weights}: not weights of {network.name} ({first_line(error)})") from None

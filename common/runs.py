@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from common.cluster import is_chief
-from common.errors import InputError
+from common.errors import InputError, first_line
 from common.execution import Execution
 from common.files import readable_name, replacing, write_json
 from common.identity import NAMING_SETTINGS, check_identities, check_places, identities, kept_identities
@@ -142,8 +142,9 @@ def stored_run(output_dir: Path) -> dict[str, Any]:
                 raise TypeError(f"{name} is {shown_value(value)}")
             check_value(name, value, kind)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"{path}: damaged ({reason}); restore it, or start a new run in another folder") from None
+        raise InputError(
+            f"{path}: damaged ({first_line(error)}); restore it, or start a new run in another folder"
+        ) from None
     return settings
 
 
