@@ -507,6 +507,7 @@ def test_tables_of_adversarial_nets_show_means_beside_what_they_are_to_be_compar
     assert "without augmentation" not in text and adversarial.tables({}) == ""
 
 
+@pytest.mark.slow
 def test_adversarial_nets_are_measured_once_and_lines_without_data_are_named(tmp_path, monkeypatch, capsys):
     asked = []
 
@@ -639,6 +640,7 @@ def test_tables_of_attacks():
     assert attacks.tables({}) == ""
 
 
+@pytest.mark.slow
 def test_attacks_are_measured_once_on_what_is_given(tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(attacks, "measure_photos", lambda *given: asked.append(given) or {})
@@ -938,6 +940,7 @@ def test_optimizers_are_told_their_lowest_losses_after_some_seconds(tmp_path, mo
     assert scores["L-BFGS"]["0.8 s"] < scores["Adam, rate 0.01"]["0.4 s"]
 
 
+@pytest.mark.slow
 def test_megapixels_are_dreamt_by_code_that_says_its_seconds_and_gigabytes(tmp_path, monkeypatch):
     """The code runs here and not in a process of its own; the photo is a tile, six times down and eight across."""
     square = np.random.default_rng(0).integers(0, 256, (5, 5, 3), np.uint8)

@@ -125,6 +125,7 @@ def test_no_number_depends_on_how_many_steps_a_call_does(steps):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_learns_as_one_that_is_not():
     losses, _ = regression(Execution())
     compiled, _ = regression(Execution(xla=True))

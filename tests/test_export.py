@@ -128,6 +128,7 @@ def test_eight_bits_make_a_small_file_that_gives_nearly_the_same(tmp_path):
         assert 0 < np.abs(found - expected).mean() < 0.05 * np.abs(expected).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lenet", "cyclegan", "mobilenet", "adversarial_autoencoder"])
 def test_what_was_trained_in_16_bits_is_written_in_float32(name):
     module = load(name)

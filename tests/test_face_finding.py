@@ -67,11 +67,13 @@ def test_the_largest_face_of_a_photo_comes_first_and_is_where_it_is(astronaut):
     assert 80 < face.side < 110
 
 
+@pytest.mark.slow
 def test_a_large_photo_is_searched_small_and_the_box_is_in_its_own_pixels(astronaut):
     small, large = find_faces(astronaut)[0], find_faces(astronaut.repeat(3, 0).repeat(3, 1))[0]
     np.testing.assert_allclose(np.array(large) / 3, small, atol=14)
 
 
+@pytest.mark.slow
 def test_grey_photos_have_faces_too(astronaut):
     grey = (astronaut @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)[..., None]
     assert find_faces(grey) == find_faces(grey.repeat(3, -1))
@@ -84,6 +86,7 @@ def test_no_face_where_there_is_none():
     assert find_faces(np.zeros((300, 5, 3), np.uint8)) == find_faces(np.zeros((5, 3000, 1), np.uint8)) == []
 
 
+@pytest.mark.slow
 def test_the_box_of_a_drawn_face_is_where_the_recipe_expects_it():
     """So that a run on drawn faces can be tried on photos."""
     faces = [face for character in (11, 8) for face in drawn_faces(12, 3, 96, character=character)[0]]
@@ -349,6 +352,7 @@ def invert(faces: np.ndarray) -> np.ndarray:
     return faces[:, ::-1]
 
 
+@pytest.mark.slow
 def test_a_photo_s_face_is_replaced_and_marked_and_the_rest_is_as_it_was(astronaut, tmp_path):
     write_image(astronaut, tmp_path / "in.png")
     target = convert_faces(tmp_path / "in.png", tmp_path / "out.png", invert, 64, 0.4, visible_mark=False)

@@ -473,6 +473,7 @@ def test_a_short_run(name, flags, tmp_path):
             assert len(row["rounds_ms"]) == 2 and row["peak_memory_mb"] > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--only", "nonsense"], ["--rounds", "0"]])
 def test_wrong_flags_are_a_line(flags):
     command = [*forked_python(), "-m", "benchmarks.speed", *flags]

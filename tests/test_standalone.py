@@ -408,6 +408,7 @@ def test_listing_imports_neither_a_recipe_nor_numpy():
         assert f"'{name}'" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_recipe_can_be_copied(recipe, tmp_path):
     assert recipe_summary(recipe)

@@ -367,6 +367,7 @@ def stopped_and_gone_on(networks: Networks, config: Config, stop_after: int, fol
     np.testing.assert_array_equal(whole, stopped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(networks, optimizer, tmp_path, monkeypatch):
     stopped_and_gone_on(networks, settings(optimizer=optimizer, epochs=2, steps=4), 1, tmp_path, monkeypatch)

@@ -94,6 +94,7 @@ def test_a_run_in_two_parts_equals_a_run_in_one(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_mid_epoch_ends_the_step_and_loses_nothing(tmp_path, number):
     step, whole = start()
@@ -143,6 +144,7 @@ def damage(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_save_is_passed_over(tmp_path, capsys):
     step, whole = start()
     expected = fit(step, data(), epochs=4, state=whole)
@@ -311,6 +313,7 @@ def test_the_weights_of_the_best_epoch_are_left_and_patience_ends_the_run(tmp_pa
     assert all(np.array_equal(a, b) for a, b in zip(learnt(), seen[1], strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_knows_its_best_epoch(tmp_path):
     values = [2.0, 1.0, 4.0, 3.0, 5.0]
     options = {"on_epoch": measured_in_turn(values), "best": "validation_loss"}

@@ -35,6 +35,7 @@ def test_the_likelihood_is_that_of_independent_coins():
     assert float(nothing_known[0]) == pytest.approx(-784 * np.log(2))
 
 
+@pytest.mark.slow
 def test_both_bounds_lie_below_the_likelihood_found_by_quadrature_and_the_second_comes_near():
     networks = vae.build(TINY)
     for variable in networks.decoder.trainable_variables:
