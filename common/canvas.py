@@ -251,7 +251,7 @@ def resume_painting(output_dir: Path | None) -> tuple[History, np.ndarray]:
             say(f"{problem}; resuming from the save before")
             continue
         if output_dir is not None:
-            write_history(output_dir, history)
+            attempt("history.csv", write_history, output_dir, history)
             _prune(output_dir)
         return history, picture
     return [], np.empty((0, 0, 3), np.float32)

@@ -27,7 +27,7 @@ def attempt(what: str, make: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return make(*arguments)
     except Exception as error:
-        say(f"warning: {what} failed ({first_line(error)})")
+        say(f"warning: {what} could not be made ({first_line(error)})")
         return None
 
 

@@ -56,6 +56,8 @@ class Saves:
         for number in self.numbers():
             folder = self.folder / f"step-{number:08d}"
             try:
+                if odd := [path.name for path in folder.iterdir() if not path.is_file()]:  # a pipe would be waited for
+                    raise ValueError(f"{odd[0]} is not a regular file")
                 steps_before, totals, seconds, history = read_progress(folder / "progress.json")
                 with _without_wildcards(folder) as place:
                     self.checkpoint.read(str(place / "state")).assert_existing_objects_matched()
@@ -125,6 +127,8 @@ class Saves:
         for name, network in self.networks.items():
             path = self.folder / "best" / f"{name}.keras"
             try:
+                if not self.best and not path.is_file():
+                    raise FileNotFoundError("there is no such file")
                 network.set_weights(self.best[name]) if self.best else network.load_weights(path)
             except Exception as error:  # a damaged file fails in many ways
                 raise InputError(

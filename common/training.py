@@ -105,7 +105,7 @@ def fit(
     def measured(epoch: int) -> Mapping[str, float]:
         if on_epoch is None:
             return {}
-        return (on_epoch(epoch) if best else attempt(f"what follows epoch {epoch}", on_epoch, epoch)) or {}
+        return (on_epoch(epoch) if best else attempt(f"images or scores after epoch {epoch}", on_epoch, epoch)) or {}
 
     recent: list[tf.Tensor] = []  # losses of calls that are not in `totals` yet, a row a step
     alone = place().workers == 1

@@ -36,7 +36,7 @@ def test_what_cannot_be_said_does_not_end_the_work(monkeypatch, stream):
 def test_an_attempt_returns_its_result_or_says_in_one_line_what_failed(capsys):
     assert attempt("a sum", sum, [1, 2]) == 3
     assert attempt("the grid", np.concatenate, []) is None
-    assert capsys.readouterr().err == "warning: the grid failed (need at least one array to concatenate)\n"
+    assert capsys.readouterr().err == "warning: the grid could not be made (need at least one array to concatenate)\n"
     with pytest.raises(KeyboardInterrupt):
         attempt("a plot", stopped)
 

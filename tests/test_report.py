@@ -118,7 +118,10 @@ def test_missing_parts_are_left_out(tmp_path):
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path, capsys):
     path = write_report(tmp_path / "none")
     said = capsys.readouterr().err
-    assert said.startswith(f"warning: {path} failed ({tmp_path / 'none'} is not a folder") and said.count("\n") == 1
+    assert (
+        said.startswith(f"warning: {path} could not be made ({tmp_path / 'none'} is not a folder")
+        and said.count("\n") == 1
+    )
     assert not (tmp_path / "none").exists()
 
 

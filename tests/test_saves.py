@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -34,6 +35,17 @@ def test_no_message_about_saves_advises_to_delete_them(tmp_path):
     with pytest.raises(InputError, match="no save can be read .* restore it from a copy") as raised:
         fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
     assert "delete" not in str(raised.value)
+
+
+def test_a_pipe_in_place_of_a_save_is_not_waited_for(tmp_path):
+    step, state = start()
+    fit(step, data(), epochs=1, state=state, output_dir=tmp_path)
+    for name in ("state.index", "progress.json"):
+        path = tmp_path / "checkpoints" / "step-00000005" / name
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(InputError, match="is not a regular file"):
+            fit(step, data(), epochs=1, state=state, output_dir=tmp_path)
 
 
 PROGRESS = {"steps_per_epoch": 5, "totals": {}, "seconds": 0.0, "history": [{"epoch": 1, "loss": 1.0}]}
@@ -73,8 +85,8 @@ def test_a_side_product_that_fails_does_not_end_the_training(tmp_path, capsys):
     (tmp_path / "history.csv" / "a folder").mkdir(parents=True)  # so that no file can be written there
     history = fit(step, data(), epochs=3, state=state, output_dir=tmp_path, on_epoch=on_epoch)
     said = capsys.readouterr().err
-    assert "warning: what follows epoch 2 failed (no backend)\n" in said
-    assert said.count("warning: history.csv failed (") == 4  # after each epoch, and at the end
+    assert "warning: images or scores after epoch 2 could not be made (no backend)\n" in said
+    assert said.count("warning: history.csv could not be made (") == 4  # after each epoch, and at the end
     assert [row.get("score") for row in history] == [1, None, 3]
     (tmp_path / "history.csv" / "a folder").rmdir()
     (tmp_path / "history.csv").rmdir()
