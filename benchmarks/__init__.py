@@ -1,4 +1,4 @@
-"""Numbers for the README, each measured again by one command; `python -m benchmarks.NAME --help` says which."""
+"""Benchmarks: commands that measure the tables in RESULTS.md. See `python -m benchmarks.NAME --help`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.cli import errors_in_one_line
-from common.errors import InputError
-from common.files import write_json, write_text
-from common.keras_files import load_keras_file
-from common.lazy import keras
+from common.runs.cli import errors_in_one_line
+from common.system.files import InputError, write_json, write_text
+from common.system.keras_files import load_keras_file
+from common.system.lazy import defer_imports, keras
+
+if sys.argv[:1] == ["-m"]:  # `python -m benchmarks.NAME --help` must not import Keras
+    defer_imports()
 
 
 def run_benchmark(function: Callable[..., object]) -> None:
-    """Call `function`, whose parameters are the command line's flags.
+    """Run `function` as a command. Its parameters become command-line flags.
 
-    What a user gave wrong ends the process in one line: see `errors_in_one_line`.
+    Invalid input causes a one-line error message and ends the process: see `errors_in_one_line`.
     """
     import tyro
 
@@ -37,20 +39,20 @@ def run_benchmark(function: Callable[..., object]) -> None:
 
 @contextmanager
 def timed(task: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Add the seconds that the block takes, by the clock and of all CPU cores, to `seconds`, and print both."""
+    """Time a `with` block. Add its wall-clock and CPU seconds to `seconds`, and print them."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     seconds |= {f"{task}_wall_seconds": round(wall, 1), f"{task}_cpu_seconds": round(cpu, 1)}
-    print(f"{task}: {wall:.1f} s, {cpu:.1f} s of CPU", file=sys.stderr)
+    print(f"{task}: {wall:.1f} s, {cpu:.1f} CPU seconds", file=sys.stderr)
 
 
 def measure_run(recipe: str, config: Any, data: Path, output_dir: Path, **options: Any) -> dict[str, float | int | str]:
-    """Run a recipe; return what it measured, its weights, and the seconds by the clock and of all cores."""
+    """Run a recipe. Return its scores, parameter count, wall-clock seconds and CPU seconds."""
     module = importlib.import_module(f"recipes.{recipe}")
     seconds: dict[str, float] = {}
     with timed("run", seconds):
-        module.experiment(str(data), config, output_dir, **options)
+        module.run(str(data), config, output_dir, **options)
     scores = json.loads((output_dir / "results.json").read_text())
     files = [output_dir / f"{name}.keras" for name in module.Networks._fields]
     scores["weights"] = sum(load_keras_file(file).count_params() for file in files)
@@ -58,7 +60,7 @@ def measure_run(recipe: str, config: Any, data: Path, output_dir: Path, **option
 
 
 class Measured:
-    """Numbers that are kept in a file, so that a benchmark that was stopped goes on where it was."""
+    """Results stored in a JSON file, so an interrupted benchmark can resume."""
 
     def __init__(self, store: Path):
         self.store = store
@@ -66,7 +68,7 @@ class Measured:
         store.parent.mkdir(parents=True, exist_ok=True)
 
     def once(self, key: str, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return what `action` measured, now or at an earlier time."""
+        """Return the stored result for `key`. If there is none, call `action` and store its result."""
         if key not in self.numbers:
             print(f"\n{key}", file=sys.stderr)
             self.numbers[key] = action()
@@ -77,20 +79,20 @@ class Measured:
 
 
 def write_between(path: Path, mark: str, text: str) -> None:
-    """Put `text` between the two marks `<!-- mark -->` in a Markdown file.
+    """Replace the text between the two markers `<!-- mark -->` in a Markdown file.
 
     Raises:
-        InputError: there is no such file, or it does not hold the mark twice.
+        InputError: the file does not exist, or does not contain the marker exactly twice.
     """
     line = f"<!-- {mark} -->"
     parts = path.read_text().split(line) if path.is_file() else []
     if len(parts) != 3:
-        raise InputError(f"{path}: expected a file with {line} twice, to write the tables between")
+        raise InputError(f"{path}: expected a file that contains {line} exactly twice; the tables go between them")
     write_text(path, f"{parts[0]}{line}\n{text}\n{line}{parts[2]}")
 
 
 def markdown_table(rows: Mapping[str, Mapping[str, float | int | str]], columns: Mapping[str, str], corner: str) -> str:
-    """Return one line a row under `corner` and the headings of `columns`; what a row does not have is left empty."""
+    """Return a Markdown table with the headers `corner` and `columns`. Missing values are left empty."""
 
     def shown(value: float | int | str) -> str:
         return f"{value:.3f}" if isinstance(value, float) else str(value)
@@ -101,7 +103,7 @@ def markdown_table(rows: Mapping[str, Mapping[str, float | int | str]], columns:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Return what the numbers depend on."""
+    """Return the measurement conditions: processor, cores, threads, load and package versions."""
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
@@ -120,8 +122,9 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def describe(where: Mapping[str, Any]) -> str:
-    """Return the machine in a line, and a warning if it was busy."""
+    """Return one line that describes the machine, and a second line if the machine was busy."""
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    line = f"{where['processor']}, {where['cores']} cores, {where['threads']} threads; {versions}"
+    threads = f"{where['threads']} thread{'s' * (where['threads'] != 1)}"
+    line = f"{where['processor']}, {where['cores']} cores, {threads}; {versions}"
     load = where["load_before"]
-    return f"{line}\nBusy (load {load:.1f}): times are larger than on a quiet machine" if load > 0.5 else line
+    return f"{line}\nBusy (load {load:.1f}): times are longer than on an idle machine" if load > 0.5 else line

@@ -1,8 +1,8 @@
-"""The adversarial nets on drawn and on real data: distances, accuracies from few labels, and translations.
+"""Score the GAN recipes on synthetic and real data: distances, accuracy with few labels, and translations.
 
-Each line is a run of a recipe, `experiment`, in a folder of its own under --output-dir; what has been measured is not
-measured again, so that a benchmark that was stopped goes on. The numbers are the recipes' own, of held-out images; a
-distance between sets means nothing alone, so that of real images stands beside it.
+Each row is one run of a recipe, in its own folder under --output-dir. Existing measurements are kept, so an interrupted
+benchmark resumes where it stopped. The recipes compute the scores on held-out images. A distance between two sets of
+images is hard to interpret on its own, so the tables also show the distance between two sets of real images.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import Measured, describe, machine, markdown_table, measure_run, run_benchmark, write_between
-from common.attributes import attributed_images
-from common.datasets import images_of
-from common.errors import InputError
-from common.faces import FACE_ATTRIBUTES, drawn_faces
-from common.files import data_file
-from common.images import save_table
-from common.runs import load_network
-from common.scores import sample_scores, set_distances
+from common.data.attributes import attributed_images
+from common.data.datasets import images_of
+from common.images.writing import save_image
+from common.metrics.scores import sample_scores, set_distances
+from common.runs.run import load_network
+from common.samples.faces import PORTRAITS, synthetic_faces
+from common.system.files import InputError, data_file
 
 SEEDS = (0, 1, 2)
-FACES = 1000  # so few that a discriminator can learn them by heart
+FACES = 1000  # few enough for a discriminator to memorise
 FACE_EPOCHS = 45
 STREET_EPOCHS = 15
 AUGMENTATION = {"plain": "without augmentation", "shifted": "random shifts", "augmented": "shifts, colours, cutout"}
-PUBLISHED = {"ssgan, clothes": 0.83, "ssgan, digits": 0.9907}  # a textbook's; arXiv:1606.03498, table 1
+PUBLISHED = {"ssgan, clothes": 0.83, "ssgan, digits": 0.9907}  # from a textbook, and from arXiv:1606.03498, table 1
 
 
 class Line(NamedTuple):
-    """A run to measure."""
+    """One run to measure."""
 
     recipe: str
     config: Any
-    data: str  # "sample", or the option that names it
+    data: str  # "sample", or the command-line flag for the data
 
 
 def lines() -> dict[str, Line]:
-    """Return all that can be measured, by name; those of a recipe that differ in the seed alone end in `, seed N`."""
+    """Return all runs, keyed by name. If runs differ only in their seed, their names end in `, seed N`."""
     from recipes import cyclegan, dcgan_faces, gan, ssgan
 
     found = {"gan, digits": Line("gan", gan.Config(), "--mnist")}
-    shifted = replace(dcgan_faces.DEMO, images=FACES, epochs=FACE_EPOCHS, colour=0.0, cutout=0.0)
+    small = dcgan_faces.Config(base_filters=24, ema_decay=0.998, batch_size=16, learning_rate=5e-4, epochs=FACE_EPOCHS)
+    shifted = replace(small, images=FACES, colour=0.0, cutout=0.0)
     kinds = (replace(shifted, translation=0.0), shifted, replace(shifted, colour=1.0, cutout=0.5))
-    for seed in SEEDS:  # a seed draws other faces too
+    for seed in SEEDS:  # the seed also changes the synthetic faces
         for kind, config in zip(AUGMENTATION, kinds, strict=True):
-            found[f"dcgan_faces, drawn, {kind}, seed {seed}"] = Line(
+            found[f"dcgan_faces, synthetic, {kind}, seed {seed}"] = Line(
                 "dcgan_faces", replace(config, seed=seed), "sample"
             )
     for seed in SEEDS:
         found[f"ssgan, clothes, seed {seed}"] = Line("ssgan", replace(ssgan.CLOTHES, seed=seed), "--clothes")
     found["ssgan, digits"] = Line("ssgan", ssgan.HANDWRITTEN, "--mnist")
-    found["cyclegan, drawn"] = Line("cyclegan", cyclegan.DEMO, "sample")
+    found["cyclegan, synthetic"] = Line("cyclegan", cyclegan.DEMO, "sample")
     found["cyclegan, streets"] = Line("cyclegan", replace(cyclegan.DEMO, epochs=STREET_EPOCHS), "--streets")
     return found
 
@@ -65,53 +65,50 @@ def lines() -> dict[str, Line]:
 
 
 def measure_digits(config: Any, mnist: Path, output_dir: Path) -> dict[str, Any]:
-    """Run gan; compare as many samples as half of the test images with that half too, and the other half with it."""
+    """Run gan. Also compare half of the test images with the same number of samples, and with the other half."""
     from recipes import gan
 
     scores = measure_run("gan", config, mnist, output_dir)
-    examples = images_of(str(mnist), config.size, config.channels, lambda: gan.sample_digits(config))
+    examples = images_of(str(mnist), config.size, config.channels, "digits")
     (real,) = examples.held_out(10_000)
     order = np.random.default_rng(0).permutation(len(real) // 2 * 2)
     half, other = np.split(real[order], 2)
-    of_half = gan.evaluate(load_network(output_dir, "generator"), half)
-    of_test = sample_scores(data_file("digit_classifier.keras"), half, other)
+    classifier = data_file("digit_classifier.keras")
+    generated = gan.generate(load_network(output_dir, "generator"), len(half), seed=1)
+    of_half, of_test = (sample_scores(classifier, half, images) for images in (generated, other))
     for key in ("frechet_distance", "kernel_distance"):
         scores |= {f"{key}_of_half": of_half[key], f"{key}_of_test_images": of_test[key]}
     return scores
 
 
 def measure_faces(config: Any, output_dir: Path) -> dict[str, Any]:
-    """Run dcgan_faces on drawn faces; compare as many of the training faces with the held-out ones too."""
+    """Run dcgan_faces on synthetic faces. Also compare the held-out faces with the same number of training faces."""
     scores = measure_run("dcgan_faces", config, Path("sample"), output_dir)
-    faces = attributed_images(
-        "sample",
-        config.size,
-        config.channels,
-        lambda: drawn_faces(3000, config.seed, config.size),
-        names=FACE_ATTRIBUTES,
-    )
+    faces = attributed_images("sample", config.size, config.channels, "portraits", seed=config.seed)
     real = faces.test.loaded(2000)[0]
     found = set_distances(data_file("face_classifier.keras"), real, faces.train.loaded(len(real))[0])
     return scores | {f"{key}_of_training_images": found[key] for key in ("frechet_distance", "kernel_distance")}
 
 
 def save_faces(runs: dict[str, Path], size: int, output_dir: Path) -> Path:
-    """Write a picture of what the generators of runs draw from the same ten latents, and of ten faces drawn by rule.
+    """Write a figure: ten synthetic training faces in the first row, ten generated faces in each of the other rows.
+
+    Each run has two rows: the last weights of its generator, and the EMA of the weights.
 
     Args:
-        runs: by what their rows shall be called.
-        size: of their images, in pixels.
+        runs: the run folders, keyed by the captions of their rows.
+        size: the image size in pixels.
         output_dir: the folder for `faces.png`.
     """
     from recipes import dcgan_faces
 
-    rows = {"drawn by rule": drawn_faces(10, 0, size)[0]}
+    rows = {"training faces": synthetic_faces(10, 0, size, **PORTRAITS)[0]}
     for name, run in runs.items():
-        for network, which in (("generator", "last weights"), ("averaged", "averaged weights")):
+        for network, which in (("generator", "last weights"), ("ema", "EMA of the weights")):
             generator = load_network(run, network)
             latents = np.random.default_rng(1).standard_normal((10, generator.input_shape[-1]), np.float32)
-            rows[f"{name}, {which}"] = dcgan_faces.draw(generator, latents)
-    return save_table(rows, output_dir / "faces.png")
+            rows[f"{name}, {which}"] = dcgan_faces.generate(generator, latents)
+    return save_image(rows, output_dir / "faces.png")
 
 
 def measure(
@@ -122,31 +119,31 @@ def measure(
     only: tuple[str, ...] = (),
     results: Path | None = None,
 ) -> None:
-    """Measure the adversarial nets and print a table for each task.
+    """Measure the GAN recipes and print their tables.
 
     Args:
-        mnist: an .npz with x_train, y_train, x_test and y_test of handwritten digits, as MNIST's.
-        clothes: the same of clothes, as Fashion-MNIST's.
-        streets: a folder with trainA, trainB, testA and testB of photos of streets, at dusk and by day.
-        output_dir: for the runs and for `adversarial.json`, where what is there already is not measured again.
-        only: names of lines, to measure no others; the rest is shown as far as it is there.
-        results: a Markdown file, into which the tables are written between the marks `<!-- adversarial -->`.
+        mnist: an .npz file of handwritten digits in MNIST's format, with x_train, y_train, x_test and y_test.
+        clothes: an .npz file of clothes in Fashion-MNIST's format, with the same arrays.
+        streets: a folder of street photos at dusk and by day, with the subfolders trainA, trainB, testA and testB.
+        output_dir: the folder for the runs and `adversarial.json`. Results already in this file are kept.
+        only: names of the rows to measure. Rows measured earlier are also shown.
+        results: a Markdown file with two markers `<!-- adversarial -->`. The tables replace the text between them.
     """
     for path in (mnist, clothes):
         if path is not None and path.suffix != ".npz":
-            raise InputError(f"{path}: not an .npz; give one with x_train, y_train, x_test and y_test")
+            raise InputError(f"{path}: not an .npz file; expected one with x_train, y_train, x_test and y_test")
     if streets is not None and not streets.is_dir():
-        raise InputError(f"{streets}: no such folder; give one with trainA/, trainB/, testA/ and testB/")
+        raise InputError(f"{streets}: no such folder; expected one with trainA/, trainB/, testA/ and testB/")
     given = {"sample": Path("sample"), "--mnist": mnist, "--clothes": clothes, "--streets": streets}
     known = lines()
     for name in only:
         if name not in known:
-            raise InputError(f"{name!r} is no line of the table; choose from {'; '.join(known)}")
+            raise InputError(f"{name!r} is not a row of the tables; choose from {'; '.join(known)}")
         if given[known[name].data] is None:
-            raise InputError(f"{name!r} needs {known[name].data}")
+            raise InputError(f"--only {name!r} needs {known[name].data}")
     for option in [option for option, path in given.items() if path is None and not only]:
         without = "; ".join(name for name, line in known.items() if line.data == option)
-        print(f"Without {option} these lines are left out: {without}", file=sys.stderr)
+        print(f"Without {option}, these rows are skipped: {without}", file=sys.stderr)
     found = Measured(output_dir / "adversarial.json")
     for name, (recipe, config, source) in known.items():
         data, folder = given[source], output_dir / name
@@ -158,7 +155,7 @@ def measure(
             found.once(name, lambda: measure_faces(config, folder))  # noqa: B023
         else:
             found.once(name, lambda: measure_run(recipe, config, data, folder))  # noqa: B023
-    firsts = {about: f"dcgan_faces, drawn, {kind}, seed {SEEDS[0]}" for kind, about in AUGMENTATION.items()}
+    firsts = {about: f"dcgan_faces, synthetic, {kind}, seed {SEEDS[0]}" for kind, about in AUGMENTATION.items()}
     runs = {about: output_dir / name for about, name in firsts.items() if name in found.numbers}
     if len(runs) > 1:
         print(save_faces(runs, known[next(iter(firsts.values()))].config.size, output_dir))
@@ -176,26 +173,26 @@ SETS = {"frechet_distance": "Frechet distance", "kernel_distance": "kernel dista
 GUESSES = {
     "": "translated",
     "_unchanged": "unchanged",
-    "_colours": "mean colours moved",
-    "_mean_picture": "mean picture",
+    "_colour_shift": "colour transfer",
+    "_mean_image": "mean image",
 }
 
 
 def tables(numbers: dict[str, dict[str, Any]]) -> str:
-    """Return what was measured as Markdown: digits, faces, few labels, translations; mean ± deviation of the seeds."""
+    """Return the Markdown tables: digits, faces, few labels, translations. With several seeds: mean ± std."""
     parts = []
     if "gan, digits" in numbers:
         scores = numbers["gan, digits"]
-        whole = {"confidence": "confidence", "rarest_class_share": "rarest digit's share"} | TIMES
+        whole = {"confidence": "confidence", "rarest_class_fraction": "rarest digit"} | TIMES
         parts.append(markdown_table({"samples": scores}, SETS | whole, "gan, digits"))
         halves = {
             who: {key: scores[f"{key}_{end}"] for key in SETS}
             for who, end in (("samples", "of_half"), ("other test images", "of_test_images"))
         }
-        parts.append(markdown_table(halves, SETS, "gan, digits: to half of the test images"))
-    faces = {kind: of_seeds(numbers, f"dcgan_faces, drawn, {kind}") for kind in AUGMENTATION}
+        parts.append(markdown_table(halves, SETS, "gan, digits: distance to half of the test images"))
+    faces = {kind: of_seeds(numbers, f"dcgan_faces, synthetic, {kind}") for kind in AUGMENTATION}
     for key, heading in SETS.items() if any(faces.values()) else ():
-        ends = {"_unaveraged": "last weights", "": "averaged weights", "_of_training_images": "training faces"}
+        ends = {"_without_ema": "last weights", "": "EMA of the weights", "_of_training_images": "training faces"}
         rows = {
             AUGMENTATION[kind]: {end: spread(runs, key + end) for end in ends} | {"seeds": len(runs)} | mean_times(runs)
             for kind, runs in faces.items()
@@ -204,15 +201,19 @@ def tables(numbers: dict[str, dict[str, Any]]) -> str:
         parts.append(markdown_table(rows, ends | {"seeds": "seeds"} | TIMES, f"dcgan_faces, {heading}"))
     sums = {
         f"{name.replace('_', ' ')}, {AUGMENTATION[kind]}": {
-            end: spread(runs, name + end) for end in ("_share", "_put_in", "_put_in_dark_skin_too")
+            end: spread(runs, name + end) for end in ("_frequency", "_success_rate", "_dark_skin_rate")
         }
         for kind, runs in faces.items()
         for name in ("glasses", "looking_left")
-        if any(f"{name}_put_in" in run for run in runs)
+        if any(f"{name}_success_rate" in run for run in runs)
     }
     if sums:
-        columns = {"_share": "of all", "_put_in": "of a - b + c", "_put_in_dark_skin_too": "dark skin too"}
-        parts.append(markdown_table(sums, columns, "dcgan_faces: share with"))
+        columns = {
+            "_frequency": "fraction of all faces",
+            "_success_rate": "fraction of a - b + c",
+            "_dark_skin_rate": "dark skin, fraction of a - b + c",
+        }
+        parts.append(markdown_table(sums, columns, "dcgan_faces, attribute"))
     few: dict[str, dict[str, Any]] = {}
     for name, published in PUBLISHED.items():
         if runs := of_seeds(numbers, name):
@@ -220,16 +221,16 @@ def tables(numbers: dict[str, dict[str, Any]]) -> str:
             few[name] = {key: spread(runs, key, 4) for key in keys} | {"published": f"{published:g}"}
             few[name] |= {"seeds": len(runs)} | mean_times(runs)
     if few:
-        columns = {"test_accuracy": "test accuracy", "test_accuracy_from_labels_alone": "from the labels alone"}
-        parts.append(markdown_table(few, columns | {"published": "the source's", "seeds": "seeds"} | TIMES, ""))
-    if "cyclegan, drawn" in numbers:
-        scores = numbers["cyclegan, drawn"]
+        columns = {"test_accuracy": "test accuracy", "test_accuracy_from_labels_alone": "supervised only"}
+        parts.append(markdown_table(few, columns | {"published": "published", "seeds": "seeds"} | TIMES, ""))
+    if "cyclegan, synthetic" in numbers:
+        scores = numbers["cyclegan, synthetic"]
         ways = {
             f"{way}, {measure}": {guess: scores[f"{way}{guess}_{measure}"] for guess in GUESSES}
             for way in ("a2b", "b2a")
             for measure in ("l1", "ssim")
         }
-        parts.append(markdown_table(ways, GUESSES, "cyclegan, drawn"))
+        parts.append(markdown_table(ways, GUESSES, "cyclegan, synthetic"))
     cycles = {name: scores for name, scores in numbers.items() if name.startswith("cyclegan")}
     if cycles:
         columns = {"a_cycle_l1": "A to B and back, L1", "b_cycle_l1": "B to A and back, L1"}
@@ -238,12 +239,12 @@ def tables(numbers: dict[str, dict[str, Any]]) -> str:
 
 
 def of_seeds(numbers: dict[str, dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """Return the numbers of a line, or of all its seeds."""
+    """Return the scores of the runs that differ only in their seed, one entry per seed."""
     return [scores for key, scores in numbers.items() if key.partition(", seed ")[0] == name]
 
 
 def spread(runs: list[dict[str, Any]], key: str, digits: int = 3) -> str:
-    """Return the mean of a number over runs and, where it is of several, their standard deviation."""
+    """Return the mean of a score over the runs, and the standard deviation if there are several runs."""
     values = [run[key] for run in runs if key in run]
     if len(values) < 2:
         return "".join(f"{value:.{digits}f}" for value in values)
@@ -251,7 +252,7 @@ def spread(runs: list[dict[str, Any]], key: str, digits: int = 3) -> str:
 
 
 def mean_times(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the mean seconds of a run."""
+    """Return the times, averaged over the runs."""
     return {key: float(np.mean([run[key] for run in runs])) for key in TIMES if all(key in run for run in runs)}
 
 

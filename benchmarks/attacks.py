@@ -1,7 +1,7 @@
-"""Attacks on classifiers: accuracy against epsilon, targets that are reached, and two libraries' answers beside ours.
+"""Attack classifiers: accuracy for each epsilon, targeted attacks, and a comparison with two libraries.
 
-What has been measured is not measured again, so that a benchmark that was stopped goes on. Everything is judged as an
-8-bit file holds it.
+Existing measurements are kept, so an interrupted benchmark resumes where it stopped. Adversarial images are rounded to
+8 bits before they are scored.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks import Measured, describe, machine, markdown_table, measure_run, run_benchmark, write_between
-from common.attacked import images_to_attack
-from common.classification import accuracy
-from common.errors import InputError
-from common.imagenet import Known, frozen_classifier
-from common.labelled import Split
-from common.lazy import keras, tf
-from common.runs import load_network
+from common.data.labelled import Split
+from common.metrics.classification import accuracy
+from common.runs.attacks import images_to_attack
+from common.runs.pretrained import Classifier
+from common.runs.run import load_network
+from common.system.files import InputError
+from common.system.lazy import keras, tf
 
-LEVELS = (0, 1, 2, 4, 8, 16, 25, 64)
-TARGETED = 100  # photos
-CHECKED = 64  # images on which libraries are compared
+LEVELS = (0, 1, 2, 4, 8, 16, 25, 64)  # epsilon in units of 1/255
+TARGETED = 100  # photos in the targeted attack (10 at batch size 1)
+CHECKED = 64  # images in the comparison with libraries
 
 
 def measure(
@@ -35,20 +35,20 @@ def measure(
     output_dir: Path = Path("runs/attacks"),
     results: Path | None = None,
 ) -> None:
-    """Measure what was given, and print a table for each task.
+    """Measure attacks on the given data, and print one table per task.
 
     Args:
-        mnist: an .npz with x_train, y_train, x_test and y_test of handwritten digits, as MNIST's.
-        clothes: the same of clothes, as Fashion-MNIST's.
-        photos: a folder with a folder of photos for each of some of ImageNet's classes, by name or number.
-        weights: a file of ImageNet's weights for MobileNetV2, with the class index beside it.
-        output_dir: for the runs and for `attacks.json`, where what is there already is not measured again.
-        results: a Markdown file, into which the tables are written between the marks `<!-- attacks -->`.
+        mnist: an .npz file of handwritten digits in MNIST's format, with x_train, y_train, x_test and y_test.
+        clothes: an .npz file of clothes in Fashion-MNIST's format, with the same arrays.
+        photos: a folder of photos with one subfolder per ImageNet class, named by class name or index.
+        weights: a file of ImageNet weights for MobileNetV2, with imagenet_class_index.json in the same folder.
+        output_dir: the folder for the runs and `attacks.json`. Results already in this file are kept.
+        results: a Markdown file with two markers `<!-- attacks -->`. The tables replace the text between them.
     """
     from recipes import fgsm
 
     if (photos is None) != (weights is None):
-        raise InputError("--photos and --weights belong together")
+        raise InputError("--photos and --weights must be given together")
     found = Measured(output_dir / "attacks.json")
     for name, data, config in (("fgsm, clothes", clothes, fgsm.Config()), ("fgsm, digits", mnist, fgsm.DIGITS)):
         if data is not None:
@@ -56,13 +56,13 @@ def measure(
     if photos is not None and weights is not None:
         found.once("fgsm, photos", lambda: measure_photos(photos, weights))
         for batch_size in (25, 1):
-            name = f"targeted, photos, {batch_size} at once"
+            name = f"targeted, photos, batch size {batch_size}"
             count = TARGETED if batch_size > 1 else 10
             found.once(name, lambda: measure_targeted(photos, weights, count, batch_size, output_dir / name))  # noqa: B023
     if importlib.util.find_spec("foolbox") and importlib.util.find_spec("art") and clothes is not None:
         found.once("libraries", lambda: compare_libraries(output_dir / "fgsm, clothes", clothes))
     else:
-        print("without foolbox, adversarial-robustness-toolbox and --clothes no library is compared")
+        print("skipping the libraries, which need foolbox, adversarial-robustness-toolbox and --clothes")
     text = tables(found.numbers)
     where = describe(machine(os.cpu_count() or 1))
     print(f"\n{text}\n\n{where}")
@@ -74,54 +74,54 @@ def measure(
 
 
 def measure_trained(config: Any, data: Path, output_dir: Path) -> dict[str, Any]:
-    """Run fgsm; attack all test images in one step too, where the run itself takes 500."""
+    """Run fgsm, which attacks 500 test images. Also attack all test images, with one step."""
     from recipes import fgsm
 
     scores = measure_run("fgsm", config, data, output_dir)
     networks = {name: load_network(output_dir, name) for name in fgsm.Networks._fields}
     test = test_images(data, networks["classifier"])
     for name, network in networks.items():
-        for level, right in accuracy_at(LEVELS, fgsm.attacked_by(network), test).items():
+        for level, right in accuracy_at(LEVELS, network, test).items():
             scores[f"{name}, all images, {level}/255"] = right
     return scores | {"test_images": len(test.labels), "epsilon": config.epsilon}
 
 
 def test_images(data: Path, network: keras.Model) -> Split:
-    """Return the test part of an .npz whose classes are numbers."""
+    """Return the test images and labels of an .npz file."""
     _, size, _, channels = network.input_shape
     classes = tuple(map(str, range(network.output_shape[1])))
-    return images_to_attack(str(data), Known(network, classes, size, channels, 0, False), no_sample, ())
+    return images_to_attack(str(data), Classifier(network, classes, size, channels, 0, False), no_sample)
 
 
 def no_sample() -> tuple[np.ndarray, np.ndarray]:
-    """Raise AssertionError: only what was given is measured."""
+    """Raise AssertionError: this benchmark has no built-in data."""
     raise AssertionError
 
 
-def accuracy_at(levels: tuple[int, ...], attacked: Any, test: Split, at_once: int = 250) -> dict[int, float]:
-    """Return the share of images that are classified right, by the strength of an attack."""
-    right = dict.fromkeys(levels, 0.0)
+def accuracy_at(levels: tuple[int, ...], network: keras.Model, test: Split, at_once: int = 250) -> dict[int, float]:
+    """Return the accuracy under FGSM for each epsilon in `levels` (units of 1/255)."""
+    from recipes import fgsm
+
+    attack, right = fgsm.make_attack(network), dict.fromkeys(levels, 0.0)
     for first in range(0, len(test.labels), at_once):
-        places = np.arange(first, min(first + at_once, len(test.labels)))
-        images, labels = test.images(places), test.labels[places]
+        indices = np.arange(first, min(first + at_once, len(test.labels)))
+        images, labels = test.images(indices), test.labels[indices]
         for level in levels:
-            seen = attacked.attack(images, labels, level) if level else images
-            right[level] += float((attacked.classify(seen).argmax(1) == labels).sum()) / len(test.labels)
+            seen = attack(images, labels, level) if level else images
+            right[level] += float((fgsm.classify(network, seen).argmax(1) == labels).sum()) / len(test.labels)
     return right
 
 
 def measure_photos(photos: Path, weights: Path) -> dict[str, Any]:
-    """Return MobileNetV2's accuracy on photos at 224 px, by the strength of FGSM."""
-    from recipes import fgsm
-
-    known = frozen_classifier("MobileNetV2", str(weights))
-    test = images_to_attack(str(photos), known, no_sample, ())
-    found = accuracy_at(LEVELS[:5], fgsm.attacked_by(known.classifier), test, at_once=50)
+    """Return the accuracy of MobileNetV2 under FGSM for each epsilon, on photos of 224 px."""
+    known = Classifier.load("MobileNetV2", str(weights))
+    test = images_to_attack(str(photos), known, no_sample)
+    found = accuracy_at(LEVELS[:5], known.network, test, at_once=50)
     return {f"{level}/255": right for level, right in found.items()} | {"photos": len(test.labels)}
 
 
 def measure_targeted(photos: Path, weights: Path, count: int, batch_size: int, output_dir: Path) -> dict[str, Any]:
-    """Attack photos towards random targets within 4/255."""
+    """Attack photos with random target classes and an epsilon of 4/255."""
     from recipes import targeted_attack
 
     config = targeted_attack.Config(weights=str(weights), images=count, batch_size=batch_size)
@@ -129,7 +129,10 @@ def measure_targeted(photos: Path, weights: Path, count: int, batch_size: int, o
 
 
 def compare_libraries(run: Path, data: Path) -> dict[str, Any]:
-    """Return the share of values that foolbox and ART move as the recipe does, and how many images each fools."""
+    """Attack with the recipe, foolbox and ART.
+
+    Return two scores per attack: the fraction of images fooled, and the fraction of pixel values equal to the recipe's.
+    """
     import foolbox
     from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
     from art.estimators.classification import TensorFlowV2Classifier
@@ -139,13 +142,13 @@ def compare_libraries(run: Path, data: Path) -> dict[str, Any]:
     network = load_network(run, "classifier")
     images, labels = test_images(data, network).loaded(CHECKED)
     inputs = keras.Input(network.input_shape[1:])
-    unit = keras.Model(inputs, network(2 * inputs - 1))  # both want images in [0, 1]
+    unit = keras.Model(inputs, network(2 * inputs - 1))  # both libraries expect images in [0, 1]
     theirs = foolbox.TensorFlowModel(unit, bounds=(0, 1))
     loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     shape, classes = network.input_shape[1:], network.output_shape[1]
     art = TensorFlowV2Classifier(unit, classes, shape, loss_object=loss, clip_values=(0, 1))
     floats, scores = (images / 255).astype(np.float32), {}
-    for level in (8, 24):  # whose quarters, the steps, are whole levels: rounding makes no difference
+    for level in (8, 24):  # step sizes are multiples of 1/255, so rounding changes nothing
         for steps in (1, 10):
             epsilon, step = level / 255, 2.5 / steps
             one = foolbox.attacks.LinfFastGradientAttack(random_start=False)
@@ -156,7 +159,7 @@ def compare_libraries(run: Path, data: Path) -> dict[str, Any]:
             sign = FastGradientMethod(art, eps=epsilon)
             descent = ProjectedGradientDescent(art, eps=epsilon, eps_step=step * epsilon, max_iter=steps, verbose=False)
             found = {
-                "ours": fgsm.attacked_by(network, steps).attack(images, labels, level),
+                "ours": fgsm.make_attack(network, steps)(images, labels, level),
                 "foolbox": np.rint(255 * clipped.numpy()).astype(np.uint8),
                 "art": np.rint(255 * (sign if steps == 1 else descent).generate(floats, labels)).astype(np.uint8),
             }
@@ -171,16 +174,19 @@ def compare_libraries(run: Path, data: Path) -> dict[str, Any]:
 
 
 def tables(numbers: dict[str, dict[str, Any]]) -> str:
-    """Return what was measured as Markdown."""
+    """Return the results as Markdown tables."""
     parts = []
     columns = {f"{level}/255": f"{level}/255" for level in LEVELS}
     for name in ("fgsm, clothes", "fgsm, digits"):
         if name in numbers:
             scores, rows = numbers[name], {}
-            for how, key in ((f"one step, {scores['test_images']} images", "all images"), ("ten, 500", "10 steps")):
-                for network in ("classifier", "hardened"):
+            for how, key in (
+                (f"one step, {scores['test_images']} images", "all images"),
+                ("ten steps, 500 images", "10 steps"),
+            ):
+                for network in ("classifier", "robust"):
                     rows[f"{network}, {how}"] = {column: scores[f"{network}, {key}, {column}"] for column in columns}
-            parts.append(markdown_table(rows, columns, f"{name}, hardened at {scores['epsilon']:g}"))
+            parts.append(markdown_table(rows, columns, f"{name}, trained at epsilon {scores['epsilon']:g}"))
     if "fgsm, photos" in numbers:
         scores = numbers["fgsm, photos"]
         few = {column: column for column in list(columns)[:5]}
@@ -189,9 +195,9 @@ def tables(numbers: dict[str, dict[str, Any]]) -> str:
     if targeted:
         columns = {
             "images": "photos",
-            "reached": "reach 0.8",
-            "taken_for_target": "taken for the target",
-            "largest_change": "largest change, levels",
+            "reached": "target probability 0.8 or more",
+            "classified_as_target": "classified as the target",
+            "largest_change": "largest change of a pixel (of 255)",
             "images_per_second": "photos per second",
         }
         parts.append(markdown_table(targeted, columns, ""))
@@ -199,7 +205,8 @@ def tables(numbers: dict[str, dict[str, Any]]) -> str:
         scores, rows = numbers["libraries"], {}
         for key in (key.removesuffix(", fooled") for key in scores if key.endswith(", fooled")):
             rows[key] = {"fooled": scores[f"{key}, fooled"], "equal": scores[f"{key}, equal"]}
-        parts.append(markdown_table(rows, {"fooled": "images fooled", "equal": "values as ours"}, "libraries"))
+        columns = {"fooled": "fraction of images fooled", "equal": "fraction of values equal to ours"}
+        parts.append(markdown_table(rows, columns, "attack"))
     return "\n\n".join(parts)
 
 

@@ -1,8 +1,8 @@
-"""The autoencoders on real data: errors, bounds, purities, few labels, and what edits of faces do.
+"""Score the autoencoders: reconstruction error, ELBO, k-NN label agreement, error with few labels, face edits.
 
-Each line is a run of a recipe, `experiment`, in a folder of its own under --output-dir; what has been measured is not
-measured again, so that a benchmark that was stopped goes on. The numbers are the recipes' own, of test images, which
-had no say in any setting.
+Each row is one run of a recipe, in its own folder under --output-dir. Existing measurements are kept, so an interrupted
+benchmark resumes where it stopped. The recipes compute the scores on test images, which were not used to choose any
+hyperparameters.
 """
 
 from __future__ import annotations
@@ -15,24 +15,23 @@ from typing import Any
 import numpy as np
 
 from benchmarks import Measured, describe, machine, markdown_table, measure_run, run_benchmark, timed, write_between
-from common.attributes import attributed_images
-from common.errors import InputError
-from common.files import read_npz, replacing
-from common.images import save_table
-from common.labelled import labelled_images
-from common.runs import load_network
+from common.data.attributes import attributed_images
+from common.data.labelled import labelled_images
+from common.images.writing import save_image
+from common.runs.run import load_network
+from common.system.files import InputError, read_npz, replacing
 
 KL_WEIGHTS = (0.0, 1.0, 10.0, 50.0)
 
 
 def mnist_lines() -> dict[str, tuple[str, Any, dict[str, Any]]]:
-    """Return the recipe, its settings and the options of `experiment`, for each line that handwritten digits fill."""
+    """Return the recipe, its configuration and the options of `run` for each row that uses handwritten digits."""
     from recipes import adversarial_autoencoder, autoencoder, conv_autoencoder, vae
 
     few = adversarial_autoencoder.FEW
 
     def shorter(config: Any) -> Any:
-        return replace(config, epochs=20)  # an epoch of these takes ten seconds or more
+        return replace(config, epochs=20)  # to save time: one epoch takes ten seconds or more
 
     lines: dict[str, tuple[str, Any, dict[str, Any]]] = {
         "autoencoder": ("autoencoder", autoencoder.Config(), {"compare": (2, 3, 5, 10, 50)}),
@@ -55,40 +54,41 @@ def mnist_lines() -> dict[str, tuple[str, Any, dict[str, Any]]]:
 
 
 def save_kl_weights(mnist: Path, output_dir: Path) -> Path:
-    """Write a picture of what each weight of the KL term copies, and what it draws."""
+    """Write a figure with reconstructed and generated images for each KL weight."""
     from recipes import vae
 
     config = vae.Config()
     digits = labelled_images(str(mnist), config.size, config.channels, lambda: (np.zeros(0), np.zeros(0)))
     shown = digits.test.loaded(12)[0]
-    rows = {"unseen": shown}
+    rows = {"test image": shown}
     for weight in KL_WEIGHTS:
         run = output_dir / f"vae, KL weight {weight:g}"
         networks = vae.Networks(*(load_network(run, name) for name in vae.Networks._fields))
-        rows[f"weight {weight:g}: copied"] = vae.reconstruct(networks, shown)
-        rows["drawn".rjust(8 + len(rows))] = vae.generate(networks.decoder, len(shown))
-    return save_table(rows, output_dir / "kl_weights.png", zoom=2)
+        rows[f"weight {weight:g}: reconstructed"] = vae.reconstruct(networks, shown)
+        rows["generated".rjust(12 + len(rows))] = vae.generate(networks.decoder, len(shown))
+    return save_image(rows, output_dir / "kl_weights.png", zoom=2)
 
 
 def measure_faces(faces: Path, config: Any, output_dir: Path) -> dict[str, Any]:
-    """Run vae_faces on faces with real labels; judge its edits by a classifier that learnt from the same labels."""
+    """Run vae_faces on labelled photos; score its edits with a classifier trained on the same photos and labels."""
     from recipes import vae_faces
     from tools import face_classifier
 
     scores = measure_run("vae_faces", config, faces, output_dir)
     data = attributed_images(str(faces), config.size, config.channels, lambda: (np.zeros(0), np.zeros(0)))
-    judge = output_dir / "judge" / "face_classifier.keras"
+    evaluator = output_dir / "evaluator" / "face_classifier.keras"
     seconds: dict[str, float] = {}
-    if not judge.exists():
-        with timed("judge", seconds):
+    if not evaluator.exists():
+        with timed("evaluator", seconds):
             classifier = face_classifier.train(*data.train.loaded(50_000), mirror=True)
-        with replacing(judge) as draft:
-            classifier.save(draft)
+        with replacing(evaluator) as temporary:
+            classifier.save(temporary)
         found = face_classifier.accuracies(classifier, *data.test.loaded(10_000))
-        scores |= {f"judge_accuracy_{name}": float(share) for name, share in zip(data.names, found, strict=True)}
+        scores |= {f"evaluator_accuracy_{name}": float(each) for name, each in zip(data.names, found, strict=True)}
     networks = vae_faces.Networks(*(load_network(output_dir, name) for name in vae_faces.Networks._fields))
-    images = data.test.loaded(2000)[0]
-    return scores | vae_faces.evaluate(networks, read_npz(output_dir / "space.npz"), images, judge)
+    space = vae_faces.LatentSpace(**read_npz(output_dir / "space.npz"))
+    data = data._replace(names=tuple(space.names), classifier=evaluator)
+    return scores | vae_faces.evaluate(networks, space, data.test.loaded(2000)[0], data.edit_scores)
 
 
 def measure(
@@ -98,28 +98,28 @@ def measure(
     only: tuple[str, ...] = (),
     results: Path | None = None,
 ) -> None:
-    """Measure the autoencoders and print a table a recipe.
+    """Measure the autoencoders and print their tables.
 
     Args:
-        mnist: an .npz with x_train, y_train, x_test and y_test of handwritten digits, as MNIST's.
-        faces: an .npz of grey 64 px faces, y 1 where they smile.
-        output_dir: for the runs and for `autoencoders.json`, where what is there already is not measured again.
-        only: names of lines, to measure no others; the rest is shown as far as it is there.
-        results: a Markdown file, into which the tables are written between the marks `<!-- autoencoders -->`.
+        mnist: an .npz file of handwritten digits in MNIST's format, with x_train, y_train, x_test and y_test.
+        faces: an .npz file of grey 64 px faces with the same arrays. The label is 1 for smiling faces.
+        output_dir: the folder for the runs and `autoencoders.json`. Results already in this file are kept.
+        only: names of the rows to measure. Rows measured earlier are also shown.
+        results: a Markdown file with two markers `<!-- autoencoders -->`. The tables replace the text between them.
     """
     from recipes import face_swap, vae_faces
 
     for path in (mnist, faces):
         if path is not None and path.suffix != ".npz":
-            raise InputError(f"{path}: not an .npz; give one with x_train, y_train, x_test and y_test")
+            raise InputError(f"{path}: not an .npz file; expected one with x_train, y_train, x_test and y_test")
     found = Measured(output_dir / "autoencoders.json")
     small = replace(vae_faces.SMALL, mirror=False)
     grey = replace(vae_faces.SMALL, channels=1)
     lines = mnist_lines() if mnist is not None else {}
-    names = [*lines, "vae_faces, drawn", *(["vae_faces, photos"] if faces else []), "face_swap, drawn"]
-    strange = sorted(set(only) - set(names))
-    if strange:
-        raise InputError(f"{strange[0]!r} is no line of the table; choose from {', '.join(names)}")
+    names = [*lines, "vae_faces, synthetic", *(["vae_faces, photos"] if faces else []), "face_swap, synthetic"]
+    unknown = sorted(set(only) - set(names))
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is not a row of the tables; choose from {', '.join(names)}")
     for name in names:
         if only and name not in only:
             continue
@@ -141,32 +141,32 @@ def measure(
         write_between(results, "autoencoders", f"{text}\n\n{where}")
 
 
-COLUMNS = {  # what the table of a recipe shows of its runs' numbers; the last two are of all
+COLUMNS = {  # for each recipe: keys of its scores, and their table headers
     "vae": {
         "test_elbo_nats": "ELBO, nats",
         "test_importance_weighted_bound_nats": "importance-weighted bound",
-        "active_latents": "latents in use",
+        "active_latents": "active latents",
     },
     "conv_autoencoder": {
-        "test_error": "error",
-        "purity_latents": "purity of latents",
-        "purity_pixels": "of pixels",
-        "purity_chance": "by chance",
+        "test_error": "squared error",
+        "knn_agreement_latents": "k-NN label agreement (k = 10): latents",
+        "knn_agreement_pixels": "pixels",
+        "knn_agreement_chance": "chance",
     },
     "adversarial_autoencoder": {
-        "purity_of_codes": "purity of codes",
-        "purity_of_pixels": "of pixels",
+        "knn_agreement_latents": "k-NN label agreement (k = 10): latents",
+        "knn_agreement_pixels": "pixels",
         "test_error": "test error",
-        "papers_error_on_mnist": "the paper's",
-        "test_error_from_labels_alone": "from the labels alone",
-        "papers_error_on_mnist_from_labels_alone": "the paper's, from them alone",
+        "papers_error_on_mnist": "paper: test error",
+        "test_error_from_labels_alone": "supervised only",
+        "papers_error_on_mnist_from_labels_alone": "paper: supervised only",
     },
 }
 TIMES = {"run_cpu_seconds": "CPU seconds", "run_wall_seconds": "seconds"}
 
 
 def tables(numbers: dict[str, dict[str, Any]]) -> str:
-    """Return what was measured as Markdown: a table a recipe, a line a run, or what a run compares."""
+    """Return the Markdown tables: one per recipe, or one per run if a run compares several methods or attributes."""
     parts = []
     for recipe, columns in COLUMNS.items():
         rows = {name: scores for name, scores in numbers.items() if name.split(",")[0] == recipe}
@@ -178,8 +178,13 @@ def tables(numbers: dict[str, dict[str, Any]]) -> str:
             errors = {way: {"error": f"{scores[f'test_error {way}']:.4f}"} for way in ways}
             parts.append(markdown_table(errors, {"error": "squared error"}, name))
         if name.startswith("vae_faces"):
-            kinds = {"flips": "flips", "others_moved": "the others moved", "identity_moved": "identity moved"}
-            found = [key.removesuffix("_identity_moved") for key in scores if key.endswith("_identity_moved")]
+            kinds = {
+                "flip_rate": "flip rate",
+                "side_effect": "side effect",
+                "orthogonal_movement": "orthogonal movement",
+            }
+            end = "_orthogonal_movement"
+            found = [key.removesuffix(end) for key in scores if key.endswith(end)]
             edits = {each: {k: scores[f"{each}_{k}"] for k in kinds if f"{each}_{k}" in scores} for each in found}
             parts.append(markdown_table(edits, kinds, name))
         if name.startswith("face_swap"):
@@ -191,8 +196,8 @@ def tables(numbers: dict[str, dict[str, Any]]) -> str:
             }
             parts.append(markdown_table(swaps, kinds, name))
         if not any(name.split(",")[0] == recipe for recipe in COLUMNS):
-            rest = {"test_absolute_error": "error of copies"} if name.startswith("vae_faces") else {}
-            rest |= {key: "accuracy of the judge" for key in scores if key.startswith("judge_accuracy")}
+            rest = {"test_absolute_error": "reconstruction error"} if name.startswith("vae_faces") else {}
+            rest |= {key: "accuracy of the classifier" for key in scores if key.startswith("evaluator_accuracy")}
             parts.append(markdown_table({name: scores}, rest | TIMES, ""))
     return "\n\n".join(parts)
 

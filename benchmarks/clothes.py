@@ -1,9 +1,9 @@
-"""The four clothes classifiers on one data set: accuracy, calibration and time, and accuracy with fewer labels.
+"""Score the four clothes classifiers on one data set: accuracy, calibration, time, and accuracy with fewer labels.
 
-Each line is a run of a recipe, `experiment`, in a folder of its own under --output-dir; what has been measured is not
-measured again, so that a benchmark that was stopped goes on. HOG features with scikit-learn's linear SVM stand beside
-them. Test images are only looked at for the scores; settings were chosen by the tenth of the training images that the
-recipes hold out for it.
+Each row is one run of a recipe, in its own folder under --output-dir. Existing measurements are kept, so an interrupted
+benchmark resumes where it stopped. The baseline is HOG features with scikit-learn's linear SVM. Test images are used
+only for the scores. Hyperparameters were chosen on the validation set, the 10 % of the training images that the recipes
+hold out.
 """
 
 from __future__ import annotations
@@ -27,18 +27,17 @@ from benchmarks import (
     timed,
     write_between,
 )
-from common.classification import accuracy
-from common.clothes import drawn_clothes
-from common.errors import InputError
-from common.files import replacing
-from common.labelled import Split, labelled_images
+from common.data.labelled import Split, labelled_images
+from common.metrics.classification import accuracy
+from common.samples.clothes import synthetic_clothes
+from common.system.files import InputError, replacing
 
 RECIPES = ("dog_svm", "mlp", "lenet", "mobilenet")
-SHARES = (0.01, 0.1)  # of the labels, beside all of them
+FRACTIONS = (0.01, 0.1)  # fractions of the labels, in addition to runs with all labels
 
 
 def cases(weights: str) -> dict[str, tuple[str, Any]]:
-    """Return the recipe and the settings of each line of the table."""
+    """Return the recipe and the configuration of each row of the table."""
     dog_svm, mlp, lenet, mobilenet = map(importlib.import_module, [f"recipes.{name}" for name in RECIPES])
     found: dict[str, tuple[str, Any]] = {
         "dog_svm, Gaussian pyramid": ("dog_svm", dog_svm.PYRAMID),
@@ -54,44 +53,44 @@ def cases(weights: str) -> dict[str, tuple[str, Any]]:
     return found
 
 
-def with_share(data: Path, share: float, folder: Path) -> Path:
-    """Write an .npz with a share of the training images, the same number of each class, and all test images."""
-    path = folder / f"{share:g}.npz"
+def with_fraction(data: Path, fraction: float, folder: Path) -> Path:
+    """Write an .npz file with all test images and the same fraction of the training images of each class."""
+    path = folder / f"{fraction:g}.npz"
     if path.exists():
         return path
     with np.load(data, allow_pickle=False) as arrays:
         parts = dict(arrays)
     order = np.random.default_rng(0).permutation(len(parts["y_train"]))
     labels = parts["y_train"].reshape(-1)[order]
-    places = [order[labels == label] for label in np.unique(labels)]
-    chosen = np.concatenate([place[: max(3, round(share * len(place)))] for place in places])
+    by_class = [order[labels == label] for label in np.unique(labels)]
+    chosen = np.concatenate([each[: max(3, round(fraction * len(each)))] for each in by_class])
     chosen = np.random.default_rng(1).permutation(chosen)
-    with replacing(path) as draft:
-        np.savez(draft, **parts | {key: parts[key][chosen] for key in ("x_train", "y_train")})
+    with replacing(path) as temporary:
+        np.savez(temporary, **parts | {key: parts[key][chosen] for key in ("x_train", "y_train")})
     return path
 
 
-def longer(config: Any, share: float) -> Any:
-    """Return the settings for a share of the labels: as many more epochs as its square root is small."""
-    if hasattr(config, "penalty"):  # the SVM's end is its minimum, however many labels there are
+def longer(config: Any, fraction: float) -> Any:
+    """Return the configuration for a fraction of the labels. The number of epochs is divided by sqrt(fraction)."""
+    if hasattr(config, "penalty"):  # the SVM trains until it converges
         return config
     name = "head_epochs" if getattr(config, "frozen", False) else "epochs"
-    return replace(config, **{name: round(getattr(config, name) / share**0.5)})
+    return replace(config, **{name: round(getattr(config, name) / fraction**0.5)})
 
 
 def measure_pyramid(data: Path) -> dict[str, float]:
-    """Return the microseconds an image that pyramids take: the recipe's in batches, scikit-image's one by one."""
+    """Return the time per Gaussian pyramid: for the recipe (in batches), and for scikit-image (single images)."""
     from skimage.transform import pyramid_gaussian
 
-    from recipes.dog_svm import PYRAMID, build, describe
+    from recipes.dog_svm import PYRAMID, build, extract_features
 
-    images = labelled_images(str(data), 28, 1, lambda: drawn_clothes(10, 0)).train.items[:5000]
+    images = labelled_images(str(data), 28, 1, lambda: synthetic_clothes(10, 0)).train.items[:5000]
     network = build(PYRAMID).features
-    describe(network, images)  # traced now
+    extract_features(network, images)  # trace before timing
     rounds: list[tuple[float, float]] = []
     for _ in range(5):
         began = time.perf_counter()
-        describe(network, images)
+        extract_features(network, images)
         between = time.perf_counter()
         for image in images[:500, ..., 0]:
             list(pyramid_gaussian(image))
@@ -105,7 +104,7 @@ def measure_pyramid(data: Path) -> dict[str, float]:
 
 
 def measure_hog(data: Path) -> dict[str, float | int | str]:
-    """Return the accuracy of histograms of oriented gradients with scikit-learn's linear SVM at its defaults."""
+    """Return the accuracy of HOG (histograms of oriented gradients) with scikit-learn's default linear SVM."""
     from skimage.feature import hog
     from sklearn.svm import LinearSVC
 
@@ -114,7 +113,7 @@ def measure_hog(data: Path) -> dict[str, float | int | str]:
         images = (image[..., 0] for part in split.in_order() for image in part)
         return np.stack([hog(image, **cells, feature_vector=True).astype(np.float32) for image in images])
 
-    labelled = labelled_images(str(data), 28, 1, lambda: drawn_clothes(10, 0))
+    labelled = labelled_images(str(data), 28, 1, lambda: synthetic_clothes(10, 0))
     seconds: dict[str, float] = {}
     with timed("run", seconds):
         features = describe_split(labelled.train)
@@ -134,20 +133,20 @@ def measure(
     """Measure the four classifiers and print two tables.
 
     Args:
-        data: an .npz with x_train, y_train, x_test and y_test of grey 28 px images, as Fashion-MNIST's.
-        weights: a file of MobileNetV2's ImageNet weights, or imagenet; without it that recipe is left out.
-        output_dir: for the runs and for `clothes.json`, where what is there already is not measured again.
-        seeds: how many, where a run takes under five minutes of CPU.
-        only: names of lines, to measure no others; the rest is shown as far as it is there.
-        results: a Markdown file, into which the tables are written between the marks `<!-- clothes -->`.
+        data: an .npz file of grey 28 px images in Fashion-MNIST's format, with x_train, y_train, x_test and y_test.
+        weights: a file of ImageNet weights for MobileNetV2, or `imagenet`. If empty, mobilenet is skipped.
+        output_dir: the folder for the runs and `clothes.json`. Results already in this file are kept.
+        seeds: the number of seeds. Runs that take more than five CPU minutes use one seed.
+        only: names of the rows to measure. Rows measured earlier are also shown.
+        results: a Markdown file with two markers `<!-- clothes -->`. The tables replace the text between them.
     """
     if data.suffix != ".npz":
-        raise InputError(f"{data}: not an .npz; give one with x_train, y_train, x_test and y_test")
+        raise InputError(f"{data}: not an .npz file; expected one with x_train, y_train, x_test and y_test")
     found = Measured(output_dir / "clothes.json")
     known = cases(weights)
-    strange = sorted(set(only) - set(known))
-    if strange:
-        raise InputError(f"{strange[0]!r} is no line of the table; choose from {', '.join(known)}")
+    unknown = sorted(set(only) - set(known))
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is not a row of the tables; choose from {', '.join(known)}")
     for name, (recipe, config) in known.items():
         if only and name not in only:
             continue
@@ -155,23 +154,23 @@ def measure(
             key = f"{name}/{seed}"
             first = found.once(key, lambda: measure_run(recipe, replace(config, seed=seed), data, output_dir / key))  # noqa: B023
             if first["run_cpu_seconds"] > 300 or recipe == "dog_svm":
-                break  # one seed is enough where it takes long, or where nothing is drawn
-        for share in SHARES:
-            key = f"{name}/share {share:g}"
-            part = with_share(data, share, output_dir)
-            found.once(key, lambda: measure_run(recipe, longer(config, share), part, output_dir / key))  # noqa: B023
+                break  # one seed for long runs, and for the SVM, which is deterministic
+        for fraction in FRACTIONS:
+            key = f"{name}/fraction {fraction:g}"
+            part = with_fraction(data, fraction, output_dir)
+            found.once(key, lambda: measure_run(recipe, longer(config, fraction), part, output_dir / key))  # noqa: B023
     if not only:
         found.once("HOG and linear SVM/0", lambda: measure_hog(data))
-        for share in SHARES:
-            part = with_share(data, share, output_dir)
-            found.once(f"HOG and linear SVM/share {share:g}", lambda: measure_hog(part))  # noqa: B023
+        for fraction in FRACTIONS:
+            part = with_fraction(data, fraction, output_dir)
+            found.once(f"HOG and linear SVM/fraction {fraction:g}", lambda: measure_hog(part))  # noqa: B023
         found.once("pyramid", lambda: measure_pyramid(data))
     text = tables([*known, "HOG and linear SVM"], found.numbers)
     if "pyramid" in found.numbers:
         text += (
-            "\n\nThe pyramid of an image takes {microseconds:.0f} microseconds in batches, and {one_by_one:.0f} one by "
-            "one with scikit-image: {ratio:.0f} times as long.".format(**found.numbers["pyramid"])
-        )
+            "\n\nA Gaussian pyramid takes {microseconds:.0f} microseconds per image in batches. With scikit-image, one "
+            "image at a time, it takes {one_by_one:.0f} microseconds, {ratio:.0f} times as long."
+        ).format(**found.numbers["pyramid"])
     where = describe(machine(os.cpu_count() or 1))
     print(f"\n{text}\n\n{where}")
     if results is not None:
@@ -179,11 +178,11 @@ def measure(
 
 
 def tables(names: list[str], found: dict[str, dict[str, Any]]) -> str:
-    """Return what was measured as Markdown: all labels with all scores, then accuracy by the share of labels."""
+    """Return two Markdown tables: all scores with all labels, and the accuracy for each fraction of the labels."""
     full: dict[str, dict[str, float | int | str]] = {}
-    shares: dict[str, dict[str, str]] = {}
+    fractions: dict[str, dict[str, str]] = {}
     for name in names:
-        runs = [scores for key, scores in found.items() if key.startswith(f"{name}/") and "share" not in key]
+        runs = [scores for key, scores in found.items() if key.startswith(f"{name}/") and "fraction" not in key]
         if not runs:
             continue
         accuracies = [run["test_accuracy"] for run in runs]
@@ -198,11 +197,14 @@ def tables(names: list[str], found: dict[str, dict[str, Any]]) -> str:
         }
         if "expected_calibration_error" in runs[0]:
             full[name]["calibration"] = float(np.mean([run["expected_calibration_error"] for run in runs]))
-        few = {f"{s:g}": found[f"{name}/share {s:g}"] for s in SHARES if f"{name}/share {s:g}" in found}
-        shares[name] = {share: f"{scores['test_accuracy']:.3f}" for share, scores in few.items()} | {"1": f"{mean:.3f}"}
+        few = {f"{f:g}": found[f"{name}/fraction {f:g}"] for f in FRACTIONS if f"{name}/fraction {f:g}" in found}
+        fractions[name] = {key: f"{scores['test_accuracy']:.3f}" for key, scores in few.items()}
+        fractions[name]["1"] = f"{mean:.3f}"
     headings = {"accuracy": "test accuracy", "calibration": "calibration error", "seeds": "seeds", "weights": "weights"}
     first = markdown_table(full, headings | {"cpu": "CPU minutes", "wall": "minutes"}, "")
-    second = markdown_table(shares, {f"{s:g}": f"{100 * s:g} % of the labels" for s in (*SHARES, 1)}, "test accuracy")
+    second = markdown_table(
+        fractions, {f"{f:g}": f"{100 * f:g} % of the labels" for f in (*FRACTIONS, 1)}, "test accuracy"
+    )
     return f"{first}\n\n{second}"
 
 

@@ -1,9 +1,9 @@
-"""Scores of a DCGAN's samples by a classifier that learnt from the data which they should resemble.
+"""Score the images that a DCGAN generates. The scores come from a classifier trained on the same data set.
 
-A small convolutional network learns the classes of the training images. Then: is every class drawn (shares of classes),
-is each sample taken for one class and no other (confidence), how far are the samples' features from those of the test
-images (Frechet and kernel distance)? A distance means nothing by itself, so that of one half of the test images to the
-other stands beside it. The classifier that the project ships, by which a run's own report scores, is asked too.
+The classifier is a small convolutional network. Its predictions give the fraction of generated images in each class,
+and the mean confidence. The Frechet and kernel distances compare its features for generated images with its features
+for test images. The distance between two halves of the test images is given for comparison. The bundled classifier,
+which also scores the images in a run's report, is used as a second classifier.
 """
 
 from __future__ import annotations
@@ -15,48 +15,47 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import markdown_table, run_benchmark, timed
-from common.batches import batches
-from common.datasets import images_of
-from common.errors import InputError
-from common.files import data_file, replacing, write_json
-from common.images import from_uint8
-from common.lazy import keras
-from common.runs import load_network, read_run
-from common.scores import classifier_features, sample_scores
-from recipes.dcgan import Config, generate, sample_digits
+from common.data.batches import batches
+from common.data.datasets import images_of
+from common.images.pixels import from_uint8
+from common.metrics.scores import classifier_features, sample_scores
+from common.runs import Run
+from common.system.files import InputError, data_file, replacing, write_json
+from common.system.lazy import keras
+from recipes.dcgan import Config, generate
 
 # %% Data
 
 
 class Labelled(NamedTuple):
-    """Images, uint8 [n, size, size, channels], and their classes, int64 [n]."""
+    """Images, uint8 [n, size, size, channels], and their labels, int64 [n]."""
 
     images: np.ndarray
     classes: np.ndarray
 
 
 def labelled_images(data: Path, config: Config) -> tuple[Labelled, Labelled]:
-    """Return the training and the test images of an .npz, at the size of a run.
+    """Return the training and test images of an .npz file, resized to the run's image size.
 
     Raises:
-        InputError: it lacks one of x_train, y_train, x_test and y_test, or they do not fit together.
+        InputError: x_train, y_train, x_test or y_test is missing, or the arrays do not match.
     """
     if data.suffix != ".npz":
-        raise InputError(f"{data}: not an .npz; give one with x_train, y_train, x_test and y_test")
-    examples = images_of(str(data), config.size, config.channels, sample_digits)
+        raise InputError(f"{data}: not an .npz file; expected one with x_train, y_train, x_test and y_test")
+    examples = images_of(str(data), config.size, config.channels, "digits")
     parts = []
     with np.load(data, allow_pickle=False) as arrays:
         for images, key in ((examples.train, "y_train"), (examples.test, "y_test")):
             if key not in arrays:
-                raise InputError(f"{data}: has {', '.join(arrays.files)}, but not {key}")
+                raise InputError(f"{data}: contains {', '.join(arrays.files)}, but not {key}")
             classes = arrays[key].reshape(-1)
             if classes.dtype.kind not in "iu" or len(classes) != len(images) or classes.min() < 0:
                 found = f"{classes.dtype} {list(arrays[key].shape)} for {len(images)} images"
-                raise InputError(f"{data}: {key} is {found}; expected as many class numbers from 0")
+                raise InputError(f"{data}: {key} is {found}; expected one label per image, 0 or higher")
             parts.append(Labelled(np.asarray(images), classes.astype(np.int64)))
     train, test = parts
     if len(test.images) < 4:
-        raise InputError(f"{data}: {len(test.images)} test images; at least 4 are needed, two to each half")
+        raise InputError(f"{data}: {len(test.images)} test images; at least 4 are needed, 2 in each half")
     if test.classes.max() > train.classes.max():
         raise InputError(f"{data}: class {test.classes.max()} is in y_test, but not in y_train")
     return train, test
@@ -66,11 +65,11 @@ def labelled_images(data: Path, config: Config) -> tuple[Labelled, Labelled]:
 
 EPOCHS = 4
 BATCH_SIZE = 128
-LEARNING_RATE = 2e-3  # falls to 0 along a cosine
+LEARNING_RATE = 2e-3  # decays to 0 (cosine)
 
 
 def build_classifier(size: int, channels: int, classes: int) -> keras.Model:
-    """Return one, untrained: [n, size, size, channels] in [-1, 1] -> features [n, 128] and logits [n, classes]."""
+    """Return an untrained classifier: images [n, size, size, channels] in [-1, 1] -> features [n, 128], logits."""
     layers = keras.layers
     seeds = keras.random.SeedGenerator(0)
     x = images = keras.Input((size, size, channels), name="images")
@@ -87,7 +86,7 @@ def build_classifier(size: int, channels: int, classes: int) -> keras.Model:
 
 
 def train_classifier(train: Labelled, epochs: int = EPOCHS) -> keras.Model:
-    """Return a classifier of the training images."""
+    """Return a classifier trained on the training images."""
     data = batches((train.images, train.classes), min(BATCH_SIZE, len(train.images)), seed=0)
     _, _, size, channels = train.images.shape
     classifier = build_classifier(size, channels, int(train.classes.max()) + 1)
@@ -99,12 +98,15 @@ def train_classifier(train: Labelled, epochs: int = EPOCHS) -> keras.Model:
     return classifier
 
 
-def class_shares(probabilities: np.ndarray) -> list[float]:
-    """Return for every class the share of the rows of [n, classes] in which it is the likeliest."""
+def class_fractions(probabilities: np.ndarray) -> list[float]:
+    """Return the fraction of images predicted as each class, from the probabilities [n, classes]."""
     return (np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) / len(probabilities)).tolist()
 
 
 # %% The benchmark
+
+Scores = dict[str, dict[str, dict[str, float | int | str]]]
+"""Scores, keyed by classifier, image set and name of the score."""
 
 COLUMNS = {
     "samples": "samples",
@@ -112,7 +114,7 @@ COLUMNS = {
     "frechet_distance": "Frechet distance",
     "kernel_distance": "kernel distance",
     "confidence": "confidence",
-    "rarest_class_share": "rarest class",
+    "rarest_class_fraction": "rarest class",
 }
 
 
@@ -122,64 +124,69 @@ def measure(
     samples: int = 10_000,
     output_dir: Path = Path("runs/benchmark-dcgan"),
     epochs: int = EPOCHS,
-) -> dict[str, dict[str, dict[str, float | int | str]]]:
-    """Print tables of scores and leave them in `output_dir`; return the scores by classifier and by set.
+) -> Scores:
+    """Print tables of scores, write the scores to `output_dir`, and return them.
 
     Args:
-        data: an .npz with x_train, y_train, x_test and y_test.
-        run: folder of a finished run.
-        samples: how many are generated.
-        output_dir: gets results.json and classifier.keras.
-        epochs: of the classifier.
+        data: an .npz file with x_train, y_train, x_test and y_test.
+        run: the folder of a finished run.
+        samples: the number of images to generate.
+        output_dir: the folder for results.json and classifier.keras.
+        epochs: the number of training epochs of the classifier.
 
     Raises:
         InputError: the data or the run cannot be used.
     """
-    config = read_run(run, "dcgan", Config)
-    generator = load_network(run, "generator")
+    trained = Run.load(run, "dcgan", Config)
+    config, generator = trained.config, trained.network("generator")
     if samples < 2:
-        raise InputError(f"--samples {samples}: at least 2 are needed")
+        raise InputError(f"--samples must be at least 2, got {samples}")
     train, test = labelled_images(data, config)
     seconds: dict[str, float] = {}
     with timed("training", seconds):
         classifier = train_classifier(train, epochs)
-    own = output_dir / "classifier.keras"
-    with replacing(own) as draft:
-        classifier.save(draft)
+    trained_here = output_dir / "classifier.keras"
+    with replacing(trained_here) as temporary:
+        classifier.save(temporary)
     right = classifier_features(classifier, test.images)[1].argmax(1) == test.classes
     accuracy = float(right.mean())
     with timed("generating", seconds):
         fakes = generate(generator, samples, seed=1)
 
-    shuffled = test.images[np.random.default_rng(0).permutation(len(test.images))]  # MNIST's own halves differ
+    # Shuffle, because the two halves of MNIST's test set differ.
+    shuffled = test.images[np.random.default_rng(0).permutation(len(test.images))]
     half = min(len(shuffled) // 2, samples)
     one, other = shuffled[:half], shuffled[half : 2 * half]
     sets = {
-        "samples, to all test images": (test.images, fakes),
-        "samples, to a random part": (one, fakes[:half]),
-        "another part, to that part": (one, other),
+        "samples, all test images": (test.images, fakes),
+        "samples, random test images": (one, fakes[:half]),
+        "two random sets of test images": (one, other),
     }
-    scorers = {"classifier of this data": own}
+    scorers = {"classifier of this data set": trained_here}
     try:
-        scorers["shipped classifier"] = data_file("digit_classifier.keras")
+        scorers["bundled classifier"] = data_file("digit_classifier.keras")
     except InputError as error:
-        print(f"without the shipped classifier: {error}", file=sys.stderr)
+        print(f"skipping the bundled classifier: {error}", file=sys.stderr)
     with timed("scoring", seconds):
         scores = {
             scorer: {name: sample_scores(path, real, fake) for name, (real, fake) in sets.items()}
             for scorer, path in scorers.items()
         }
         images = {"samples": fakes, "test images": test.images}
-        shares = {name: class_shares(classifier_features(classifier, each)[1]) for name, each in images.items()}
+        fractions = {name: class_fractions(classifier_features(classifier, each)[1]) for name, each in images.items()}
     facts = {"data": str(data), "run": str(run), "epochs": epochs, "classifier_test_accuracy": accuracy}
-    write_json(output_dir / "results.json", facts | seconds | {"scores": scores, "class_shares": shares})
-
-    tables = [markdown_table(rows, COLUMNS, scorer) for scorer, rows in scores.items()]
-    labels = [str(label) for label in range(len(shares["samples"]))]
-    by_label = {name: dict(zip(labels, values, strict=True)) for name, values in shares.items()}
-    tables.append(markdown_table(by_label, {label: label for label in labels}, "share of class"))
-    print("\n\n".join([f"Test accuracy of the classifier of this data: {accuracy:.4f}", *tables]))
+    write_json(output_dir / "results.json", facts | seconds | {"scores": scores, "class_fractions": fractions})
+    text = tables(scores, fractions)
+    print(f"Test accuracy of the classifier of this data set: {accuracy:.4f}\n\n{text}")
     return scores
+
+
+def tables(scores: Scores, fractions: dict[str, list[float]]) -> str:
+    """Return one Markdown table of scores per classifier, and a table of class fractions."""
+    found = [markdown_table(rows, COLUMNS, scorer) for scorer, rows in scores.items()]
+    labels = [str(label) for label in range(len(fractions["samples"]))]
+    by_label = {name: dict(zip(labels, values, strict=True)) for name, values in fractions.items()}
+    return "\n\n".join([*found, markdown_table(by_label, {label: label for label in labels}, "fraction of class")])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Exported networks beside Keras: size on disk, CPU time of a picture on one thread, and what 8 bits cost in quality.
+"""Compare exported networks with Keras: size on disk, CPU time per image on one thread, and output quality.
 
-Networks are those of the demos, which run first where --output-dir has none: 20 minutes for all on two cores. Pictures
-go in one by one, in rounds in which the runtimes take turns, and times are medians of the rounds. Keras is called as
-the recipes call it, layer by layer.
+The networks come from the demos. Demos without a run in --output-dir are run first. All demos together take 20 minutes
+on two cores. Images are passed one at a time. The runtimes are timed alternately, and the table shows the median over
+the rounds. Keras runs layer by layer, as in the recipes.
 
 Run      pip install --editable '.[export]' && python -m benchmarks.export
 """
@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import describe, machine, markdown_table, run_benchmark, write_between
-from common.classification import accuracy
-from common.clothes import CLOTHES_CLASSES, drawn_clothes
-from common.digits import digits_or_others
-from common.errors import InputError
-from common.export import EXPORT_ENDINGS, ExportFormat, export_network
-from common.images import from_uint8, to_uint8
-from common.labelled import labelled_images
-from common.lazy import keras, tf
-from common.runs import load_network
-from common.seasons import drawn_seasons
+from common.data.datasets import image_pairs, images_of
+from common.data.labelled import labelled_images
+from common.images.pixels import from_uint8, to_uint8
+from common.metrics.classification import accuracy
+from common.runs.export import EXPORT_ENDINGS, ExportFormat, export_network
+from common.runs.run import load_network
+from common.samples.clothes import CLOTHES_CLASSES, synthetic_clothes
+from common.samples.seasons import synthetic_seasons
+from common.system.files import InputError
+from common.system.lazy import keras, tf
 from recipes import cyclegan, fast_style_transfer, pix2pix
 
 FORMATS: dict[str, ExportFormat] = {
@@ -40,16 +40,16 @@ FORMATS: dict[str, ExportFormat] = {
     "LiteRT": "litert",
     "LiteRT, 8 bits": "litert_int8",
 }
-TIMED = 10  # pictures in a round
+TIMED = 10  # number of images timed per round
 Call = Callable[[np.ndarray], np.ndarray]
 
 
 class Case(NamedTuple):
-    """A trained network, what it is shown, and how its outputs are judged."""
+    """A trained network, its inputs, and a function that scores its outputs."""
 
     network: keras.Model
     inputs: np.ndarray  # float32 [n, ...]
-    score: Callable[[np.ndarray], dict[str, str]]  # of outputs [n, ...]
+    score: Callable[[np.ndarray], dict[str, str]]  # outputs [n, ...] -> score by name
 
 
 def measure(
@@ -58,19 +58,19 @@ def measure(
     only: tuple[str, ...] = (),
     results: Path | None = None,
 ) -> None:
-    """Train what is not there, export it, and print a table.
+    """Run the demos that have not run yet, export their networks, and print a table.
 
     Args:
-        output_dir: for a run of each recipe, and what is exported of it.
-        rounds: of which times are medians.
-        only: recipes, to measure no others.
-        results: a Markdown file, into which the table is written between the marks `<!-- export -->`.
+        output_dir: the folder for the runs and the exported networks.
+        rounds: the number of rounds. Times are medians over the rounds.
+        only: names of the recipes to measure.
+        results: a Markdown file with two markers `<!-- export -->`. The table replaces the text between them.
     """
     unknown = sorted(set(only) - set(CASES))
     if unknown:
-        raise InputError(f"{unknown[0]!r} is not among the networks; choose from {', '.join(CASES)}")
+        raise InputError(f"--only {unknown[0]!r}: unknown network; choose from {', '.join(CASES)}")
     if rounds < 1:
-        raise InputError(f"--rounds {rounds}: expected 1 or more")
+        raise InputError(f"--rounds must be 1 or more, got {rounds}")
     chosen = [name for name in CASES if not only or name in only]
     for name in chosen:
         if not (output_dir / name / "results.json").exists():
@@ -84,73 +84,77 @@ def measure(
         run = output_dir / name
         for runtime, row in compare(CASES[name](run), run / "exported", rounds).items():
             rows[f"{name}, {runtime}"] = row
-    columns = {"size": "kB on disk", "time": "CPU ms a picture", "quality": "quality"}
+    columns = {"size": "kB on disk", "time": "CPU ms per image", "quality": "quality"}
     text = f"{markdown_table(rows, columns, 'network, runtime')}\n\n{describe(where)}"
     print(f"\n{text}")
     if results is not None:
         write_between(results, "export", text)
 
 
-# %% What is measured
+# %% Cases
 
 
 def classifier_case(run: Path, network: str, size: int = 28, with_head: bool = False) -> Case:
-    """Return a classifier with the 1,000 clothes that its demo holds out; `with_head` is of features, with Keras."""
-    learnt = load_network(run, network)
-    sample = functools.partial(drawn_clothes, 5000, 0, 28)
-    channels = learnt.inputs[0].shape[-1]
+    """Return a classifier and the 1,000 held-out images of its demo.
+
+    If `with_head`, `network` returns features, and the run's `classifier` computes logits from them in Keras.
+    """
+    trained = load_network(run, network)
+    sample = functools.partial(synthetic_clothes, 5000, 0, 28)
+    channels = trained.inputs[0].shape[-1]
     data = labelled_images("sample", size, channels, sample, names=CLOTHES_CLASSES, enlarge=False)
     clothes, labels = data.test.loaded(1000)
     head = load_network(run, "classifier") if with_head else None
-    return Case(learnt, np.asarray(from_uint8(clothes)), right_in(labels, head))
+    return Case(trained, np.asarray(from_uint8(clothes)), right_in(labels, head))
 
 
 def digits_case(run: Path) -> Case:
-    """Return the classifier that has learnt from 50 labels, with the digits that its demo holds out."""
-    digits, labels = digits_or_others("sample", 28, 1, require_classes=True).test.loaded(1000)
-    return Case(load_network(run, "averaged"), np.asarray(from_uint8(digits)), right_in(labels))
+    """Return ssgan's classifier, which was trained with 50 labels, and the test digits of its demo."""
+    digits, labels = labelled_images("sample", 28, 1, "digits").test.loaded(1000)
+    return Case(load_network(run, "ema"), np.asarray(from_uint8(digits)), right_in(labels))
 
 
 def latents_case(run: Path, network: str) -> Case:
-    """Return a network that draws, with 200 latents."""
-    drawing = load_network(run, network)
-    latents = np.random.default_rng(0).normal(size=(200, drawing.inputs[0].shape[1])).astype(np.float32)
-    return Case(drawing, latents, against(np.asarray(drawing(latents, training=False))))
+    """Return a generator or decoder and 200 random latents."""
+    generator = load_network(run, network)
+    latents = np.random.default_rng(0).normal(size=(200, generator.inputs[0].shape[1])).astype(np.float32)
+    return Case(generator, latents, against(np.asarray(generator(latents, training=False))))
 
 
-def translation_case(run: Path, network: str, pictures: np.ndarray, truth: np.ndarray | None = None) -> Case:
-    """Return a network that translates, with pictures that were held out, and what they ought to become if known."""
-    translating, inputs = load_network(run, network), np.asarray(from_uint8(pictures))
-    drawn = against(np.concatenate([np.asarray(translating(one[None], training=False)) for one in inputs]))
+def translation_case(run: Path, network: str, images: np.ndarray, truth: np.ndarray | None = None) -> Case:
+    """Return an image-to-image network and its inputs. `truth` is the ground truth of the outputs, if known."""
+    translator, inputs = load_network(run, network), np.asarray(from_uint8(images))
+    to_keras = against(np.concatenate([np.asarray(translator(one[None], training=False)) for one in inputs]))
 
     def score(outputs: np.ndarray) -> dict[str, str]:
         if truth is None:
-            return drawn(outputs)
+            return to_keras(outputs)
         l1 = np.abs(to_uint8(outputs).astype(float) - truth).mean() / 255
-        return {"quality": f"{drawn(outputs)['quality']}; L1 to the truth {l1:.4f}"}
+        return {"quality": f"{to_keras(outputs)['quality']}; L1 to the ground truth {l1:.4f}"}
 
-    return Case(translating, inputs, score)
+    return Case(translator, inputs, score)
 
 
 def pix2pix_case(run: Path) -> Case:
-    """Return the generator with the maps of the streets that were held out."""
-    maps, photos = (each[9::10] for each in pix2pix.sample_streets())
-    return translation_case(run, "generator", maps, photos)
+    """Return the generator and held-out sketches."""
+    sketches, portraits = image_pairs("sample", pix2pix.DEMO.size, "sketches").held_out()
+    return translation_case(run, "generator", sketches, portraits)
 
 
 def cyclegan_case(run: Path) -> Case:
-    """Return the generator of winters with the held-out summers."""
-    summers, winters = drawn_seasons(40, 0, cyclegan.DEMO.size)
+    """Return the summer-to-winter generator and held-out summer images."""
+    summers, winters = synthetic_seasons(40, 0, cyclegan.DEMO.size)
     return translation_case(run, "generator_a2b", summers, winters)
 
 
-def painter_case(run: Path) -> Case:
-    """Return the painter with 20 of its pictures."""
-    return translation_case(run, "painter", fast_style_transfer.sample_pictures()[:20])
+def style_case(run: Path) -> Case:
+    """Return the transform network and 20 held-out photos of its demo."""
+    (photos,) = images_of("sample", fast_style_transfer.DEMO.size, 3, "photos").held_out(20)
+    return translation_case(run, "transform_network", photos)
 
 
 def right_in(labels: np.ndarray, head: keras.Model | None = None) -> Callable[[np.ndarray], dict[str, str]]:
-    """Return a score of logits, or of features of which `head` makes logits: the accuracy."""
+    """Return a function that scores logits by their accuracy. With `head`, it scores features instead of logits."""
 
     def score(outputs: np.ndarray) -> dict[str, str]:
         logits = outputs if head is None else np.asarray(head(outputs, training=False))
@@ -159,13 +163,13 @@ def right_in(labels: np.ndarray, head: keras.Model | None = None) -> Callable[[n
     return score
 
 
-def against(pictures: np.ndarray) -> Callable[[np.ndarray], dict[str, str]]:
-    """Return a score of pictures in [-1, 1]: the peak signal-to-noise ratio to `pictures`, both as 8-bit files."""
+def against(images: np.ndarray) -> Callable[[np.ndarray], dict[str, str]]:
+    """Return a function that scores images in [-1, 1] by their PSNR to `images`, after rounding to 8 bits."""
 
     def score(outputs: np.ndarray) -> dict[str, str]:
-        error = np.mean((to_uint8(outputs).astype(float) - to_uint8(pictures).astype(float)) ** 2)
-        ratio = f"{10 * np.log10(255**2 / error):.1f} dB" if error else "no level differs"
-        return {"quality": f"to Keras: {ratio}"}
+        error = np.mean((to_uint8(outputs).astype(float) - to_uint8(images).astype(float)) ** 2)
+        psnr = f"PSNR to Keras {10 * np.log10(255**2 / error):.1f} dB" if error else "identical to Keras"
+        return {"quality": psnr}
 
     return score
 
@@ -179,17 +183,17 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "vae_faces": functools.partial(latents_case, network="decoder"),
     "gan": functools.partial(latents_case, network="generator"),
     "dcgan": functools.partial(latents_case, network="generator"),
-    "dcgan_faces": functools.partial(latents_case, network="averaged"),
+    "dcgan_faces": functools.partial(latents_case, network="ema"),
     "pix2pix": pix2pix_case,
     "cyclegan": cyclegan_case,
-    "fast_style_transfer": painter_case,
+    "fast_style_transfer": style_case,
 }
 
-# %% How
+# %% Measurement
 
 
 def compare(case: Case, folder: Path, rounds: int) -> dict[str, dict[str, float | int | str]]:
-    """Export the network in all formats to a folder; return a row for each runtime."""
+    """Export the network in all formats to a folder; return one row per runtime."""
     network, inputs, score = case
     folder.mkdir(exist_ok=True)
     native = folder / "whole.keras"
@@ -202,7 +206,7 @@ def compare(case: Case, folder: Path, rounds: int) -> dict[str, dict[str, float 
         calls[runtime] = call_of(files[runtime], format, network.inputs[0].name)
     outputs = {name: np.concatenate([call(one[None]) for one in inputs]) for name, call in calls.items()}
     calls["Keras"] = lambda one: np.asarray(network(one, training=False))
-    outputs["Keras"] = np.asarray(network(inputs, training=False))  # one by one it would take most of the time
+    outputs["Keras"] = np.asarray(network(inputs, training=False))  # in one batch, to save time
     seconds: dict[str, list[float]] = {name: [] for name in files}
     shown = [one[None] for one in inputs[:TIMED]]
     for _ in range(rounds):
@@ -223,7 +227,7 @@ def compare(case: Case, folder: Path, rounds: int) -> dict[str, dict[str, float 
 
 
 def call_of(path: Path, format: ExportFormat, name: str) -> Call:
-    """Return a function of one input, called `name`, that runs what was exported on one thread."""
+    """Return a function that runs an exported network on one thread; `name` is the name of the network's input."""
     if format == "tf_saved_model":
         signature = tf.saved_model.load(str(path)).signatures["serving_default"]
         return lambda one: signature(**{name: tf.constant(one)})["output_0"].numpy()

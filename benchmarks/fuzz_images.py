@@ -1,14 +1,18 @@
-"""Whether every damaged image ends in an image or in one line: some 10,000 files, mutated at random from a seed.
+"""Fuzz the image readers: a damaged file must be read as an image or raise an error with a one-line message.
 
-Seeds are small images of every kind that Pillow writes, and PNG of every mode and depth, interlaced ones too, which it
-does not. Each is changed by one to three mutations: flipped bits, overwritten, removed, repeated and inserted bytes, a
-cut, another length or size in a header, chunks of a PNG swapped, left out, doubled or with another's name (with a
-right checksum in half of the cases, or no decoder would look into them), segments of a JPEG likewise, and the end of
-another image. Every one is read as grey, as colour and as a label map.
+The seed files are small images that Pillow writes in many formats, and PNG files of every colour type and bit depth,
+with and without interlacing. One to three random mutations change each file:
 
-What counts as failed: any exception but InputError, a message of more than one line, an array of another shape or
-type, a read of more than ten seconds of the processor, and one of more than 2 GB. libtiff's own complaints on standard
-error are not counted.
+- Bits are flipped. Bytes are overwritten, removed, repeated or inserted. The file is truncated.
+- A length, size or offset is changed.
+- PNG chunks are swapped, removed, duplicated, renamed or changed. Their checksums are corrected, because decoders
+  reject chunks with wrong checksums. JPEG segments are swapped, removed, duplicated or renamed.
+- The end of the file is replaced by the end of another image.
+
+Each file is read as a greyscale image, as a colour image and as a label map. A file fails if a read raises an exception
+other than InputError, if the error message is not a single line, if the array has a wrong shape or dtype, or if a read
+needs more than ten CPU seconds, or 2 GB of memory beyond what the process had used before. Messages that libtiff
+prints to standard error are ignored.
 
 Run      python -m benchmarks.fuzz_images            10,000 images, about a minute
          python -m benchmarks.fuzz_images --count 100000 --seed 1 --keep failed
@@ -36,24 +40,24 @@ import numpy as np
 import tyro
 from PIL import Image, features
 
-from common.errors import InputError
-from common.images import read_image, read_labels
+from common.images.reading import read_image, read_labels
+from common.system.files import InputError
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 SLOW_SECONDS = 10.0
-LARGE_MEGABYTES = 2_000  # of memory, which an image within Pillow's limit does not need
+LARGE_MEGABYTES = 2_000  # images within Pillow's size limit need less
 
 
-# %% Seeds
+# %% Seed files
 
 
 def png_chunk(name: bytes, data: bytes) -> bytes:
-    """Return a chunk of a PNG with its length and checksum."""
+    """Return a PNG chunk with its length and checksum."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png_of_kind(colour: int, depth: int, interlaced: bool, rng: np.random.Generator) -> bytes:
-    """Return noise, 13 x 9 px, as a PNG of a colour type and depth; interlaced ones in the seven passes of Adam7."""
+    """Return a PNG file of 13 x 9 px noise with this colour type and bit depth, optionally interlaced (Adam7)."""
     bits = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour] * depth
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     rows = []
@@ -72,7 +76,7 @@ def png_of_kind(colour: int, depth: int, interlaced: bool, rng: np.random.Genera
 
 
 def seed_images(rng: np.random.Generator) -> list[bytes]:
-    """Return small images of as many kinds as there are."""
+    """Return small image files in all supported formats."""
     depths = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
     found = [png_of_kind(c, depth, laced, rng) for c in depths for depth in depths[c] for laced in (False, True)]
     ramp = np.add.outer(np.arange(20) * 9, np.arange(24) * 3).astype(np.uint8)
@@ -118,19 +122,19 @@ def seed_images(rng: np.random.Generator) -> list[bytes]:
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the names and contents of a PNG's chunks, as far as they are whole."""
-    found, place = [], 8
-    while place + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        if place + 12 + length > len(data):
+    """Return the names and contents of the complete chunks in a PNG file."""
+    found, offset = [], 8
+    while offset + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, offset)
+        if offset + 12 + length > len(data):
             break
-        found.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
-        place += 12 + length
+        found.append((data[offset + 4 : offset + 8], data[offset + 8 : offset + 8 + length]))
+        offset += 12 + length
     return found
 
 
 def with_other_chunks(data: bytes, rng: np.random.Generator) -> bytes:
-    """Change the order, the number, the names or the contents of a PNG's chunks, with right checksums."""
+    """Change the order, number, names or contents of PNG chunks, with correct checksums."""
     chunks = png_chunks(data)
     if not chunks:
         return data
@@ -145,19 +149,19 @@ def with_other_chunks(data: bytes, rng: np.random.Generator) -> bytes:
         chunks.insert(other, chunks[one])
     elif action == 3:
         chunks[one] = (chunks[other][0], content)
-    elif name == b"IDAT" and action == 4:  # other pixels in a stream that can be decompressed
+    elif name == b"IDAT" and action == 4:  # a valid zlib stream with random pixels
         chunks[one] = (name, zlib.compress(rng.bytes(int(rng.integers(1, 2000)))))
     elif content:
-        places = rng.integers(len(content), size=int(rng.integers(1, 4)))
+        offsets = rng.integers(len(content), size=int(rng.integers(1, 4)))
         changed = bytearray(content)
-        for place in places:
-            changed[place] = int(rng.choice([0, 1, 2, 3, 4, 6, 8, 16, 127, 255, int(rng.integers(256))]))
+        for offset in offsets:
+            changed[offset] = int(rng.choice([0, 1, 2, 3, 4, 6, 8, 16, 127, 255, int(rng.integers(256))]))
         chunks[one] = (name, bytes(changed))
     return PNG_START + b"".join(png_chunk(*each) for each in chunks)
 
 
 def with_other_segments(data: bytes, rng: np.random.Generator) -> bytes:
-    """Swap, leave out, double or rename what lies between two markers of a JPEG."""
+    """Swap, remove, duplicate or rename JPEG segments."""
     parts = [b"\xff" + part for part in data.split(b"\xff")][1:]
     one, other = (int(each) for each in rng.integers(len(parts), size=2))
     action = int(rng.integers(4))
@@ -173,35 +177,35 @@ def with_other_segments(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def with_other_bytes(data: bytes, others: bytes, rng: np.random.Generator) -> bytes:
-    """Flip, overwrite, remove, repeat, insert or cut bytes, write a number into the header, or splice two images."""
+    """Flip a bit; overwrite, remove, repeat or insert bytes; truncate the file; or replace a number or the end."""
     changed = bytearray(data)
-    place = int(rng.integers(len(data))) if rng.random() < 0.5 else int(rng.integers(min(len(data), 64)))
+    start = int(rng.integers(len(data))) if rng.random() < 0.5 else int(rng.integers(min(len(data), 64)))
     length = int(rng.choice([1, 2, 4, 16, 64]))
     action = int(rng.integers(8))
     if action == 0:
-        changed[place] ^= 1 << int(rng.integers(8))
+        changed[start] ^= 1 << int(rng.integers(8))
     elif action == 1:
-        changed[place : place + length] = rng.bytes(length)
+        changed[start : start + length] = rng.bytes(length)
     elif action == 2:
-        del changed[place : place + length]
+        del changed[start : start + length]
     elif action == 3:
-        changed[place:place] = changed[place : place + length]
+        changed[start:start] = changed[start : start + length]
     elif action == 4:
-        changed[place:place] = rng.bytes(length)
+        changed[start:start] = rng.bytes(length)
     elif action == 5:
-        del changed[place:]
+        del changed[start:]
     elif action == 6:  # a size, a count or an offset
         number = int(rng.choice([0, 1, 2, 255, 256, 65_535, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1]))
         packed = struct.pack(str(rng.choice(["<I", ">I"])), number)
         some = slice(*((0, 4), (0, 2), (2, 4))[int(rng.integers(3))])
-        changed[place : place + len(packed[some])] = packed[some]
+        changed[start : start + len(packed[some])] = packed[some]
     else:
-        changed[place:] = others[int(rng.integers(len(others))) :]
+        changed[start:] = others[int(rng.integers(len(others))) :]
     return bytes(changed)
 
 
 def mutated(seeds: list[bytes], rng: np.random.Generator) -> bytes:
-    """Return one of the seeds after one to three mutations."""
+    """Return a random seed file after one to three mutations."""
     data = seeds[int(rng.integers(len(seeds)))]
     for _ in range(int(rng.integers(1, 4))):
         if not data:
@@ -215,19 +219,19 @@ def mutated(seeds: list[bytes], rng: np.random.Generator) -> bytes:
     return data
 
 
-# %% Judging
+# %% Reading
 
 
 class Fuzzed(NamedTuple):
-    """What came of the files."""
+    """The results for all files."""
 
-    counts: collections.Counter[str]  # "image", and the kinds of messages
-    failures: list[str]  # what was wrong with each file that failed
-    slowest: float  # of the processor's seconds, for the three reads of a file
+    counts: collections.Counter[str]  # number of files by outcome: "image", or the type of error message
+    failures: list[str]  # one line for each file that failed
+    slowest: float  # CPU seconds for the three reads of the slowest file
 
 
 def failure_of(path: Path) -> tuple[str, str]:
-    """Read a file in three ways; return what came of it as colour, and what is wrong with any of them, or nothing."""
+    """Read a file in three ways. Return the outcome of `read_image`, and the first problem ("" if there is none)."""
     outcome = "image"
     shapes = set()
     readers: list[tuple[Callable[[Path], np.ndarray], tuple[int, ...]]] = [
@@ -242,7 +246,7 @@ def failure_of(path: Path) -> tuple[str, str]:
         except InputError as error:
             text = str(error)
             if not text.isprintable() or not text.startswith(f"{path}: ") or ";" not in text:
-                return outcome, f"not one line, or not of this file: {text!r}"
+                return outcome, f"not a one-line message about this file: {text!r}"
             if read is read_image:
                 outcome = text.removeprefix(f"{path}: ").partition(" (")[0].partition(";")[0]
         except Exception as error:
@@ -253,16 +257,16 @@ def failure_of(path: Path) -> tuple[str, str]:
             shapes.add(image.shape[:2])
         if (seconds := time.process_time() - begun) > SLOW_SECONDS:
             return outcome, f"{seconds:.0f} seconds"
-    return outcome, "" if len(shapes) < 2 else f"sizes that differ: {shapes}"
+    return outcome, "" if len(shapes) < 2 else f"different sizes: {shapes}"
 
 
 def peak_megabytes() -> float:
-    """Return the most memory that this process has held."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def fuzz(count: int, seed: int, keep: Path | None = None) -> Fuzzed:
-    """Read `count` mutated images; those that fail are kept in the folder `keep`, if one is given."""
+    """Read `count` mutated images. If a folder `keep` is given, copy failed files to this folder."""
     rng = np.random.default_rng(seed)
     seeds = seed_images(rng)
     counts: collections.Counter[str] = collections.Counter()
@@ -270,14 +274,15 @@ def fuzz(count: int, seed: int, keep: Path | None = None) -> Fuzzed:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         path = Path(folder) / "image"
         originals = iter(seeds)
+        allowed = peak_megabytes() + LARGE_MEGABYTES  # a test process has used memory for other things
         for number in range(count):
-            data = next(originals, None) or mutated(seeds, rng)  # each seed itself comes first
+            data = next(originals, None) or mutated(seeds, rng)  # the unchanged seed files come first
             path.write_bytes(data)
             begun = time.process_time()
             peak = peak_megabytes()
-            with contextlib.redirect_stderr(io.StringIO()):  # large images are announced there
+            with contextlib.redirect_stderr(io.StringIO()):  # the reader prints a notice for large images
                 outcome, problem = failure_of(path)
-            if peak < LARGE_MEGABYTES < peak_megabytes():
+            if peak < allowed < peak_megabytes():
                 problem = problem or f"{peak_megabytes():.0f} MB of memory"
             slowest = max(slowest, time.process_time() - begun)
             counts[outcome] += 1
@@ -290,12 +295,13 @@ def fuzz(count: int, seed: int, keep: Path | None = None) -> Fuzzed:
 
 
 def main(count: int = 10_000, seed: int = 0, keep: Path | None = None) -> None:
-    """Fuzz `count` images, print what came of them, and exit with status 1 if any failed.
+    """Fuzz `count` images, print the outcomes, and exit with status 1 if any image failed.
 
     Args:
-        count: of images.
-        seed: of the random numbers; the same seed makes the same images with the same Pillow.
-        keep: folder for the files that failed.
+        count: the number of images.
+        seed: the random seed of the mutations. With the same seed and the same version of Pillow, the files are the
+            same.
+        keep: a folder for copies of the files that fail.
     """
     begun = time.perf_counter()
     found = fuzz(count, seed, keep)

@@ -1,13 +1,13 @@
-"""How long a user waits: for `--help`, and for one picture from each kind of verb.
+"""Measure how long `--help` takes, and how long each type of command takes to process one image.
 
-Help     `python -m recipes.NAME --help`, in a new process.
-Cold     the verb as it is typed, in a new process: Python, Keras, the run's networks, the picture, the file.
-Warm     the same command once more in a process that has done it: what is left of it without the imports.
+Help     `python -m recipes.NAME --help` in a new process.
+Cold     the command in a new process: start Python, import Keras, load the networks, read and write the image.
+Warm     the same command in a process that has already run it, so the modules are already imported.
 
-The runs are made here, with the networks of the demo as `build` leaves them: what a network has learnt does not change
-how long it takes. The picture is scikit-image's cat, 451 x 300 pixels, and for `swap` its astronaut.
+The benchmark writes its own runs, with the untrained networks of the demos, because training does not change the speed
+of a network. The image is scikit-image's cat (451 x 300 pixels), or scikit-image's astronaut for `swap`.
 
-Run      python -m benchmarks.latency           about six minutes on two quiet cores
+Run      python -m benchmarks.latency           about six minutes on two idle cores
 """
 
 from __future__ import annotations
@@ -31,28 +31,27 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import describe, machine, markdown_table, run_benchmark
-from common.clothes import CLOTHES_CLASSES
-from common.errors import InputError
-from common.face_finding import ColourShift, PersonShift
-from common.files import write_json
-from common.images import write_image
-from common.latents import NormalMap
-from common.runs import finish_run, start_run
+from common.data.people import ColourShift, PersonShift
+from common.images.writing import save_image
+from common.metrics.latents import NormalMap
+from common.runs import Run
+from common.samples.clothes import CLOTHES_CLASSES
+from common.system.files import InputError, write_json
 from recipes import face_swap, fast_style_transfer
 
-VERBS = {  # what is typed after the recipe's name
+VERBS = {  # each recipe's command and its arguments
     "mlp": "classify {photo} --run {run}",
     "lenet": "classify {photo} --run {run}",
     "mobilenet": "classify {photo} --run {run}",
-    "autoencoder": "reconstruct {photo} {picture} --run {run}",
-    "vae": "reconstruct {photo} {picture} --run {run}",
-    "pix2pix": "translate {photo} {picture} --run {run}",
-    "cyclegan": "translate {photo} {picture} --run {run}",
-    "fast_style_transfer": "stylize {photo} {picture} --run {run}",
-    "face_swap": "swap {face} {picture} --run {run}",
-    "fgsm": "attack {photo} {picture} --run {run}",
-    "dcgan": "generate {picture} --run {run}",
-    "deepdream": "dream {photo} {picture}",
+    "autoencoder": "reconstruct {photo} {image} --run {run}",
+    "vae": "reconstruct {photo} {image} --run {run}",
+    "pix2pix": "translate {photo} {image} --run {run}",
+    "cyclegan": "translate {photo} {image} --run {run}",
+    "fast_style_transfer": "stylize {photo} {image} --run {run}",
+    "face_swap": "swap {face} {image} --run {run}",
+    "fgsm": "attack {photo} {image} --run {run}",
+    "dcgan": "generate {image} --run {run}",
+    "deepdream": "dream {photo} {image}",
 }
 COLUMNS = {
     "help": "`--help`, s",
@@ -65,13 +64,14 @@ COLUMNS = {
 
 
 def leave_run(name: str, folder: Path) -> None:
-    """Write a recipe's run whose networks have learnt nothing."""
+    """Write the run folder of a recipe, with untrained networks."""
     module = importlib.import_module(f"recipes.{name}")
-    start_run(folder, name, module.DEMO, "sample", CLOTHES_CLASSES if hasattr(module.DEMO, "outputs") else ())
-    finish_run(folder, module.build(module.DEMO), dict)
+    run = Run(folder, name, module.DEMO, "sample")
+    run.start(CLOTHES_CLASSES if hasattr(module.DEMO, "outputs") else ())
+    run.finish(module.build(module.DEMO), dict)
     if name == "fast_style_transfer":
         config = fast_style_transfer.DEMO
-        write_image(fast_style_transfer.read_style(config.style, config.style_size), folder / "style.png")
+        save_image(fast_style_transfer.read_style(config.style, config.style_size), folder / "style.png")
     if name == "face_swap":
         latents = face_swap.DEMO.latent_dim
         unmoved = NormalMap(np.eye(latents), np.zeros(latents), np.zeros(latents))
@@ -79,13 +79,13 @@ def leave_run(name: str, folder: Path) -> None:
 
 
 def cpu_seconds(who: int) -> float:
-    """Return what this process has used of all cores (`RUSAGE_SELF`), or what its children have that are done."""
+    """Return the CPU seconds of this process (`RUSAGE_SELF`) or of its finished children (`RUSAGE_CHILDREN`)."""
     used = resource.getrusage(who)
     return used.ru_utime + used.ru_stime
 
 
 def seconds_of(action: Callable[[], object], rounds: int, who: int) -> tuple[float, float]:
-    """Return the medians, over so many calls, of the seconds by the clock and of all cores."""
+    """Return the median wall-clock seconds and the median CPU seconds over `rounds` calls."""
     wall, cpu = [], []
     for _ in range(rounds):
         began, used = time.perf_counter(), cpu_seconds(who)
@@ -96,7 +96,7 @@ def seconds_of(action: Callable[[], object], rounds: int, who: int) -> tuple[flo
 
 
 def measure_verb(name: str, arguments: list[str], rounds: int) -> dict[str, float]:
-    """Return the medians of one recipe by the names of `COLUMNS`."""
+    """Return the median times of a recipe's command, with the same keys as `COLUMNS`."""
 
     def in_new_process(*given: str) -> None:
         command = [sys.executable, "-m", f"recipes.{name}", *given]
@@ -121,26 +121,26 @@ def measure_verb(name: str, arguments: list[str], rounds: int) -> dict[str, floa
 
 
 def main(rounds: int = 5, recipes: tuple[str, ...] = tuple(VERBS), output_dir: Path = Path("runs/latency")) -> None:
-    """Measure and print a table.
+    """Measure the commands of the recipes, and print a table.
 
     Args:
-        rounds: calls of each, whose median counts.
-        recipes: which.
-        output_dir: for the numbers, latency.json.
+        rounds: the number of calls of each command. The table shows the median.
+        recipes: the recipes to measure.
+        output_dir: the folder for latency.json.
     """
     from skimage import data
 
     if rounds < 1:
-        raise InputError(f"rounds must be 1 or more, got {rounds}")
+        raise InputError(f"--rounds must be 1 or more, got {rounds}")
     if unknown := sorted(set(recipes) - set(VERBS)):
-        raise InputError(f"{', '.join(unknown)}: not measured here; choose from {', '.join(VERBS)}")
+        raise InputError(f"--recipes {' '.join(unknown)}: not in this benchmark; choose from {', '.join(VERBS)}")
     where = machine(os.cpu_count() or 1)
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        paths = {"picture": folder / "out.png", "photo": folder / "cat.png", "face": folder / "astronaut.png"}
-        write_image(data.chelsea(), paths["photo"])
-        write_image(data.astronaut(), paths["face"])
+        paths = {"image": folder / "out.png", "photo": folder / "cat.png", "face": folder / "astronaut.png"}
+        save_image(data.chelsea(), paths["photo"])
+        save_image(data.astronaut(), paths["face"])
         for name in recipes:
             if "{run}" in VERBS[name]:
                 leave_run(name, folder / name)
@@ -149,7 +149,7 @@ def main(rounds: int = 5, recipes: tuple[str, ...] = tuple(VERBS), output_dir: P
             print(name, rows[f"{name} {arguments[0]}"], file=sys.stderr)
     write_json(output_dir / "latency.json", {"machine": where, "rows": rows})
     shown = {name: {key: f"{value:.2f}" for key, value in row.items()} for name, row in rows.items()}
-    print(describe(where), markdown_table(shown, COLUMNS, "verb"), sep="\n\n")
+    print(describe(where), markdown_table(shown, COLUMNS, "command"), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Whether the data keeps up with training, and whether memory stays where it is.
+"""Measure whether the data pipeline keeps up with training, and whether memory use stays constant.
 
-Speed    Pairs of files, read, checked, enlarged, cropped and mirrored as `python -m recipes.pix2pix train` does it:
-         how many a second the stream gives by itself, and how long the paper's step at 256 px takes when it is fed
-         from files, beside the same step fed from memory. The three take turns.
-Memory   Two processes, one with 1,000 pairs and one with ten times as many, pass over them several times, then train
-         a tiny network on them with all that a run writes. After each pass: the memory they hold (resident set).
+Speed    Image pairs are read from files, checked, enlarged, cropped and mirrored, as in `python -m recipes.pix2pix
+         train`. Measured: pairs per second without training, and the time of a training step of the paper's network
+         (256 px). The step reads pairs from memory, JPEG files or PNG files. The three sources are timed alternately.
+Memory   Two processes, one with 1,000 pairs and one with 10,000 pairs, iterate over the pairs several times. Then they
+         train a tiny network and write all files of a run. Measured: the resident memory after each pass and epoch.
 
-Run      python -m benchmarks.pipeline          about five minutes on two quiet cores; memory needs Linux
+Run      python -m benchmarks.pipeline          about five minutes on two idle cores; needs Linux
 """
 
 from __future__ import annotations
@@ -16,52 +16,42 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 from PIL import Image
 
 from benchmarks import describe, machine, markdown_table, run_benchmark
-from benchmarks.speed import (
-    Setup,
-    Turns,
-    Worker,
-    random_pictures,
-    spread,
-    summary,
-    train_in_turns,
-)
-from common.batches import Examples, batches, jittered
-from common.datasets import image_pairs
-from common.errors import InputError
-from common.files import write_json
-from common.images import colour_labels
-from common.streets import street_pairs
-from common.training import fit
+from benchmarks.speed import spread, summary
+from benchmarks.turns import Setup, Turns, Worker, random_images, train_in_turns
+from common.data.batches import Examples, batches, jittered
+from common.data.datasets import image_pairs
+from common.images.pixels import colour_labels
+from common.samples.streets import street_pairs
+from common.system.files import InputError, write_json
 from recipes import pix2pix
 
 
 class Sizes(NamedTuple):
-    """How much is done."""
+    """Sizes and durations of the measurements."""
 
-    config: pix2pix.Config = pix2pix.Config()  # whose step the stream must keep up with
-    files: int = 200  # pairs for the speeds
-    seconds: float = 5.0  # that the stream runs by itself, for each kind of file
-    counts: tuple[int, ...] = (1_000, 10_000)  # pairs for the memory
-    passes: int = 4
+    config: pix2pix.Config = pix2pix.Config()  # the network whose training step reads the pairs
+    files: int = 200  # number of pairs in the speed measurement
+    seconds: float = 5.0  # how long each source is measured without training
+    counts: tuple[int, ...] = (1_000, 10_000)  # data set sizes (in pairs) at which memory is measured
+    passes: int = 4  # number of passes over the pairs; also the number of training epochs
 
 
-QUICK = Sizes(pix2pix.Config(size=64, base_filters=4), 12, 0.2, (100,), 2)
+QUICK = Sizes(pix2pix.Config(size=32, base_filters=4), 12, 0.1, (100,), 2)
 TINY = pix2pix.Config(size=32, base_filters=2, batch_size=16)
 
 # %% Files
 
 
 def write_pairs(folder: Path, suffix: str, count: int, size: int) -> None:
-    """Write label maps in colours into A/ and photos into B/: `count` of each, of eight different streets."""
+    """Write `count` coloured label maps to A/ and photos to B/. All pairs are copies of eight streets."""
     labels, photos = street_pairs(8, size)
     for side, images in (("A", colour_labels(labels)), ("B", photos)):
         (folder / side).mkdir(parents=True)
@@ -71,7 +61,7 @@ def write_pairs(folder: Path, suffix: str, count: int, size: int) -> None:
 
 
 def write_wide(folder: Path, count: int, size: int) -> None:
-    """Write `count` pairs side by side into train/ and eight into test/, all PNG."""
+    """Write PNG files with a label map and a photo side by side: `count` to train/ and eight to test/."""
     labels, photos = street_pairs(8, size)
     encoded = [_encoded(pair, ".png") for pair in np.concatenate([colour_labels(labels), photos], axis=2)]
     for split, files in (("train", count), ("test", len(encoded))):
@@ -87,25 +77,25 @@ def _encoded(image: np.ndarray, suffix: str) -> bytes:
 
 
 def pairs_of(folder: Path, size: int) -> Examples:
-    """Return the pairs of a folder as pix2pix reads them."""
-    return image_pairs(str(folder), size, pix2pix.sample_streets)
+    """Return the pairs in a folder, read as in pix2pix."""
+    return image_pairs(str(folder), size, "streets")
 
 
 # %% Speed
 
 
 def run_fed(turns: Turns, setup: Setup, rounds: int, folder: Path | None, seconds: float) -> dict[str, Any]:
-    """Train pix2pix on the pairs of a folder, or on pictures in memory; then let the stream run by itself."""
+    """Train pix2pix on pairs from a folder, or on images in memory. Then time the stream without training."""
     config = setup.config
     if folder is None:
-        data = batches(random_pictures(setup), config.batch_size, config.seed)
+        data = batches(random_images("pix2pix", config), config.batch_size, config.seed)
     else:
         examples = pairs_of(folder, config.size)
         load = jittered(examples, config.size, config.jitter)
         data = batches(examples.train, config.batch_size, config.seed, load)
     train_in_turns(turns, setup, rounds, setup.build(), data)
     stream = iter(data.at(0))
-    for _ in range(8):  # what is read ahead
+    for _ in range(8):  # skip prefetched batches
         next(stream)
     count, started = 0, time.monotonic()
     while time.monotonic() < started + seconds:
@@ -115,9 +105,9 @@ def run_fed(turns: Turns, setup: Setup, rounds: int, folder: Path | None, second
 
 
 def compare_speed(folder: Path, sizes: Sizes, rounds: int, threads: int) -> list[dict[str, Any]]:
-    """Return a row for each source of pairs: pairs a second alone, and the times of the step that it feeds."""
-    setup = Setup("pix2pix", sizes.config, 2)
-    sources = {"memory, not jittered": None, "JPEG files": folder / "jpg", "PNG files": folder / "png"}
+    """Return one row per source: pairs per second without training, and the time of a training step."""
+    setup = Setup("pix2pix", "Config", vars(sizes.config), 2)
+    sources = {"memory, without jitter": None, "JPEG files": folder / "jpg", "PNG files": folder / "png"}
     for suffix in ("jpg", "png"):
         write_pairs(folder / suffix, f".{suffix}", sizes.files, sizes.config.size)
     workers = {name: Worker(threads, run_fed, setup, rounds, path, sizes.seconds) for name, path in sources.items()}
@@ -125,7 +115,7 @@ def compare_speed(folder: Path, sizes: Sizes, rounds: int, threads: int) -> list
     for number in range(2 + rounds):
         for name, worker in workers.items():
             spent = worker.turn()
-            if number >= 2:  # the first step, and the warming up
+            if number >= 2:  # skip the first step and the warm-up round
                 times[name].append(spent)
     rows = []
     for name, worker in workers.items():
@@ -136,13 +126,13 @@ def compare_speed(folder: Path, sizes: Sizes, rounds: int, threads: int) -> list
 
 
 def speed_table(rows: Sequence[Mapping[str, Any]], batch_size: int) -> str:
-    """Return the rows as Markdown."""
+    """Return the rows as a Markdown table."""
     shown = {}
     for row in rows:
         rate = batch_size / row["step_ms"]["median"] * 1e3
         shown[row["source"]] = {
-            "the stream alone, pairs/s": f"{row['alone']:.0f}",
-            "ms a step": spread(row["step_ms"]),
+            "stream without training, pairs/s": f"{row['alone']:.0f}",
+            "ms per step": spread(row["step_ms"]),
             "CPU ms": f"{row['cpu_ms']['median']:.0f}",
             "training, pairs/s": f"{rate:.2f}",
             "stream / training": f"{row['alone'] / rate:.0f}",
@@ -154,13 +144,13 @@ def speed_table(rows: Sequence[Mapping[str, Any]], batch_size: int) -> str:
 
 
 def resident_memory() -> float:
-    """Return what this process holds now, in MB of 10^6 bytes (Linux)."""
+    """Return the resident memory of this process in MB (10^6 bytes). Linux only."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def run_memory(turns: Turns, folder: Path, output_dir: Path, count: int, passes: int) -> dict[str, Any]:
-    """Pass over `count` pairs, then train on them; return the memory held after each part, in MB."""
+    """Iterate over `count` pairs, then train on them. Return the resident memory in MB after each stage."""
     networks = pix2pix.build(TINY)
     held = {"networks built": resident_memory()}
     examples = pairs_of(folder, TINY.size)
@@ -174,41 +164,35 @@ def run_memory(turns: Turns, folder: Path, output_dir: Path, count: int, passes:
         held[f"pass {number}"] = resident_memory()
     del stream
 
-    def fit_watched(*arguments: Any, on_epoch: Callable[[int], Any], **options: Any) -> Any:
-        def watched(epoch: int) -> Any:
-            measured = on_epoch(epoch)
-            held[f"epoch {epoch}"] = resident_memory()
-            return measured
-
-        return fit(*arguments, on_epoch=watched, **options)
+    def watch(epoch: int, losses: dict[str, float]) -> None:
+        held[f"epoch {epoch}"] = resident_memory()
 
     config = pix2pix.Config(**vars(TINY) | {"epochs": passes})
-    with mock.patch.object(pix2pix, "fit", fit_watched):
-        pix2pix.train(networks, data, config, output_dir)
+    pix2pix.train(networks, data, config, output_dir, on_epoch=watch)
     turns.next()
     return {"held_mb": held, "pairs": count}
 
 
 def growth(held: Mapping[str, float], kind: str, pairs: int) -> dict[str, float]:
-    """Return how much more is held after the last `kind` (pass or epoch) than after the first, and per 1,000 pairs."""
+    """Return the memory growth from the first to the last `kind` (pass or epoch), in MB and in MB per 1,000 pairs."""
     values = [value for name, value in held.items() if name.startswith(kind)]
     more = values[-1] - values[0]
     return {"mb": more, "mb_per_1000_pairs": more / (pairs * (len(values) - 1) / 1000)}
 
 
 def memory_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the memory of the runs over time as Markdown, and below it how it grew."""
+    """Return a Markdown table with one column per run: the memory after each stage, and the memory growth."""
     rows: dict[str, dict[str, str]] = {}
     for number, run in enumerate(runs):
         column = {when: f"{held:.0f}" for when, held in run["held_mb"].items()}
         for kind in ("pass", "epoch"):
             grown = growth(run["held_mb"], kind, run["pairs"])
             column[f"growth after the first {kind}"] = f"{grown['mb']:+.1f}"
-            column[f"the same for 1,000 pairs, {kind}"] = f"{grown['mb_per_1000_pairs']:+.2f}"
+            column[f"growth per 1,000 pairs after the first {kind}"] = f"{grown['mb_per_1000_pairs']:+.2f}"
         for name, text in column.items():
             rows.setdefault(name, {})[str(number)] = text
     columns = {str(number): f"{run['pairs']:,} pairs" for number, run in enumerate(runs)}
-    return markdown_table(rows, columns, "MB held after")
+    return markdown_table(rows, columns, "resident MB after")
 
 
 # %% Running
@@ -220,29 +204,29 @@ def measure(
     quick: bool = False,
     output_dir: Path = Path("runs/benchmarks"),
 ) -> None:
-    """Time the stream of pairs beside the step that it feeds, watch memory; print tables, write pipeline.json.
+    """Time the stream of pairs and a training step that reads from it, measure memory, and write pipeline.json.
 
     Args:
-        rounds: of the step, from each source of pairs, after warming up.
-        threads: of every process.
-        quick: little of everything, whose numbers say nothing, to try the benchmark itself.
-        output_dir: where pipeline.json goes.
+        rounds: the number of timed rounds per source of pairs, after warm-up.
+        threads: the number of threads of each process.
+        quick: a short smoke test of the benchmark. Its numbers are meaningless.
+        output_dir: the folder for pipeline.json.
     """
     if rounds < 1 or threads < 1:
-        raise InputError(f"--rounds {rounds} --threads {threads}: both are 1 or more")
+        raise InputError(f"--rounds {rounds} --threads {threads}: both must be 1 or more")
     if not Path("/proc/self/statm").exists():
-        raise InputError(f"{sys.platform}: the memory of a process is read from /proc, which Linux has")
+        raise InputError(f"{sys.platform}: this benchmark needs Linux, because it reads memory use from /proc")
     sizes = QUICK if quick else Sizes()
     where = machine(threads)
     print(describe(where), end="\n\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print("timing the stream and the step", file=sys.stderr)
+        print("timing the stream and the training step", file=sys.stderr)
         rows = compare_speed(folder, sizes, rounds, threads)
         print(speed_table(rows, sizes.config.batch_size), end="\n\n")
         runs = []
         for count in sizes.counts:
-            print(f"watching memory with {count} pairs", file=sys.stderr)
+            print(f"measuring memory with {count} pairs", file=sys.stderr)
             write_wide(folder / str(count), count, 64)
             worker = Worker(threads, run_memory, folder / str(count), folder / f"run-{count}", count, sizes.passes)
             worker.turn()

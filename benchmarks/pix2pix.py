@@ -1,15 +1,14 @@
-"""Label consistency of Pix2Pix: can labels be read off translated photos as well as off true ones?
+"""Measure the label consistency of Pix2Pix: can a segmentation network recover the labels from translated photos?
 
-A small segmenter learns class numbers from the true photos that the runs were trained with. It then reads the held-out
-photos and each run's translations of their label maps; scores say how often it finds the labels that a photo was made
-from. After Isola et al. 2017 (arXiv:1611.07004), section 4.1, whose segmenter is FCN-8s: numbers of two segmenters do
-not compare, so those of the true photos (as good as it gets) and of the mean training photo (what is known without
-looking) stand beside them.
+A small segmentation network is trained on the true photos and label maps of the training pairs. It then predicts label
+maps for the held-out photos, and for the photos that each run generates from the held-out label maps. The scores
+compare these predictions with the true label maps. The method follows section 4.1 of Isola et al. 2017
+(arXiv:1611.07004), where the segmentation network is FCN-8s. The scores depend on the segmentation network, so the
+table also has rows for the true photos and for the mean training photo.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,30 +17,30 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import markdown_table, run_benchmark, timed
-from common.batches import batches
-from common.datasets import image_pairs
-from common.errors import InputError
-from common.files import replacing, write_json
-from common.images import colour_labels, from_uint8, labels_from_colours, save_table
-from common.lazy import keras, tf
-from common.report import report_history
-from common.runs import load_network, read_data, read_run
-from common.scores import confusion_matrix, pair_scores, segmentation_scores
-from common.streets import STREET_CLASSES
-from recipes.pix2pix import Config, sample_streets, translate_batch
+from common.data.batches import batches
+from common.data.datasets import image_pairs
+from common.images.pixels import colour_labels, from_uint8, labels_from_colours
+from common.images.writing import save_image
+from common.metrics.scores import confusion_matrix, pair_scores, segmentation_scores
+from common.runs.report import report_history
+from common.runs.run import Run, load_network, read_data
+from common.samples.streets import STREET_CLASSES
+from common.system.files import InputError, replacing, write_json
+from common.system.lazy import keras, tf
+from recipes.pix2pix import Config, translate_batch
 
-# %% The segmenter
+# %% The segmentation network
 
 EPOCHS = 30
 BATCH_SIZE = 8
-LEARNING_RATE = 3e-3  # falls to 0 along a cosine
-WIDTHS = (24, 48, 96, 128, 128)  # channels at each halving of the size
+LEARNING_RATE = 3e-3  # decays to 0 (cosine)
+WIDTHS = (24, 48, 96, 128, 128)  # channels after each downsampling
 
 
 def build_segmenter(size: int, classes: int) -> keras.Model:
-    """Return a small U-Net, untrained: photos float32 [n, size, size, 3] in [-1, 1] -> logits [n, size, size, classes].
+    """Return an untrained U-Net: photos float32 [n, size, size, 3] in [-1, 1] -> logits [n, size, size, classes].
 
-    After Ronneberger et al. 2015 (arXiv:1505.04597). `size` is a power of two.
+    It follows Ronneberger et al. 2015 (arXiv:1505.04597). `size` is a power of two.
     """
     layers = keras.layers
     seeds = keras.random.SeedGenerator(0)
@@ -64,15 +63,15 @@ def build_segmenter(size: int, classes: int) -> keras.Model:
 
 
 def augment(photo: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Crop up to an eighth of each side away, mirror, and brighten or darken, at random and both alike.
+    """Crop each side to at least 7/8 of its length, mirror, and change the photo's brightness, all at random.
 
     Args:
         photo: uint8 [size, size, 3].
         labels: uint8 [size, size].
-        seed: int32 [2].
+        seed: random seed, int32 [2].
 
     Returns:
-        The photo, float32 of the same shape in 0..255, and the labels, uint8.
+        The photo, float32 [size, size, 3] in [0, 255], and the labels, uint8 [size, size].
     """
     size = photo.shape[0]
     side, top, left, mirrored, gain = tf.unstack(tf.random.stateless_uniform([5], seed))
@@ -91,11 +90,10 @@ def augment(photo: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Te
 def train_segmenter(
     photos: np.ndarray, labels: np.ndarray, classes: int, ignore: int | None = None, epochs: int = EPOCHS
 ) -> keras.Model:
-    """Return a segmenter trained on uint8 photos [n, size, size, 3] and class numbers [n, size, size].
+    """Return a segmentation network trained on uint8 photos [n, size, size, 3] and label maps [n, size, size].
 
-    Pixels of class `ignore` are not learnt from; all others count alike. On a fifth of the training pairs of CamVid,
-    held out (64 px, 20 epochs), that gave a pixel accuracy of 0.88 and a mean IoU of 0.40; weighting classes by one
-    over the root of their share gave 0.84 and 0.39.
+    Pixels of class `ignore` have weight 0; all other pixels have weight 1. Weighting each class by the inverse square
+    root of its frequency did not improve the scores on held-out training pairs of CamVid.
     """
     counted = np.array([float(label != ignore) for label in range(classes)], np.float32)
 
@@ -114,7 +112,7 @@ def train_segmenter(
 
 
 def read_off(segmenter: keras.Model, photos: np.ndarray, ignore: int | None = None) -> np.ndarray:
-    """Return the likeliest class but `ignore` at each pixel: uint8 [n, size, size, 3] -> uint8 [n, size, size]."""
+    """Return predicted label maps, uint8 [n, size, size], for uint8 photos. Class `ignore` is never predicted."""
     readings = []
     for start in range(0, len(photos), 16):
         logits = segmenter(from_uint8(photos[start : start + 16]), training=False).numpy()
@@ -128,7 +126,7 @@ def read_off(segmenter: keras.Model, photos: np.ndarray, ignore: int | None = No
 
 
 class Pairs(NamedTuple):
-    """Label maps and photos, uint8 [n, size, size, 3] both, and the class numbers, uint8 [n, size, size]."""
+    """Coloured label maps (`inputs`) and photos, uint8 [n, size, size, 3], and `labels`, uint8 [n, size, size]."""
 
     inputs: np.ndarray
     photos: np.ndarray
@@ -136,35 +134,39 @@ class Pairs(NamedTuple):
 
 
 def shared_config(data: str, runs: Sequence[Path]) -> Config:
-    """Return the first run's settings, after checking that all were trained with the same pairs, labels to photos.
+    """Return the configuration of the first run.
 
     Raises:
-        InputError: they were not, or one is no run.
+        InputError: a folder is not a run, a run does not translate labels to photos, or the training pairs differ.
     """
-    configs = {run: read_run(run, "pix2pix", Config) for run in runs}
+    configs = {run: Run.load(run, "pix2pix", Config).config for run in runs}
     if not configs:
-        raise InputError("no run was named; give at least one finished run with --runs")
+        raise InputError("--runs is empty; give at least one finished run")
     first, *others = configs
     for run, config in configs.items():
         if config.swap:
-            raise InputError(f"{run}: translates photos into labels (swap); runs that make photos can be measured")
-        if (data == "sample") != (read_data(run) == "sample"):
-            raise InputError(f"{run}: trained with {read_data(run)}, not with {data}; name the data of the runs")
-        if data != "sample" and not config.classes:
-            raise InputError(f"{run}: its inputs were not class numbers; train it with --classes")
+            raise InputError(
+                f"{run}: translates photos to labels (swap); only runs that translate labels to photos can be measured"
+            )
+        if (data == "streets") != (read_data(run) == "streets"):
+            raise InputError(f"{run}: trained on {read_data(run)}, not on {data}; --data must be the training data")
+        if data != "streets" and not config.classes:
+            raise InputError(f"{run}: its inputs were colour images, not label maps; train it with --classes")
     for run in others:
-        for name in ("size", "classes", "seed") if data == "sample" else ("size", "classes"):
+        for name in ("size", "classes", "seed") if data == "streets" else ("size", "classes"):
             here, there = getattr(configs[run], name), getattr(configs[first], name)
             if here != there:
-                raise InputError(f"{run}: {name} {here}, but {first}: {name} {there}; measure alike runs together")
+                raise InputError(
+                    f"{run}: {name} {here}, but {first}: {name} {there}; all runs must have the same {name}"
+                )
         if read_data(run) != read_data(first):
-            raise InputError(f"{run}: trained with {read_data(run)}, but {first} with {read_data(first)}")
+            raise InputError(f"{run}: trained on {read_data(run)}, but {first} on {read_data(first)}")
     return configs[first]
 
 
 def pairs_for(data: str, config: Config, classes: int) -> tuple[Pairs, Pairs]:
-    """Return all training pairs, and the held-out ones that a run is scored with."""
-    examples = image_pairs(data, config.size, functools.partial(sample_streets, config), config.classes)
+    """Return all training pairs, and the held-out pairs on which a run is scored."""
+    examples = image_pairs(data, config.size, "streets", config.classes, seed=config.seed)
     count = len(examples.train[0] if isinstance(examples.train, tuple) else examples.train)
     everything = examples._replace(test=examples.train)
     parts = everything.held_out(count), examples.held_out()
@@ -172,17 +174,17 @@ def pairs_for(data: str, config: Config, classes: int) -> tuple[Pairs, Pairs]:
     return train, held_out
 
 
-# %% Pictures
+# %% Figures
 
 
 def save_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> Path:
-    """Draw the runs' columns l1, generator and discriminator over the epochs, a panel each."""
+    """Plot the losses of the runs over the epochs, with one panel each for l1, generator and discriminator."""
     from matplotlib.figure import Figure
 
     titles = {
-        "l1": "L1, of pixels in [-1, 1]",
-        "generator": "generator's adversarial loss",
-        "discriminator": "discriminator's loss",
+        "l1": "L1 (pixels in [-1, 1])",
+        "generator": "adversarial loss of the generator",
+        "discriminator": "loss of the discriminator",
     }
     names = [name for name in titles if any(name in history for history in histories.values())]
     figure = Figure(figsize=(4.2 * max(len(names), 1), 3.2), layout="constrained")
@@ -193,11 +195,11 @@ def save_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Pa
                 style = {"marker": "."} if len(history["epoch"]) < 3 else {}
                 panel.plot(history["epoch"], history[name], label=label, color=f"C{number}", **style)
         if name != "l1":
-            panel.axhline(math.log(2), color="0.6", linewidth=1, linestyle=":", label="log 2: cannot tell")
+            panel.axhline(math.log(2), color="0.6", linewidth=1, linestyle=":", label="log 2: chance level")
         panel.set(title=titles[name], xlabel="epoch")
         panel.legend(frameon=False)
-    with replacing(path) as draft:
-        figure.savefig(draft, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     return path
 
 
@@ -220,22 +222,22 @@ def compare(
     ignore: int | None = None,
     epochs: int = EPOCHS,
 ) -> dict[str, dict[str, float]]:
-    """Print a table of scores and leave it in `output_dir` with pictures; return its rows.
+    """Print a table of scores, write the scores and figures to `output_dir`, and return the scores.
 
     Args:
-        data: the pairs that the runs were trained with: `sample`, or a folder of label maps and photos.
-        runs: folders of finished runs, labels to photos.
-        output_dir: gets results.json, translations.png, readings.png (what the segmenter sees) and curves.png.
-        ignore: a class that is neither learnt nor counted, such as "unlabelled".
-        epochs: of the segmenter.
+        data: the pairs on which the runs were trained: `streets`, or a folder of label maps and photos.
+        runs: folders of finished runs that translate labels to photos.
+        output_dir: the folder for results.json, translations.png, readings.png (predicted labels) and curves.png.
+        ignore: the index of a class to exclude from training and scores, such as "unlabelled".
+        epochs: the number of training epochs of the segmentation network.
 
     Raises:
-        InputError: a run cannot be measured, or they do not belong together.
+        InputError: a run cannot be measured, or the runs were trained on different data.
     """
     config = shared_config(data, runs)
-    classes = len(STREET_CLASSES) if data == "sample" else config.classes
+    classes = len(STREET_CLASSES) if data == "streets" else config.classes
     if ignore is not None and not 0 <= ignore < classes:
-        raise InputError(f"--ignore {ignore}: no class; there are 0 to {classes - 1}")
+        raise InputError(f"--ignore {ignore}: not a class; must be between 0 and {classes - 1}")
     runs = tuple(dict.fromkeys(runs))
     unique = len({run.name for run in runs}) == len(runs)
     generators = {run.name if unique else str(run): load_network(run, "generator") for run in runs}
@@ -246,10 +248,10 @@ def compare(
         segmenter = train_segmenter(train.photos, train.labels, classes, ignore, epochs)
     mean = np.broadcast_to(train.photos.mean(axis=0).round().astype(np.uint8), test.photos.shape)
     with timed("translating", seconds):
-        made = {name: translate_batch(generator, test.inputs) for name, generator in generators.items()}
+        translated = {name: translate_batch(generator, test.inputs) for name, generator in generators.items()}
     rows, readings = {}, {}
     with timed("scoring", seconds):
-        for name, photos in {"true photos": test.photos, **made, "mean photo": mean}.items():
+        for name, photos in {"true photos": test.photos, **translated, "mean photo": mean}.items():
             readings[name] = read_off(segmenter, photos, ignore)
             scores = segmentation_scores(confusion_matrix(test.labels, readings[name], classes, ignore))
             rows[name] = (pair_scores(test.photos, photos) if photos is not test.photos else {}) | scores
@@ -257,12 +259,12 @@ def compare(
     chosen = np.unique(np.linspace(0, len(test.inputs) - 1, min(8, len(test.inputs))).astype(int))
     zoom = max(1, 128 // config.size)
     tables = {
-        "translations": {"labels": test.inputs, "true photo": test.photos, **made},
+        "translations": {"labels": test.inputs, "true photo": test.photos, **translated},
         "readings": {"labels": test.inputs}
-        | {f"read off {name}": colour_labels(readings[name]) for name in ("true photos", *made)},
+        | {f"labels of {name}": colour_labels(readings[name]) for name in ("true photos", *translated)},
     }
     for name, columns in tables.items():
-        save_table({key: column[chosen] for key, column in columns.items()}, output_dir / f"{name}.png", zoom)
+        save_image({key: column[chosen] for key, column in columns.items()}, output_dir / f"{name}.png", zoom=zoom)
     save_curves(histories, output_dir / "curves.png")
     facts = {"size": config.size, "classes": classes, "ignore": ignore, "epochs": epochs}
     counts = {"training_pairs": len(train.photos), "held_out_pairs": len(test.photos)}

@@ -1,11 +1,10 @@
-"""What 16 bits cost and bring: a demo of each family of recipes in float32 and in bfloat16, over three seeds.
+"""Compare bfloat16 with float32: score and speed of one demo per family of recipes, with three seeds.
 
-Both precisions of a seed run one after the other, so that whatever else the machine does meets both. A speed is the
-median of the epochs' steps a second; the ratio is of the same seed's. The score is the demo's own, of what was held
-out.
+For each seed, the two precisions run one after the other, so other load on the machine affects both. The speed of a run
+is the median of the steps per second over its epochs. The score is the demo's own score on held-out data.
 
-Run      python -m benchmarks.precision                      about forty minutes on two quiet cores
-         python -m benchmarks.precision --only lenet         one of the recipes
+Run      python -m benchmarks.precision                      about forty minutes on two idle cores
+         python -m benchmarks.precision --only lenet         only one recipe
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import Measured, describe, machine, markdown_table, measure_run, run_benchmark, write_between
-from common.errors import InputError
-from common.execution import Execution
+from common.system.files import InputError
+from common.training.execution import Execution, executing
 
-SCORES = {  # of each recipe's results.json, and how it is called
+SCORES = {  # for each recipe: a key of results.json, and the name of this score in the table
     "lenet": ("test_accuracy", "accuracy"),
     "conv_autoencoder": ("test_error", "squared error"),
     "dcgan": ("frechet_distance", "Frechet distance"),
     "pix2pix": ("l1", "L1"),
-    "fast_style_transfer": ("style", "style left"),
+    "fast_style_transfer": ("style", "relative style loss"),
 }
 PRECISIONS = ("float32", "mixed_bfloat16")
 
@@ -40,15 +39,15 @@ def measure(
     """Run the demos and print a table.
 
     Args:
-        seeds: of networks, shuffles and data that are drawn.
-        only: recipes, to run no others.
-        epochs: of every demo; 0 for its own.
-        output_dir: for the runs and for `precision.json`, where what is there already is not measured again.
-        results: a Markdown file, into which the table is written between the marks `<!-- precision -->`.
+        seeds: the seeds of the runs.
+        only: names of the recipes to run.
+        epochs: the number of epochs of each demo. If 0, each demo uses its default.
+        output_dir: the folder for the runs and `precision.json`. Results already in this file are kept.
+        results: a Markdown file with two markers `<!-- precision -->`. The table replaces the text between them.
     """
-    strange = sorted(set(only) - set(SCORES))
-    if strange:
-        raise InputError(f"{strange[0]!r} is not among the recipes; choose from {', '.join(SCORES)}")
+    unknown = sorted(set(only) - set(SCORES))
+    if unknown:
+        raise InputError(f"--only {unknown[0]!r}: not in this benchmark; choose from {', '.join(SCORES)}")
     found = Measured(output_dir / "precision.json")
     for recipe in only or SCORES:
         for seed in seeds:
@@ -64,12 +63,13 @@ def measure(
 
 
 def one_run(recipe: str, seed: int, precision: Any, epochs: int, folder: Path) -> dict[str, Any]:
-    """Run a demo; return its score, its speed and its seconds."""
+    """Run a demo; return its score, its speed and its times."""
     import importlib
 
     demo = importlib.import_module(f"recipes.{recipe}").DEMO
-    config = replace(demo, seed=seed, epochs=epochs or demo.epochs, execution=Execution(precision=precision))
-    scores = measure_run(recipe, config, Path("sample"), folder)
+    config = replace(demo, seed=seed, epochs=epochs or demo.epochs)
+    with executing(Execution(precision=precision)):
+        scores = measure_run(recipe, config, Path("sample"), folder)
     with (folder / "history.csv").open() as file:
         speeds = [float(row["steps_per_second"]) for row in csv.DictReader(file)]
     kept = {name: scores[name] for name in (SCORES[recipe][0], "run_wall_seconds", "run_cpu_seconds")}
@@ -77,7 +77,7 @@ def one_run(recipe: str, seed: int, precision: Any, epochs: int, folder: Path) -
 
 
 def table(numbers: dict[str, dict[str, Any]]) -> str:
-    """Return a line a recipe: the scores of both precisions over the seeds, and the ratio of speeds."""
+    """Return a Markdown table with one row per recipe: the score in each precision, and the speed ratio."""
     rows: dict[str, dict[str, float | int | str]] = {}
     for recipe, (key, name) in SCORES.items():
         runs: dict[str, list[dict[str, Any]]] = {precision: [] for precision in PRECISIONS}
@@ -91,11 +91,16 @@ def table(numbers: dict[str, dict[str, Any]]) -> str:
             for full, half in zip(runs["float32"], runs["mixed_bfloat16"], strict=False)
         ]
         rows[f"{recipe}, {name}"] = {
-            **{precision: _mean_and_spread([each[key] for each in all_of_it]) for precision, all_of_it in runs.items()},
+            **{precision: _mean_and_spread([run[key] for run in found]) for precision, found in runs.items()},
             "speed": f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
             "seeds": len(ratios),
         }
-    columns = {"float32": "float32", "mixed_bfloat16": "bfloat16", "speed": "speed, times float32's", "seeds": "seeds"}
+    columns = {
+        "float32": "float32",
+        "mixed_bfloat16": "bfloat16",
+        "speed": "speed relative to float32",
+        "seeds": "seeds",
+    }
     return markdown_table(rows, columns, "demo, score")
 
 

@@ -1,14 +1,15 @@
-"""Whether shards of 200,000 pictures are streamed fast enough, and with memory that stays where it is.
+"""Measure whether streaming 200,000 images from shards keeps up with training, and whether memory stays constant.
 
-Pictures of 64 px, cut at random from smooth coloured noise and saved as PNG (2,000 different files, linked again and
-again), are written as shards by what `python -m recipes shards` calls.
+The images are random 64 px crops of smooth coloured noise, saved as PNG: 2,000 different files, and hard links to them.
+The function behind `python -m recipes shards` writes them to shards.
 
-Speed    How many pictures a second `batches` gives by itself, shuffled over the whole set: from the folder, from its
-         shards, and from shards written at the size that is asked for; beside TensorFlow's own reading of the same
-         records in the order of the file. Then DCGAN's step at 64 px, at the paper's width and narrow, fed from shards.
-Memory   A process of its own streams a whole epoch. After every tenth of it: the memory it holds (resident set).
+Speed    Throughput of `batches` without training, in images per second: from image files, from shards, and from shards
+         that were written with `--size`. The images are shuffled over the entire set. For comparison,
+         `tf.data.TFRecordDataset` reads the same records in file order. DCGAN's training step at 64 px, which reads
+         from shards, is also timed, at the paper's width and with fewer filters.
+Memory   A separate process streams one epoch. Measured: its resident memory after each tenth of the epoch.
 
-Run      python -m benchmarks.shards            about five minutes on two quiet cores, 2 GB of disk; needs Linux
+Run      python -m benchmarks.shards            about five minutes on two idle cores, 2 GB of disk; needs Linux
 """
 
 from __future__ import annotations
@@ -28,30 +29,29 @@ from PIL import Image
 
 from benchmarks import describe, machine, markdown_table, run_benchmark
 from benchmarks.pipeline import resident_memory
-from benchmarks.speed import Setup, Turns, Worker, train_in_turns
-from common.batches import Batches, batches, undistorted
-from common.datasets import images_of
-from common.errors import InputError
-from common.files import write_json
-from common.images import resize_image
-from common.lazy import tf
-from common.shard_writing import write_shards
-from common.shards import open_shards
+from benchmarks.turns import Setup, Turns, Worker, train_in_turns
+from common.data.batches import Batches, batches, undistorted
+from common.data.datasets import images_of
+from common.data.shard_writing import write_shards
+from common.data.shards import open_shards
+from common.images.pixels import resize_image
+from common.system.files import InputError, write_json
+from common.system.lazy import tf
 from recipes import dcgan
 
 SIDE = 64
 
 
 class ShardSizes(NamedTuple):
-    """How much is done."""
+    """Sizes and durations of the measurements."""
 
-    pictures: int = 200_000  # streamed once, for the memory
-    fewer: int = 10_000  # for the speeds
-    different: int = 2_000
-    seconds: float = 6.0  # that each stream runs by itself
+    images: int = 200_000  # number of images in the memory measurement, which streams them once
+    fewer: int = 10_000  # number of images in the speed measurement
+    different: int = 2_000  # number of different files; all other files are hard links to them
+    seconds: float = 6.0  # how long each stream is measured without training
     steps: Mapping[str, dcgan.Config] = {
-        "16 base filters, batches of 128": dcgan.Config(base_filters=16),
-        "the paper's width, batches of 128": dcgan.Config(),
+        "16 base filters, batch size 128": dcgan.Config(base_filters=16),
+        "the paper's width, batch size 128": dcgan.Config(),
     }
 
 
@@ -61,7 +61,7 @@ QUICK_SHARDS = ShardSizes(300, 200, 50, 0.2, {"quick": dcgan.Config(base_filters
 
 
 def write_crops(folder: Path, count: int, different: int) -> None:
-    """Write `count` PNG pictures of 64 px, `different` of them different, each a part of a smooth coloured noise."""
+    """Write `count` PNG files of coloured noise at 64 px: `different` crops, and hard links to these files."""
     random = np.random.default_rng(0)
     large = resize_image(random.integers(0, 256, (48, 48, 3), np.uint8), 1024, 1024)
     folder.mkdir(parents=True)
@@ -77,13 +77,13 @@ def write_crops(folder: Path, count: int, different: int) -> None:
 
 
 def stream_of(data: Path, batch_size: int) -> Batches:
-    """Return shuffled batches of a folder, or of shards, as dcgan reads them."""
+    """Return shuffled batches from a folder or from shards, read as in dcgan."""
     examples = images_of(str(data), SIDE, 3, lambda: np.zeros((0, SIDE, SIDE, 3), np.uint8))
     return batches(examples.train, batch_size, 0, undistorted(examples))
 
 
 def in_order(data: Path, batch_size: int) -> tf.data.Dataset:
-    """Return endless batches of the records of shards as TensorFlow reads them: decoded alike, but in their order."""
+    """Return endless batches of the records in shards. TensorFlow reads them in file order and decodes them."""
     shards = open_shards(data)
     files = [str(data / shard["name"]) for shard in shards.about["shards"]] if shards else []
 
@@ -99,14 +99,14 @@ def in_order(data: Path, batch_size: int) -> tf.data.Dataset:
 
 
 def run_streams(turns: Turns, sources: Mapping[str, Path], seconds: float) -> dict[str, Any]:
-    """Let each stream run by itself, three times in turn; return the pictures a second of each time."""
+    """Time one stream at a time, in three alternating rounds; return the images per second of each round."""
     size = 128 if seconds > 1 else 8
     streams: dict[str, Iterator[Any]] = {name: iter(stream_of(path, size).at(0)) for name, path in sources.items()}
     streams["TFRecordDataset, in order"] = iter(in_order(sources["shards"], size))
     rates: dict[str, list[float]] = {name: [] for name in streams}
     for _ in range(3):
         for name, stream in streams.items():
-            for _ in range(20):  # what was read ahead while others ran
+            for _ in range(20):  # skip batches that were prefetched while other streams ran
                 next(stream)
             count, started = 0, time.monotonic()
             while time.monotonic() < started + seconds / 3:
@@ -119,13 +119,13 @@ def run_streams(turns: Turns, sources: Mapping[str, Path], seconds: float) -> di
 
 def run_steps(turns: Turns, config: dcgan.Config, rounds: int, data: Path) -> dict[str, Any]:
     """Train DCGAN on shards."""
-    setup = Setup("dcgan", config, 1)
+    setup = Setup("dcgan", "Config", vars(config), 1)
     train_in_turns(turns, setup, rounds, setup.build(), stream_of(data, config.batch_size))
     return {}
 
 
 def run_epoch(turns: Turns, data: Path) -> dict[str, Any]:
-    """Stream an epoch of shards; return the memory held after each tenth, in MB, and the pictures a second."""
+    """Stream one epoch from shards. Return the images per second, and the memory (MB) after each tenth of the epoch."""
     tf.zeros(1)
     held = {"TensorFlow started": resident_memory()}
     size = 100
@@ -137,14 +137,14 @@ def run_epoch(turns: Turns, data: Path) -> dict[str, Any]:
     for step in range(1, stream.steps_per_epoch + 1):
         next(batch)
         if step % tenth == 0:
-            held[f"{step * size:,} pictures"] = resident_memory()
+            held[f"{step * size:,} images"] = resident_memory()
     rate = stream.steps_per_epoch * size / (time.monotonic() - started)
     turns.next()
     return {"held_mb": held, "rate": rate}
 
 
 def step_seconds(threads: int, config: dcgan.Config, rounds: int, data: Path) -> list[float]:
-    """Return the seconds of each of `rounds` steps."""
+    """Return the duration of each of `rounds` steps in seconds, after warm-up."""
     worker = Worker(threads, run_steps, config, rounds, data)
     times = [worker.turn()[0] for _ in range(2 + rounds)]
     worker.finish()
@@ -155,15 +155,15 @@ def step_seconds(threads: int, config: dcgan.Config, rounds: int, data: Path) ->
 
 
 def rate_table(rates: Mapping[str, Sequence[float]], steps: Mapping[str, float]) -> str:
-    """Return the pictures a second of the streams, and of the steps beside them, as Markdown."""
+    """Return a Markdown table of the throughput of streams and training steps, in images per second."""
     rows = {name: {"rate": f"{statistics.median(each):.0f}"} for name, each in rates.items()}
-    rows |= {f"a step of DCGAN, {name}": {"rate": f"{rate:.0f}"} for name, rate in steps.items()}
-    return markdown_table(rows, {"rate": "pictures/s"}, "64 px")
+    rows |= {f"DCGAN training step, {name}": {"rate": f"{rate:.0f}"} for name, rate in steps.items()}
+    return markdown_table(rows, {"rate": "images/s"}, "64 px")
 
 
 def held_table(held: Mapping[str, float]) -> str:
-    """Return the memory after each tenth of an epoch as Markdown."""
-    return markdown_table({name: {"mb": f"{mb:.0f}"} for name, mb in held.items()}, {"mb": "MB held"}, "after")
+    """Return a Markdown table of the memory after each tenth of an epoch."""
+    return markdown_table({name: {"mb": f"{mb:.0f}"} for name, mb in held.items()}, {"mb": "resident MB"}, "after")
 
 
 # %% Running
@@ -172,43 +172,43 @@ def held_table(held: Mapping[str, float]) -> str:
 def measure(
     rounds: int = 5,
     threads: int = os.cpu_count() or 1,
-    pictures: int = 200_000,
+    images: int = 200_000,
     quick: bool = False,
     output_dir: Path = Path("runs/benchmarks"),
 ) -> None:
-    """Write shards, stream them, time a step beside, watch memory; print tables, write shards.json.
+    """Write and stream shards, time a training step that reads from them, measure memory, and write shards.json.
 
     Args:
-        rounds: steps of each network that are timed, after warming up.
-        threads: of every process.
-        pictures: streamed once, for the memory.
-        quick: little of everything, whose numbers say nothing, to try the benchmark itself.
-        output_dir: where shards.json goes.
+        rounds: the number of timed steps of each network, after warm-up.
+        threads: the number of threads of each process.
+        images: the number of images in the memory measurement, which streams them once.
+        quick: a short smoke test of the benchmark. Its numbers are meaningless.
+        output_dir: the folder for shards.json.
     """
     if rounds < 1 or threads < 1:
-        raise InputError(f"--rounds {rounds} --threads {threads}: both are 1 or more")
+        raise InputError(f"--rounds {rounds} --threads {threads}: both must be 1 or more")
     if not Path("/proc/self/statm").exists():
-        raise InputError(f"{sys.platform}: the memory of a process is read from /proc, which Linux has")
-    sizes = QUICK_SHARDS if quick else ShardSizes(pictures)
+        raise InputError(f"{sys.platform}: this benchmark needs Linux, because it reads memory use from /proc")
+    sizes = QUICK_SHARDS if quick else ShardSizes(images)
     where = machine(threads)
     print(describe(where), end="\n\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         few, many = folder / "few", folder / "many"
-        for path, count in ((few, sizes.fewer), (many, sizes.pictures)):
+        for path, count in ((few, sizes.fewer), (many, sizes.images)):
             write_crops(path, count, sizes.different)
         sources = {"folder of files": few, "shards": folder / "kept", f"shards, --size {SIDE}": folder / "sized"}
-        print(f"writing {sizes.pictures} pictures", file=sys.stderr)
+        print(f"writing {sizes.images} images", file=sys.stderr)
         started = time.monotonic()
         about = open_shards(write_shards(many, folder / "shards"))
         written = {"seconds": time.monotonic() - started, "index_bytes": about.places.nbytes if about else 0}
         written["bytes"] = sum(path.stat().st_size for path in (folder / "shards").glob("*.tfrecord"))
-        print(f"{sizes.pictures} pictures, {written['bytes'] / 1e6:.0f} MB: written in {written['seconds']:.0f} s")
+        print(f"{sizes.images} images, {written['bytes'] / 1e6:.0f} MB: written in {written['seconds']:.0f} s")
         worker = Worker(threads, run_epoch, folder / "shards")
         worker.turn()
         epoch = worker.finish()
         print(
-            f"a whole epoch of them: {epoch['rate']:.0f} pictures/s\n\n{held_table(epoch['held_mb'])}",
+            f"one epoch: {epoch['rate']:.0f} images/s\n\n{held_table(epoch['held_mb'])}",
             end="\n\n",
             flush=True,
         )
@@ -219,7 +219,7 @@ def measure(
         worker.turn()
         rates = worker.finish()["rates"]
         print(rate_table(rates, {}), end="\n\n", flush=True)
-        print("timing the steps", file=sys.stderr)
+        print("timing the training steps", file=sys.stderr)
         steps = {
             kind: config.batch_size / statistics.median(step_seconds(threads, config, rounds, folder / "kept"))
             for kind, config in sizes.steps.items()

@@ -1,1 +1,1 @@
-"""What two recipes need and no reader of a recipe needs to see: data, images, the loop, the command line."""
+"""Code shared by the recipes: data, images, metrics, the training loop, run folders and the command line."""

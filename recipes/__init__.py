@@ -1,17 +1,21 @@
-"""One file per recipe; `python -m recipes` lists them."""
+"""The recipes, one per file. `python -m recipes` lists them."""
 
 import os
 import signal
 import sys
 from types import FrameType
 
+from common.system.lazy import defer_imports
+
 
 def stop_at_once(number: int, frame: FrameType | None) -> None:
-    """End the process in one line: what a signal does while a recipe is still being imported."""
+    """Print one line and end the process. This handles SIGINT while `python -m` imports a recipe."""
     os.write(2, b"stopped\n")
     os._exit(128 + number)
 
 
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # `python -m recipes.NAME`, not an import. The command line takes over from here, see common/cli.py.
+    # Only for `python -m recipes.NAME`, not for `import recipes`. `errors_in_one_line` later replaces this handler.
     signal.signal(signal.SIGINT, stop_at_once)
+if sys.argv[:1] == ["-m"]:
+    defer_imports()

@@ -1,4 +1,4 @@
-"""`python -m recipes` lists the recipes; `copy` writes one as a file, `app` shows a page, `shards` packs pictures."""
+"""`python -m recipes`: list the recipes, copy one to a file, serve a web page, or pack images into shards."""
 
 from __future__ import annotations
 
@@ -7,52 +7,54 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from common.console import errors_in_one_line, prepare_streams
-from common.errors import InputError, printable
-from common.standalone import COOKBOOK, copy_recipe, recipe_names, recipe_summary
+from common.runs.copying import COOKBOOK, copy_recipe, recipe_names, recipe_summary
+from common.system.console import errors_in_one_line, prepare_streams
+from common.system.files import InputError, printable
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line on `arguments`, by default those of the process, and return the exit status."""
+    """Run a command with `arguments` (default: `sys.argv[1:]`) and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes",
-        description="List the recipes, copy one, or play. `python -m recipes.NAME --help` shows what one can do.",
+        description="List the recipes, or run a command. `python -m recipes.NAME --help` describes one recipe.",
     )
-    verbs = parser.add_subparsers(metavar="copy|app|shards", dest="verb")
-    copy = verbs.add_parser("copy", help="write a recipe as one file that needs nothing else of this project")
-    copy.add_argument("name", help="a recipe's name, as listed")
-    copy.add_argument("destination", type=Path, help="a file ending in .py, or a folder")
-    copy.add_argument("--force", action="store_true", help="overwrite what is there")
-    app = verbs.add_parser("app", help="show a page on this machine to play with what recipes have learnt")
-    app.add_argument("--run", type=Path, action="append", default=[], help="in place of a demo's; again for more")
-    app.add_argument("--port", type=int, default=7860, help="0 takes any that is free")
+    commands = parser.add_subparsers(metavar="copy|app|shards", dest="command")
+    copy = commands.add_parser("copy", help="write a recipe as a standalone file that runs without this project")
+    copy.add_argument("name", help="name of the recipe, as listed by `python -m recipes`")
+    copy.add_argument("destination", type=Path, help="file name ending in .py, or a folder")
+    bare = "write only networks, losses and training step, with a short loop over a tf.data.Dataset"
+    copy.add_argument("--bare", action="store_true", help=bare)
+    copy.add_argument("--force", action="store_true", help="overwrite existing files")
+    app = commands.add_parser("app", help="serve a local web page to try trained models")
+    app.add_argument("--run", type=Path, action="append", default=[], help="run to use instead of a demo; repeatable")
+    app.add_argument("--port", type=int, default=7860, help="port of the page; 0 selects a free port")
     app.add_argument("--open", action="store_true", help="open the page in a browser")
-    shards = verbs.add_parser("shards", help="write a folder of many pictures as a few large files, to train on")
-    shards.add_argument("folder", type=Path, help="pictures in a layout that --data understands; shards for --check")
-    shards.add_argument("destination", type=Path, nargs="?", help="a new folder, for --data")
-    shards.add_argument("--check", action="store_true", help="read shards through: counts and checksums")
-    layouts = "pairs, classes, faces, domains or pictures; else by what lies there (never domains)"
+    shards = commands.add_parser("shards", help="pack a folder of many images into a few large files for training")
+    shards.add_argument("folder", type=Path, help="folder of images, as for --data; with --check, a folder of shards")
+    shards.add_argument("destination", type=Path, nargs="?", help="new folder for the shards; pass it to --data")
+    shards.add_argument("--check", action="store_true", help="read all shards, and verify counts and checksums")
+    layouts = "pairs, classes, faces, domains or pictures; default: detected, except for domains"
     shards.add_argument("--layout", default="", help=layouts)
-    shards.add_argument("--size", type=int, default=0, help="pixels a side, as PNG; 0 keeps the files as they are")
-    shards.add_argument("--classes", type=int, default=0, help="of pairs: inputs are maps of so many class numbers")
-    shards.add_argument("--megabytes", type=float, default=128, help="after which another shard begins")
-    shards.add_argument("--max-pixels", help="of an image that is read; 89478485, Pillow's limit, where not given")
-    shards.add_argument("--skip-bad", action="store_true", help="go on without files that cannot be read, naming them")
+    shards.add_argument("--size", type=int, default=0, help="resize to this side in pixels, as PNG; 0 keeps the files")
+    shards.add_argument("--classes", type=int, default=0, help="number of classes, for pairs with label maps")
+    shards.add_argument("--megabytes", type=float, default=128, help="shard size in MB at which a new shard starts")
+    shards.add_argument("--max-pixels", help="largest image to read, in pixels; default: Pillow's limit, 89478485")
+    shards.add_argument("--skip-bad", action="store_true", help="skip files that cannot be read, and list them")
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in recipe_names():
-        parser.error(f"a recipe is run by its module's name: python -m recipes.{' '.join(arguments)}")
+        parser.error(f"run a recipe by its module name: python -m recipes.{' '.join(arguments)}")
     options = parser.parse_args(arguments)
     prepare_streams()
     try:
         with errors_in_one_line():
-            if options.verb == "copy":
-                for path in copy_recipe(options.name, options.destination, options.force):
+            if options.command == "copy":
+                for path in copy_recipe(options.name, options.destination, options.force, options.bare):
                     print(printable(path))
-            elif options.verb == "app":
+            elif options.command == "app":
                 from recipes.app.serve import serve
 
                 serve(options.run, options.port, options.open)
-            elif options.verb == "shards":
+            elif options.command == "shards":
                 pack(options)
             else:
                 list_recipes()
@@ -62,11 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def pack(options: argparse.Namespace) -> None:
-    """Write or check shards, and print what they hold."""
-    from common.decoding import set_pixel_limit
-    from common.ranges import Range, check_value
-    from common.shard_writing import write_shards
-    from common.shards import check_shards, open_shards
+    """Write or check shards, and print a summary of their contents."""
+    from common.data.shard_writing import write_shards
+    from common.data.shards import check_shards, open_shards
+    from common.images.decoding import set_pixel_limit
+    from common.system.options import Range, check_value
 
     if options.check == (options.destination is not None):
         raise InputError("shards: give a folder and a destination, or a folder of shards and --check")
@@ -82,18 +84,18 @@ def pack(options: argparse.Namespace) -> None:
     shards = check_shards(folder) if options.check else open_shards(folder)
     about = shards.about if shards else {}
     parts = ", ".join(f"{count} {name}" for name, count in about["parts"].items())
-    print(f"{about['layout']}: {parts}; {len(about['shards'])} shards" + ", whole" * options.check)
+    print(f"{about['layout']}: {parts}; {len(about['shards'])} shards" + ", complete" * options.check)
     print(printable(folder))
 
 
 def list_recipes(root: Path = COOKBOOK) -> None:
-    """Print each recipe's name, what it does, and the path of its picture where there is one."""
+    """Print the name and summary of each recipe, and the path of its image if one exists."""
     names = recipe_names(root)
     width = max(map(len, names), default=0)
     for name in names:
-        picture = root / "docs" / "gallery" / f"{name}.png"
-        place = picture.relative_to(Path.cwd()) if picture.is_relative_to(Path.cwd()) else picture
-        print(f"{name:{width}}  {recipe_summary(name, root)}" + (f"  {place}" if picture.exists() else ""))
+        image = root / "docs" / "gallery" / f"{name}.png"
+        path = image.relative_to(Path.cwd()) if image.is_relative_to(Path.cwd()) else image
+        print(f"{name:{width}}  {recipe_summary(name, root)}" + (f"  {path}" if image.exists() else ""))
 
 
 if __name__ == "__main__":

@@ -1,120 +1,126 @@
-"""CycleGAN: translate between two kinds of picture, learnt without pairs.
+"""CycleGAN: translate images between two domains without paired training data.
 
 Paper    Zhu, Park, Isola & Efros, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks",
          ICCV 2017, arXiv:1703.10593.
-Images   uint8 [height, width, 3] at the borders; float32 [batch, size, size, 3] in [-1, 1] in the networks.
-Logits   float32 [batch, size/8 - 2, size/8 - 2, 1], one for every 70 x 70 pixels; higher means real.
-Idea     Two generators, from A to B and back. A discriminator for each kind says how real translations look; that the
-         way there and back leads to the same picture keeps a translation to what its input shows.
-Differs  1. No bias before a normalisation, which would take it away; no normalisation of the U-Net's 1 x 1 pixel.
-         2. The identity terms, which the paper has for paintings (section 5.2), are on: they keep colours.
-Run      python -m recipes.cyclegan                                           the demo: drawn seasons, offline
-         python -m recipes.cyclegan train --data DIR --output-dir runs/mine   two folders of pictures; again: goes on
+Images   uint8 [height, width, 3] at the API boundary; float32 [batch, size, size, 3] in [-1, 1] in the networks.
+Logits   float32 [batch, size/8 - 2, size/8 - 2, 1], one per 70 x 70 patch; higher means real.
+Idea     Two generators translate from domain A to B and from B to A. One discriminator per domain distinguishes
+         translations from real images. A translation to the other domain and back must reproduce the original.
+Differs  1. Convolutions followed by normalisation have no bias, because it would have no effect. The 1 x 1 bottleneck
+            of the U-Net is not normalised, because instance normalisation would set it to zero.
+         2. The identity loss, which preserves colours, is on by default. The paper uses it for paintings (section 5.2).
+         3. `upsampling="bilinear"` avoids the checkerboard artefacts of transposed convolutions (Odena et al. 2016,
+            distill.pub/2016/deconv-checkerboard). The U-Net then computes the difference to its input, as in residual
+            learning (arXiv:1512.03385). The demo uses this, a smaller cycle weight, and no identity loss.
+Run      python -m recipes.cyclegan                                           the demo: synthetic seasons, offline
+         python -m recipes.cyclegan train --data DIR --output-dir runs/mine   two folders of images; run again to resume
          python -m recipes.cyclegan train --data tfds:cycle_gan/summer2winter_yosemite --fetch --output-dir runs/park
-         python -m recipes.cyclegan translate in.png out.png --direction b2a --run runs/mine   any size, or a folder
+         python -m recipes.cyclegan translate in.png out.png --direction b2a --run runs/mine   an image or a folder
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from common.batches import Batches, mapped
-from common.cli import run_command
-from common.domains import Domains, ImagePool, epoch_translations, judge_translations, unpaired_batches, unpaired_images
-from common.errors import InputError
-from common.execution import Execution, adam, in_precision, loss_scale
-from common.health import COPIES, ONE_SIDED
-from common.images import from_uint8, pad_to_multiple, to_uint8
-from common.lazy import keras, tf
-from common.ranges import BatchSize, BelowOne, Epochs, Filters, Jitter, LearningRate, Range, Seed, Share, Weight
-from common.runs import check_run, convert_images, finish_run, load_network, read_run, start_run
-from common.seasons import drawn_seasons, unpaired_seasons
-from common.training import History, fit, share
+from common.data import Batches, save_translations, unpaired_images
+from common.images import convert_images, from_uint8, to_uint8
+from common.runs import Range, Run, run_command
+from common.training import Noise, adam, fit
 
 # %% Configuration
-# There are pictures of two kinds and no pairs, so nothing says what a certain summer looks like in winter. Three
-# forces take the truth's place. The discriminators ask that a translation look like some picture of the other kind.
-# `cycle_weight` asks that the way there and back lead to the same picture, which keeps a translation to its scene.
-# `identity_weight` asks that a picture that is of the right kind already stay as it is, which keeps colours. A
-# generator that changes nothing satisfies the last two entirely, so the higher they are, the less is changed.
-# `patch_layers` says how large a patch the discriminators judge, 34 pixels in the demo; `pool` lets them learn from
-# earlier translations too.
+# The images of the two domains are not paired, so there are no targets. Three losses replace them. The adversarial loss
+# makes translations look like images of the other domain. The cycle loss, weighted by `cycle_weight`, preserves the
+# scene: a translation to the other domain and back must reproduce the original. The identity loss, weighted by
+# `identity_weight`, preserves colours: a generator must leave images of its output domain unchanged. For generators
+# that change nothing, the last two losses are 0, so large weights favour small changes. `patch_layers` sets the patch
+# size of the discriminators (34 pixels in the demo). `pool_size` is the number of earlier translations that are kept to
+# train each discriminator.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The paper's settings (section 4 and appendix); `DEMO` is the same recipe made small."""
+    """The hyperparameters of the paper (section 4 and appendix). `DEMO` is a smaller version."""
 
-    size: Annotated[int, Range(32, 512)] = 256  # pixels, a multiple of 4 from 32 to 512; for the U-Net a power of two
+    size: Annotated[int, Range(32, 512, multiple_of=4)] = 256  # side of the images in pixels; U-Net: a power of two
     generator: Literal["resnet", "unet"] = "resnet"
-    base_filters: Filters = 64  # of the layers next to the image, in all networks
-    residual_blocks: Annotated[int, Range(0, 100)] = 9  # of the ResNet; the paper has 6 for 128 px
-    patch_layers: Annotated[int, Range(1, 5)] = 3  # of the discriminators: 3 judge 70 pixels at once, 2 34, 1 16
+    base_filters: Annotated[int, Range(1, 1024)] = 64  # filters of the outermost layers of all networks
+    residual_blocks: Annotated[int, Range(0, 100)] = 9  # for the ResNet; the paper uses 6 for 128 px
+    upsampling: Literal["transposed", "bilinear"] = "transposed"  # bilinear: resize instead of transposed convolutions
+    levels: Annotated[int, Range(2, 9)] = 8  # for the U-Net: halve the size at most so many times
+    patch_layers: Annotated[int, Range(1, 5)] = 3  # 1, 2 or 3: discriminator patches of 16, 34 or 70 px
     loss: Literal["least_squares", "cross_entropy"] = "least_squares"
-    cycle_weight: Weight = 10.0
-    identity_weight: Weight = 5.0  # 0: colours may change as they like
-    pool: Annotated[int, Range(0, 10_000)] = 50  # earlier translations that the discriminators see again; 0: none
-    jitter: Jitter = 286 / 256  # pictures are enlarged by this factor, then cropped back and mirrored at random
-    batch_size: BatchSize = 1
-    learning_rate: LearningRate = 2e-4
-    decay_from: Share = 0.5  # share of the steps after which the rate falls, linearly, to 0
-    beta_1: BelowOne = 0.5  # Adam
-    epochs: Epochs = 200
-    seed: Seed = 0
-    execution: Execution = Execution()  # precision, XLA, steps in a call
+    cycle_weight: Annotated[float, Range(0, 1e9)] = 10.0
+    identity_weight: Annotated[float, Range(0, 1e9)] = 5.0  # 0: colours may change freely
+    pool_size: Annotated[int, Range(0, 10_000)] = 50  # earlier translations kept per discriminator; 0: none
+    jitter: Annotated[float, Range(1, 4)] = 286 / 256  # enlarge by this factor, then crop and mirror at random
+    batch_size: Annotated[int, Range(1, 65_536)] = 1  # images per domain
+    learning_rate: Annotated[float, Range(0, 10)] = 2e-4
+    decay_from: Annotated[float, Range(0, 1)] = 0.5  # fraction of the steps before the learning rate starts to decay
+    beta_1: Annotated[float, Range(0, 0.999999)] = 0.5  # for Adam
+    epochs: Annotated[int, Range(1, 1_000_000)] = 200
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        """Check all ranges. The size must be large enough for the discriminators to return at least one logit."""
+        smallest = max(32, 3 * 2**self.patch_layers)
+        Range.check(self, size=Range(smallest, 512, multiple_of=4, power_of_two=self.generator == "unet"))
 
 
-DEMO = Config(size=64, generator="unet", base_filters=16, patch_layers=2, batch_size=4, learning_rate=1e-3, epochs=20)
+SMALL = Config(generator="unet", base_filters=16, upsampling="bilinear", levels=5, patch_layers=2, jitter=1.0)
+DEMO = replace(SMALL, size=64, cycle_weight=3.0, identity_weight=0.0, batch_size=2, learning_rate=1e-3, epochs=8)
 DEMO_RUN = Path("runs/cyclegan-demo")
 Direction = Literal["a2b", "b2a"]
 
 # %% Networks
-# Four networks: a generator each way, and a discriminator for each kind. A generator is the paper's ResNet, which
-# works on the picture at a quarter of its size and never smaller, or, in the demo, the U-Net of Pix2Pix, which goes
-# down to a single place and hands every size over to its counterpart on the way up. All take pictures of any size in
-# [-1, 1].
+# There are two generators and two discriminators. The paper's generator is a ResNet whose residual blocks work at a
+# quarter of the image's resolution. The demo uses the smaller U-Net from Pix2Pix, which has a skip connection at each
+# resolution. `levels` limits how often it halves the size of the image. Both accept any image whose sides are multiples
+# of the total stride.
 #
-# A discriminator gives one logit a patch, not one a picture: whether a place looks like winter can be said without
-# the rest, and that the scene as a whole stays the same is the cycle's business.
+# The discriminators are PatchGANs: they return one logit per patch, not one per image. A patch is enough to decide
+# whether an image looks like winter. The cycle loss preserves the larger structure.
 
 
 class Networks(NamedTuple):
-    """All four networks; generators take inputs of any size that halves often enough."""
+    """The four networks. The generators accept any image whose sides are multiples of the total stride."""
 
-    generator_a2b: keras.Model  # pictures of A [batch, height, width, 3] in [-1, 1] -> translations to B, alike
+    generator_a2b: keras.Model  # images of A [batch, height, width, 3] in [-1, 1] -> translations to B, same shape
     generator_b2a: keras.Model
-    discriminator_a: keras.Model  # pictures of A, or translations to it -> logits
+    discriminator_a: keras.Model  # images of A, or translations to A -> logits
     discriminator_b: keras.Model
 
 
-@in_precision
 def build(config: Config = Config()) -> Networks:
-    """Return the four networks, untrained; ValueError for a size that does not halve often enough."""
-    size, is_unet, least = config.size, config.generator == "unet", max(32, 3 * 2**config.patch_layers)
-    if not least <= size <= 512 or size % 4 or (is_unet and size & (size - 1)):
-        raise InputError(f"size must be a multiple of 4 from {least} to 512, for the U-Net a power of 2, got {size}")
-    seeds = keras.random.SeedGenerator(config.seed)  # one for all, or the generators would begin as equals
+    """Return the four untrained networks."""
+    seeds = keras.random.SeedGenerator(config.seed)  # a new seed for each layer, so that no two networks start alike
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds), "use_bias": False}
-    generator = functools.partial(unet if is_unet else resnet, config, init)
-    generators = [generator(f"generator_{way}") for way in ("a2b", "b2a")]
-    return Networks(*generators, *(patch_gan(config, init, f"discriminator_{kind}") for kind in "ab"))
+    generator = unet if config.generator == "unet" else resnet
+    return Networks(
+        generator_a2b=generator(config, init, "generator_a2b"),
+        generator_b2a=generator(config, init, "generator_b2a"),
+        discriminator_a=patch_gan(config, init, "discriminator_a"),
+        discriminator_b=patch_gan(config, init, "discriminator_b"),
+    )
 
 
 def normalise(x):
-    """Subtract the mean of each channel of each image and divide by its deviation."""
-    return keras.layers.GroupNormalization(groups=-1, epsilon=1e-5)(x)  # -1: every channel is a group of its own
+    """Apply instance normalisation: mean 0 and variance 1 for each channel of each image."""
+    return keras.layers.GroupNormalization(groups=-1, epsilon=1e-5)(x)  # groups=-1: one group per channel
 
 
 def resnet(config: Config, init: dict, name: str) -> keras.Model:
     """Return the paper's generator: c7s1-64, d128, d256, residual blocks, u128, u64, c7s1-3 (appendix 7.2)."""
     layers, width = keras.layers, config.base_filters
 
-    def convolve(x, filters, margin, **options):  # mirrored beyond the edges, where zeros would leave a frame
+    def convolve(x, filters, margin, **options):  # reflection padding: zeros would cause artefacts at the border
         x = keras.ops.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="reflect")
         return layers.Conv2D(filters, 2 * margin + 1, **init | options)(x)
 
@@ -126,14 +132,14 @@ def resnet(config: Config, init: dict, name: str) -> keras.Model:
         y = layers.ReLU()(normalise(convolve(x, width * 4, 1)))
         x = layers.Add()([x, normalise(convolve(y, width * 4, 1))])
     for factor in (2, 1):
-        x = layers.ReLU()(normalise(layers.Conv2DTranspose(width * factor, 3, 2, "same", **init)(x)))
+        x = layers.ReLU()(normalise(upsample(x, width * factor, 3, config, init)))
     return keras.Model(inputs, convolve(x, 3, 3, activation="tanh", use_bias=True, dtype="float32"), name=name)
 
 
 def unet(config: Config, init: dict, name: str) -> keras.Model:
-    """Return the generator of Pix2Pix without its dropout: down to 1 x 1 pixel (2 x 2 of 512) and back, with skips."""
-    layers, depth = keras.layers, min(config.size.bit_length() - 1, 8)
-    widths = [config.base_filters * min(2**level, 8) for level in range(depth)]  # next to the image first
+    """Return the Pix2Pix U-Net, but without dropout. The bottleneck is 1 x 1, or larger with fewer levels."""
+    layers, depth = keras.layers, min(config.size.bit_length() - 1, config.levels)
+    widths = [config.base_filters * min(2**level, 8) for level in range(depth)]  # outermost layer first
     x = inputs = keras.Input((None, None, 3), name="input")
     skips = []
     for level, width in enumerate(widths):
@@ -141,14 +147,26 @@ def unet(config: Config, init: dict, name: str) -> keras.Model:
         x = layers.LeakyReLU(negative_slope=0.2)(x if level in (0, depth - 1) else normalise(x))
         skips.append(x)
     for width, skip in zip(reversed(widths[:-1]), reversed(skips[:-1]), strict=True):
-        x = normalise(layers.Conv2DTranspose(width, 4, 2, "same", **init)(x))
+        x = normalise(upsample(x, width, 4, config, init))
         x = layers.ReLU()(layers.Concatenate()([x, skip]))
-    x = layers.Conv2DTranspose(3, 4, 2, "same", activation="tanh", dtype="float32", **init | {"use_bias": True})(x)
+    output = {"padding": "same", "dtype": "float32", **init, "use_bias": True}
+    if config.upsampling == "bilinear":
+        x = layers.Add()([upsample(x, widths[0], 4, config, init), layers.Conv2D(widths[0], 3, **output)(inputs)])
+        x = layers.Add(dtype="float32")([layers.Conv2D(3, 3, **output)(layers.ReLU()(x)), inputs])
+    else:
+        x = layers.Conv2DTranspose(3, 4, 2, activation="tanh", **output)(x)
     return keras.Model(inputs, x, name=name)
 
 
+def upsample(x, filters: int, kernel_size: int, config: Config, init: dict):
+    """Double the height and width, by a transposed convolution, or by a 3 x 3 convolution and interpolation."""
+    if config.upsampling == "transposed":
+        return keras.layers.Conv2DTranspose(filters, kernel_size, 2, "same", **init)(x)
+    return keras.layers.UpSampling2D(interpolation="bilinear")(keras.layers.Conv2D(filters, 3, 1, "same", **init)(x))
+
+
 def patch_gan(config: Config, init: dict, name: str) -> keras.Model:
-    """Return a discriminator whose logits each see one patch: C64-C128-C256-C512 (appendix 7.2)."""
+    """Return a PatchGAN discriminator: C64-C128-C256-C512 (appendix 7.2)."""
     layers, halvings = keras.layers, config.patch_layers
     x = inputs = keras.Input((None, None, 3), name="input")
     for level in range(halvings + 1):
@@ -159,144 +177,239 @@ def patch_gan(config: Config, init: dict, name: str) -> keras.Model:
     return keras.Model(inputs, x, name=name)
 
 
+# %% Image pool
+# The discriminators also train on earlier translations (section 4). Otherwise the generators could repeat images that
+# the discriminators have forgotten, and training would oscillate.
+
+
+class ImagePool(NamedTuple):
+    """Earlier translations that are used to train one discriminator. Checkpoints include these variables.
+
+    See section 4 of the paper and Shrivastava et al. 2017 (arXiv:1612.07828, section 2.3).
+    """
+
+    images: tf.Variable  # float32 [pool_size, size, size, 3]
+    count: tf.Variable  # number of images in the pool
+
+    @classmethod
+    def empty(cls, pool_size: int, size: int) -> ImagePool:
+        """Return an empty pool for `pool_size` images. With several devices, each replica has a separate pool."""
+        options = {
+            "trainable": False,
+            "synchronization": tf.VariableSynchronization.ON_READ,
+            "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,  # checkpoints store one pool
+        }
+        return cls(tf.Variable(tf.zeros((pool_size, size, size, 3)), **options), tf.Variable(0, **options))
+
+
+def exchange(pool: ImagePool, images: tf.Tensor, noise: Noise) -> tf.Tensor:
+    """Return images to train on, float32 [batch, size, size, 3], and store some of `images` in the pool.
+
+    Until the pool is full, each image is stored and returned. After that, each image is returned with probability 1/2.
+    Otherwise it replaces a random image in the pool, and the replaced image is returned.
+    """
+    pool_size = pool.images.shape[0]
+    if not pool_size:
+        return images
+    kept, count = tf.identity(pool.images), tf.identity(pool.count)
+    batch_size = tf.shape(images)[0]
+    returned = tf.TensorArray(images.dtype, batch_size)
+    for number in tf.range(batch_size):
+        image = images[number]
+        is_full = count >= pool_size
+        index = tf.where(is_full, noise.integers((1,), 0, pool_size)[0], count)
+        swap = is_full & (noise.uniform((1,))[0] < 0.5)
+        earlier = kept[index]
+        returned = returned.write(number, tf.where(swap, earlier, image))
+        kept = tf.tensor_scatter_nd_update(kept, [[index]], tf.where(is_full & ~swap, earlier, image)[None])
+        count = tf.minimum(count + 1, pool_size)
+    pool.images.assign(kept)
+    pool.count.assign(count)
+    return tf.ensure_shape(returned.stack(), images.shape)
+
+
 # %% Losses
-# The discriminators learn by least squares instead of cross entropy: logits should be 1 for real pictures and 0 for
-# translations. A generator wants its translations at 1. Squares go on pulling at a picture that is far on the right
-# side already, where cross entropy lets go. Cycle and identity are mean absolute differences of pixels in [-1, 1],
-# twice what they would be on the scale [0, 1].
+# The adversarial loss is the least squares loss (section 4). Its gradient, unlike that of the cross entropy, does not
+# vanish for translations that the discriminator already classifies as real. The discriminator's target is 1 for real
+# images and 0 for translations; a generator's target is 1. The cycle loss and the identity loss are L1 losses.
 
 
 def adversarial_loss(target: float, logits: tf.Tensor, kind: str) -> tf.Tensor:
-    """Return how far logits are from 1, real, or 0; 0.25 or, for cross entropy, 0.69 where nobody can tell."""
+    """Return the mean least squares or cross entropy loss of `logits`. The target is 1 (real) or 0 (fake)."""
     if kind == "least_squares":
         return tf.reduce_mean((logits - target) ** 2)
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), target), logits))
 
 
 def l1_loss(target: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    """Mean absolute difference of pixels in [-1, 1]: cycle and identity terms; 0.1 is a likeness."""
+    """Return the mean absolute difference of pixels in [-1, 1] (equation 2)."""
     return tf.reduce_mean(tf.abs(target - output))
 
 
-# What to compare the curves below with: logits halfway, for least squares, and logits of 0, for cross entropy. A
-# discriminator's loss is the mean of such a term for real pictures and one for translations.
-# >>> nobody = tf.zeros([1, 14, 14, 1])
-# >>> float(adversarial_loss(1.0, nobody + 0.5, "least_squares")), float(adversarial_loss(1.0, nobody, "cross_entropy"))
+# The losses of a discriminator that cannot distinguish translations from real images. Its logits are 0.5 with least
+# squares and 0 with cross entropy. Compare the training curves with these values:
+# >>> undecided = tf.zeros([1, 14, 14, 1])
+# >>> least_squares = adversarial_loss(1.0, undecided + 0.5, "least_squares")
+# >>> float(least_squares), float(adversarial_loss(1.0, undecided, "cross_entropy"))
 
 
 # %% Training
-# One step translates a batch of each kind there and back, and those of the right kind onto themselves. The
-# discriminators see a translation or, half of the time, an earlier one from the pool, so that a generator cannot
-# return to what they have forgotten.
+# Each step translates a batch from each domain to the other domain and back. For the identity loss, each generator also
+# gets images of its output domain. The discriminators get real images, and translations that the image pools return.
+# One Adam optimizer updates both generators, and another updates both discriminators.
 #
-# What is logged: `cycle` and `identity`, sums of both ways, fall fast, then slowly: in the demo from 0.31 and 0.28 to
-# 0.093 and 0.070. `discriminator_a` and `_b` are 0.25 where nobody can tell; they end at 0.21 and 0.19, and
-# `generator_a2b` and `_b2a` at 0.36 and 0.32, so neither side has won; at 0.03 a discriminator would have. The
-# `diversity` of translations, beside that of real pictures, is 1.0 towards winter and 0.76 towards summer; below 0.3
-# all inputs would get much the same answer. A `cycle` that falls while nothing is translated means nothing: look at
-# `samples/`.
+# What is logged: `cycle` and `identity` (sums over both directions) fall fast, then slowly. With least squares,
+# `discriminator_a` and `discriminator_b` are 0.25 if the discriminators cannot distinguish translations from real
+# images. In a healthy run they stay between 0.1 and 0.25. Below 0.03, the discriminator dominates. `diversity_a2b` and
+# `diversity_b2a` measure how much translations differ from each other, relative to real images. Values near 1 are
+# healthy. Below 0.3, translations hardly differ. No loss measures how good an image looks, so check `samples/`.
 
 
-def falling_adam(variables: list[keras.Variable], steps: int, config: Config) -> keras.optimizers.Optimizer:
-    """Return an optimizer whose rate is even at first, then falls linearly, to 0 after `steps`."""
-    falling = max(steps * (1 - config.decay_from), 1.0)
+class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """The paper's schedule: a constant learning rate, then a linear decay to 0."""
 
-    def rate() -> tf.Tensor:
-        return config.learning_rate * tf.minimum(1.0, (steps - tf.cast(made.iterations, tf.float32)) / falling)
+    def __init__(self, learning_rate: float, steps: int, decay_from: float):
+        """Start the decay after a fraction `decay_from` of `steps`, and reach 0 after `steps`."""
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.decay_steps = max(steps * (1 - decay_from), 1.0)
 
-    made = adam(rate, variables, config.execution, config.beta_1)
-    return made
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Return the learning rate at `step`."""
+        return self.learning_rate * tf.minimum(1.0, (self.steps - tf.cast(step, tf.float32)) / self.decay_steps)
 
 
-def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Train in place on batches of uint8 (pictures of A, as many of B), not pairs; return each epoch's mean losses."""
-    a2b, b2a, judge_a, judge_b = networks
-    g_variables = a2b.trainable_variables + b2a.trainable_variables
-    d_variables = judge_a.trainable_variables + judge_b.trainable_variables
+def train(
+    networks: Networks,
+    data: Batches | tf.data.Dataset | tuple[np.ndarray, np.ndarray],
+    config: Config = Config(),
+    output_dir: Path | None = None,
+    *,
+    steps_per_epoch: int | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train all four networks in place.
 
-    steps = config.epochs * data.steps_per_epoch
-    g_optimizer, d_optimizer = (falling_adam(each, steps, config) for each in (g_variables, d_variables))
-    seeds = keras.random.SeedGenerator(config.seed + 1)
-    pools = [ImagePool.empty(config.pool, config.size) for _ in "ab"]
+    Args:
+        networks: the result of `build`.
+        data: unpaired images (A, B), uint8 [batch, size, size, 3] each. With `Batches`, held-out translations are
+            written to `samples/`, and their diversity is logged. A tuple of arrays (of equal length) or a
+            `tf.data.Dataset` has no held-out examples. A dataset must be batched; it is not reshuffled, and a resumed
+            run starts a new pass over it. With `Batches` or arrays, a run resumes exactly where it stopped.
+        config: the hyperparameters.
+        output_dir: the run folder, for checkpoints and examples. If None, nothing is written.
+        steps_per_epoch: batches per epoch; the default is one pass over the data.
+        on_epoch: called after each epoch with the epoch number and the mean losses.
 
-    def judged(judge, real, fake, pool):  # real is 1, fake is 0; halved, so that it learns at half the pace
-        earlier = pool.exchange(tf.stop_gradient(fake), seeds)
-        on_real, on_fake = tf.split(judge(tf.concat([real, earlier], 0), training=True), 2)
-        return share(0.5 * (adversarial_loss(1.0, on_real, config.loss) + adversarial_loss(0.0, on_fake, config.loss)))
+    Returns:
+        One dictionary of mean losses per epoch.
+    """
+    data = Batches.of(data, config.batch_size, config.seed, steps_per_epoch)
+    generator_a2b, generator_b2a, discriminator_a, discriminator_b = networks
+    g_variables = generator_a2b.trainable_variables + generator_b2a.trainable_variables
+    d_variables = discriminator_a.trainable_variables + discriminator_b.trainable_variables
+    learning_rate = LinearDecay(config.learning_rate, config.epochs * data.steps_per_epoch, config.decay_from)
+    g_optimizer = adam(learning_rate, g_variables, config.beta_1)
+    d_optimizer = adam(learning_rate, d_variables, config.beta_1)
+    noise = Noise(config.seed + 1)
+    pool_a = ImagePool.empty(config.pool_size, config.size)
+    pool_b = ImagePool.empty(config.pool_size, config.size)
+
+    def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+        return adversarial_loss(1.0, fake_logits, config.loss)
+
+    def discriminator_loss(discriminator: keras.Model, real: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
+        real_logits, fake_logits = tf.split(discriminator(tf.concat([real, fake], 0), training=True), 2)
+        real_loss = adversarial_loss(1.0, real_logits, config.loss)
+        fake_loss = adversarial_loss(0.0, fake_logits, config.loss)
+        return 0.5 * (real_loss + fake_loss)  # halved, so the discriminators learn more slowly (appendix 7.1)
 
     @tf.function
     def step(batch_a: tf.Tensor, batch_b: tf.Tensor) -> dict[str, tf.Tensor]:
-        a, b = from_uint8(batch_a), from_uint8(batch_b)
+        a = from_uint8(batch_a)
+        b = from_uint8(batch_b)
         with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
-            if config.identity_weight:  # a picture that is of the kind already should stay as it is
-                fake_b, same_b = tf.split(a2b(tf.concat([a, b], 0), training=True), 2)
-                fake_a, same_a = tf.split(b2a(tf.concat([b, a], 0), training=True), 2)
+            if config.identity_weight:  # translation and identity mapping in one call
+                fake_b, same_b = tf.split(generator_a2b(tf.concat([a, b], 0), training=True), 2)
+                fake_a, same_a = tf.split(generator_b2a(tf.concat([b, a], 0), training=True), 2)
             else:
-                fake_b, same_b, fake_a, same_a = a2b(a, training=True), b, b2a(b, training=True), a
-            cycle = share(l1_loss(a, b2a(fake_b, training=True)) + l1_loss(b, a2b(fake_a, training=True)))
-            identity = share(l1_loss(a, same_a) + l1_loss(b, same_b))
-            gan_a2b = share(adversarial_loss(1.0, judge_b(fake_b, training=True), config.loss))
-            gan_b2a = share(adversarial_loss(1.0, judge_a(fake_a, training=True), config.loss))
-            g_loss = gan_a2b + gan_b2a + config.cycle_weight * cycle + config.identity_weight * identity
-            d_a, d_b = judged(judge_a, a, fake_a, pools[0]), judged(judge_b, b, fake_b, pools[1])
-            d_loss = d_a + d_b
-        g_gradients = g_tape.gradient(g_loss, g_variables, loss_scale(g_optimizer))
-        d_gradients = d_tape.gradient(d_loss, d_variables, loss_scale(d_optimizer))
+                fake_b, same_b = generator_a2b(a, training=True), b
+                fake_a, same_a = generator_b2a(b, training=True), a
+            cycled_a = generator_b2a(fake_b, training=True)
+            cycled_b = generator_a2b(fake_a, training=True)
+            cycle = l1_loss(a, cycled_a) + l1_loss(b, cycled_b)  # equation 2
+            identity = l1_loss(a, same_a) + l1_loss(b, same_b)  # section 5.2
+            gan_a2b = generator_loss(discriminator_b(fake_b, training=True))  # equation 1
+            gan_b2a = generator_loss(discriminator_a(fake_a, training=True))
+            g_loss = gan_a2b + gan_b2a + config.cycle_weight * cycle + config.identity_weight * identity  # equation 3
+            d_loss_a = discriminator_loss(discriminator_a, a, exchange(pool_a, tf.stop_gradient(fake_a), noise))
+            d_loss_b = discriminator_loss(discriminator_b, b, exchange(pool_b, tf.stop_gradient(fake_b), noise))
+            g_scaled = g_optimizer.scale_loss(g_loss)  # float16 gradients would underflow; `apply` unscales them
+            d_scaled = d_optimizer.scale_loss(d_loss_a + d_loss_b)
+        g_gradients = g_tape.gradient(g_scaled, g_variables)
+        d_gradients = d_tape.gradient(d_scaled, d_variables)
         g_optimizer.apply(g_gradients, g_variables)
         d_optimizer.apply(d_gradients, d_variables)
-        losses = {"cycle": cycle, "identity": identity, "generator_a2b": gan_a2b, "generator_b2a": gan_b2a}
-        return losses | {"discriminator_a": d_a, "discriminator_b": d_b}
+        return {
+            "cycle": cycle,
+            "identity": identity,
+            "generator_a2b": gan_a2b,
+            "generator_b2a": gan_b2a,
+            "discriminator_a": d_loss_a,
+            "discriminator_b": d_loss_b,
+        }
 
-    there, back = (functools.partial(translate_batch, generator) for generator in (a2b, b2a))
-    sample = functools.partial(epoch_translations, data.held_out, there, back, output_dir)
-    lost = ONE_SIDED if config.loss == "cross_entropy" else ONE_SIDED._replace(least=0.03)  # of 0.25
-    healthy = {"discriminator_a": lost, "discriminator_b": lost, "diversity_a2b": COPIES, "diversity_b2a": COPIES}
-    state = dict(networks._asdict(), g_optimizer=g_optimizer, d_optimizer=d_optimizer, seeds=seeds, pools=pools)
-    return fit(
-        step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution, healthy=healthy
-    )
+    def sample(epoch: int, losses: dict[str, float]) -> dict[str, float]:
+        if not data.held_out:
+            return {}
+        path = None if output_dir is None else output_dir / "samples" / f"epoch-{epoch:04d}.png"
+        a2b, b2a = (functools.partial(translate_batch, generator) for generator in networks[:2])
+        images_a, images_b = data.held_out
+        return save_translations(images_a, images_b, a2b, b2a, path)
+
+    dominates = "the discriminator dominates: the generator gets almost no gradient"
+    collapse = "mode collapse: translations are nearly equal, or training has just begun"
+    least = 0.1 if config.loss == "cross_entropy" else 0.03
+    healthy = dict.fromkeys(["discriminator_a", "discriminator_b"], (least, np.inf, dominates))
+    healthy |= dict.fromkeys(["diversity_a2b", "diversity_b2a"], (0.3, np.inf, collapse))
+    state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
+    state |= {"noise": noise, "pools": [pool_a, pool_b]}
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch], healthy=healthy)
 
 
 # %% Use
-# Every layer of a generator works at any size, so pictures need not be of the size that was learnt. Sides that do not
-# halve often enough are mirrored at the edge until they do, and the result is cut back. Normalisation is by the
-# statistics of the whole picture, so every place of it has a say in every other.
+# The generators are fully convolutional, so they also accept image sizes that they were not trained on. Sides are
+# padded by reflection to multiples of the total stride (at least 8), and the translation is cropped to the original
+# size. Instance normalisation uses statistics of the entire image, so every output pixel depends on all input pixels.
 
 
 def translate(generator: keras.Model, image: np.ndarray) -> np.ndarray:
-    """Translate one uint8 [height, width, 3] image of any size; the result has the same shape and type."""
+    """Translate one uint8 [height, width, 3] image of any size; the result has the same shape and dtype."""
+    height, width, _ = image.shape
     halvings = sum(isinstance(layer, keras.layers.Conv2D) and layer.strides == (2, 2) for layer in generator.layers)
-    padded = pad_to_multiple(image, 2 ** max(3, halvings))[None]  # less than 8 pixels cannot be mirrored
-    return to_uint8(generator(from_uint8(padded), training=False))[0, : image.shape[0], : image.shape[1]]
+    factor = 2 ** max(3, halvings)  # the reflection padding of the ResNet needs at least 8 pixels
+    padded = np.pad(image, ((0, -height % factor), (0, -width % factor), (0, 0)), "symmetric")
+    return to_uint8(generator(from_uint8(padded[None]), training=False))[0, :height, :width]
 
 
 def translate_batch(generator: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Translate uint8 [n, size, size, 3], of the size that was learnt, a few at a time."""
-    return to_uint8(mapped(generator, from_uint8(images), 8))
+    """Translate uint8 images [n, size, size, 3] of the training size, eight at a time."""
+    batches = [from_uint8(images[start : start + 8]) for start in range(0, len(images), 8)]
+    return np.concatenate([to_uint8(generator(batch, training=False)) for batch in batches])
 
 
 # %% A whole run
-# The embedded data are landscapes that the project draws: 300 in summer, and 300 others in winter. Held out are 40
-# scenes that were drawn in both seasons. So here, unlike with photos, there is a truth, which training never sees,
-# and the demo is as near to it as a mean difference (L1, on the scale [0, 1]) of 0.055 towards winter and 0.069
-# towards summer, with a structural similarity of 0.65 and 0.58. Beside it stand answers that need no network: the
-# unchanged picture (0.186), the picture with the other season's colours on average (0.128 and 0.157), and one mean
-# picture for all (0.097 and 0.102), which is near in colour and shows nothing. `a_cycle_l1` and `b_cycle_l1`, 0.031
-# and 0.025, are how well a picture comes back.
-
-
-def sample_seasons(config: Config = DEMO) -> Domains:
-    """Return the embedded data: summer and winter, of other scenes but for 40 held out, which show the same."""
-    apart, truth = unpaired_seasons(300, config.seed, config.size), drawn_seasons(40, config.seed, config.size)
-    return Domains.of_arrays(apart, truth, ("summer", "winter"))
-
-
-# Summers and winters to learn from, which show different places; below them held-out places, in both seasons.
-# >>> truth = drawn_seasons(8, DEMO.seed, DEMO.size)
+# The built-in data are synthetic landscapes: 300 scenes in summer, and 300 different scenes in winter. Another 40
+# scenes, each in both seasons, are held out. Training uses no pairs, but the scores can compare a translation with its
+# ground truth, which is impossible with photos. The scores include three baselines: the unchanged image, the image with
+# the mean colours of the other season, and the mean image of the other season. A good run has a clearly lower L1 error
+# than the first two. `a_cycle_l1` and `b_cycle_l1` are the L1 errors of images translated to the other domain and back.
+# >>> from common.samples.seasons import synthetic_seasons, unpaired_seasons
+# >>> truth = synthetic_seasons(8, DEMO.seed, DEMO.size)
 # >>> show(np.concatenate([*unpaired_seasons(8, DEMO.seed, DEMO.size), *truth]))
 
 
-def experiment(
+def run(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/cyclegan"),
@@ -304,49 +417,51 @@ def experiment(
     fetch: bool = False,
     accept_data: bool = False,
 ) -> Path:
-    """Read `data`, train or go on, score what was held out; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "cyclegan", config, data, accept_data)
+    """Train on `data` or resume, score held-out images, save the run in `output_dir`, and return a figure's path."""
+    folder = Run(output_dir, "cyclegan", config, data, accept_data)
     networks = build(config)
-    domains = unpaired_images(data, config.size, functools.partial(sample_seasons, config), skip_bad, fetch)
-    stream = unpaired_batches(domains, config.batch_size, config.seed, config.size, config.jitter)
-    start_run(output_dir, "cyclegan", config, data, domains.names)
+    domains = unpaired_images(data, config.size, "seasons", skip_bad, fetch, config.seed)
+    stream = domains.batches(config.batch_size, config.seed, size=config.size, jitter=config.jitter)
+    folder.start(domains.names)
     train(networks, stream, config, output_dir)
-    a2b, b2a = (functools.partial(translate_batch, generator) for generator in networks[:2])
-    finish_run(output_dir, networks, lambda: judge_translations(domains, a2b, b2a, output_dir / "translations.png"))
-    return output_dir / "translations.png"
+    image = output_dir / "translations.png"
+    a2b = functools.partial(translate_batch, networks.generator_a2b)
+    b2a = functools.partial(translate_batch, networks.generator_b2a)
+    folder.finish(networks, lambda: domains.evaluate(a2b, b2a, image))
+    return image
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
-    """Learn to turn drawn summers into winters and back; return the picture of held-out ones beside the truth."""
-    return experiment("sample", config, output_dir)
+    """Learn to translate synthetic scenes from summer to winter and back; return the path of a figure with examples."""
+    return run("sample", config, output_dir)
 
 
-def translate_file(
+def translate_files(
     source: Path, destination: Path, direction: Direction = "a2b", run: Path = DEMO_RUN, skip_bad: bool = False
 ) -> Path:
-    """Translate an image, or every image of a folder into a folder: a2b as from A, by name the first, b2a back."""
-    read_run(run, "cyclegan", Config)
-    image = (None, None, 3)
-    convert = functools.partial(translate, load_network(run, f"generator_{direction}", image, image))
-    return convert_images(source, destination, convert, skip_bad=skip_bad)
+    """Translate an image, or all images in a folder. `a2b` translates from the first domain in alphabetical order."""
+    shape = (None, None, 3)
+    generator = Run.load(run, "cyclegan", Config).network(f"generator_{direction}", shape, shape)
+    return convert_images(source, destination, functools.partial(translate, generator), skip_bad=skip_bad)
 
 
 # %% Try it
-# Six held-out summers; as winters; from there back to summer; and, last, the true winters. The way back from its own
-# winter is nearer to the truth (0.032) than the way from a true one (0.069): a translated winter keeps some of the
-# summer that a true one has lost.
-# >>> there, back = (load_network(DEMO_RUN, f"generator_{way}") for way in ("a2b", "b2a"))
+# Rows: held-out summer scenes, their translations to winter, the translations back to summer, and the real winter
+# scenes. The summer scene can be recovered more accurately from a translated winter scene than from a real one, because
+# the translation retains traces of it.
+# >>> trained = Run.load(DEMO_RUN, "cyclegan", Config)
+# >>> a2b, b2a = trained.network("generator_a2b"), trained.network("generator_b2a")
 # >>> summers, winters = (images[:6] for images in truth)
-# >>> as_winters = translate_batch(there, summers)
-# >>> rows = np.concatenate([summers, as_winters, translate_batch(back, as_winters), winters])
+# >>> as_winters = translate_batch(a2b, summers)
+# >>> rows = np.concatenate([summers, as_winters, translate_batch(b2a, as_winters), winters])
 # >>> show(rows.repeat(2, axis=1).repeat(2, axis=2), columns=6)
 #
-# A picture of another size, 256 x 160 pixels where 64 x 64 were learnt: the summer and its translation, the true
-# winter and the way back from that. Things are four times as large as in the pictures that were learnt from; the
-# ground changes its season all the same, details less so.
-# >>> summer, winter = (images[0, 40:200] for images in drawn_seasons(1, 1, 256))
-# >>> show(np.stack([summer, translate(there, summer), winter, translate(back, winter)]), columns=2)
+# The generators were trained on images of 64 x 64 pixels, but they also accept 256 x 160 pixels. Objects are then four
+# times as large as in the training data. The ground still changes with the season, but small details change less. Top
+# row: a summer scene and its translation. Bottom row: the same scene in winter and its translation.
+# >>> summer, winter = (images[0, 40:200] for images in synthetic_seasons(1, 1, 256))
+# >>> show(np.stack([summer, translate(a2b, summer), winter, translate(b2a, winter)]), columns=2)
 
 
 if __name__ == "__main__":
-    run_command(demo, presets={"paper": Config(), "demo": DEMO}, train=experiment, translate=translate_file)
+    run_command(demo, presets={"paper": Config(), "demo": DEMO}, train=run, translate=translate_files)

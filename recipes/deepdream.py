@@ -1,79 +1,64 @@
-"""DeepDream: let a picture grow what a network sees in it, from coarse to fine.
+"""DeepDream: amplify the features that a network detects in an image, from coarse to fine.
 
-Paper    Mordvintsev, Olah & Tyka, "Inceptionism: Going Deeper into Neural Networks", Google Research 2015; what the
-         layers of a network like: Yosinski et al., ICML workshop 2015, arXiv:1506.06579.
-Images   uint8 [height, width, 3] at the borders; float32 in [-1, 1] before the network.
-Loss     the mean square of each chosen layer's maps, times its weight: it rises.
-Differs  1. Gradients are the sum of several, smoothed more and more: no dots of single pixels.
-         2. Large pictures are dreamt in tiles, each with a border as wide as the network looks (`--border`), so that no
-            seam shows and the network's memory does not grow with the picture.
-Run      python -m recipes.deepdream                                       the demo: a photo, offline: texture dreams
-         python -m recipes.deepdream dream photo.jpg out.png               any size in, the same size out
-         python -m recipes.deepdream dream photo.jpg out.png --preset vgg19 --fetch     what ImageNet's network saw
+Paper    Mordvintsev, Olah & Tyka, "Inceptionism: Going Deeper into Neural Networks", Google Research 2015. Visualising
+         layers: Yosinski et al., ICML workshop 2015, arXiv:1506.06579.
+Images   uint8 [height, width, 3] at the API boundary; float32 in [-1, 1] in the network.
+Loss     the mean square of the feature maps, weighted and summed over the chosen layers. It is maximised.
+Differs  1. The gradient is smoothed at several scales, and the results are added. This suppresses high-frequency noise.
+         2. Large images are processed in tiles, so memory use does not grow with the image size. Each tile has a border
+            (`--border`) as wide as the network's receptive field, so no seams are visible.
+Run      python -m recipes.deepdream                                       the demo: a photo of a cat, offline
+         python -m recipes.deepdream dream photo.jpg out.png               an image of any size
+         python -m recipes.deepdream dream photo.jpg out.png --preset vgg19 --fetch     a network trained on ImageNet
          python -m recipes.deepdream dream photo.jpg out.png --layers conv2_2=1,conv4_1=0.5 --step-size 0.02
-         python -m recipes.deepdream zoom photo.jpg out.gif --frames 60    into the dream; or out.mp4
+         python -m recipes.deepdream zoom photo.jpg out.gif --frames 60    an animation that zooms into the dream
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from common.canvas import (
-    enlarged,
-    film_suffix,
-    keeping,
-    least_side,
-    magnified_centre,
-    map_shapes,
-    no_larger,
-    read_photo,
-    reduced,
-    resume_painting,
-    save_film,
-    save_painting,
-    weighted_names,
-)
-from common.cli import run_command
-from common.errors import InputError
-from common.imagenet import frozen_features
-from common.images import from_uint8, image_suffix, save_row, to_uint8, write_image
-from common.lazy import keras, tf
-from common.ranges import Epochs, Frames, Range, Seed, Share, Weight
-from common.runs import check_run, check_settings, finish_run, start_run
-from common.training import History
+from common.images import check_image_path, from_uint8, save_image, to_uint8
+from common.runs import Range, Run, frozen_features, run_command
+from common.training import ImageProgress, read_photo, resize_pixels, smallest_side
 
 # %% Configuration
-# `layers` decides what is dreamt of: early layers grow lines and dots, late ones the most complicated thing that the
-# network knows. ImageNet's networks know animals; the embedded one knows textures, so offline the dreams are pearls,
-# scales and fur. `epochs` are octaves: the picture is dreamt small, then larger and larger, so that forms of all
-# sizes appear. `step_size` times `steps` is how far it may go from the photo.
+# `layers` selects the features to amplify. Early layers produce lines and dots; late layers produce complex objects
+# from the training data. Networks trained on ImageNet produce animals. The bundled network was trained on textures, so
+# offline you get pearls, scales and fur. The image is processed at several sizes (`octaves`), from small to large, so
+# that shapes of all sizes appear. The product of `step_size` and `steps` limits the change per octave.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Before the embedded network, which dreams of textures; `VGG19` has the layers of a textbook."""
+    """Hyperparameters for the bundled network, `embedded`. `VGG19` uses the VGG19 network and its usual layers."""
 
     network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
-    weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
-    layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should grow
-    size: Annotated[int, Range(0, 16_384)] = 512  # pixels of the longer side, at most, but for `dream`; 0: any
-    epochs: Epochs = 4  # octaves, each larger than the one before; after each there is a picture, and a save
+    weights: str = ""  # imagenet, or a weights file for that network; with file: a .keras file
+    layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: the layers to maximise
+    size: Annotated[int, Range(0, 16_384)] = 512  # limit for the longer side in pixels; 0: none; ignored by `dream`
+    octaves: Annotated[int, Range(1, 1_000_000)] = 4  # number of sizes, small to large; a checkpoint after each
     octave_scale: Annotated[float, Range(1.01, 4)] = 1.4
-    steps: Annotated[int, Range(1, 100_000)] = 14  # of an octave
-    step_size: Share = 0.01  # of a step, in [-1, 1]: how far a pixel moves whose gradient is one standard deviation
-    smoothings: Annotated[int, Range(1, 8)] = 3  # gradients that are added: plain, and smoothed over 1, 2, 4 ... pixels
-    variation: Weight = 0.0  # weight of total variation, which is taken from the loss: smooths
-    shift: Annotated[int, Range(0, 4096)] = 32  # most pixels by which the picture is moved before each step
-    tile: Annotated[int, Range(32, 16_384)] = 512  # pixels of a side of what is computed at once; a multiple of 32
-    border: Annotated[int, Range(32, 4096)] = 64  # pixels around a tile that are computed with it; a multiple of 32
-    stop_at: Annotated[float, Range(0, 1e9)] = 0.0  # loss at which an octave ends; 0: never
-    seed: Seed = 0  # of the shifts
+    steps: Annotated[int, Range(1, 100_000)] = 14  # steps per octave
+    step_size: Annotated[float, Range(0, 1)] = 0.01  # change of a pixel in [-1, 1] per unit of the normalised gradient
+    smoothings: Annotated[int, Range(1, 8)] = 3  # number of smoothed gradients to sum: sigma 0, 1, 2, 4 ...
+    variation_weight: Annotated[float, Range(0, 1e9)] = 0.0  # weight of the total variation; larger: smoother images
+    jitter: Annotated[int, Range(0, 4096)] = 32  # largest random shift of the image before a step, in pixels
+    tile: Annotated[int, Range(32, 16_384, multiple_of=32)] = 512  # side of a tile in pixels
+    border: Annotated[int, Range(32, 4096, multiple_of=32)] = 64  # margin around a tile in pixels, processed with it
+    stop_at: Annotated[float, Range(0, 1e9)] = 0.0  # an octave ends once the loss reaches this value; 0: never
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0  # for the jitter
+
+    def __post_init__(self) -> None:
+        """Check all ranges."""
+        Range.check(self, size=Range(32 if self.size else 0, 16_384))
 
 
 VGG19 = Config(network="VGG19", weights="imagenet", layers="block2_pool=0.3,block5_pool=1.5", border=224)
@@ -81,84 +66,82 @@ DEMO = Config()
 DEMO_RUN = Path("runs/deepdream-demo")
 
 # %% Networks
-# Nothing learns here: a network with fixed weights looks, and says how strongly each of its features is there. Any
-# Keras model can be asked, at any of its layers (`--network file --weights mine.keras --layers NAME`).
+# No network is trained. The feature maps of a frozen network show how strongly each feature is present in the image.
+# You can use any layer of any Keras model (`--network file --weights mine.keras --layers NAME`).
 
 
 class Networks(NamedTuple):
-    """What looks; it does not learn."""
+    """The frozen network."""
 
-    features: keras.Model  # images [n, height, width, 3] in [-1, 1] -> the maps of the chosen layers
+    features: keras.Model  # images [n, height, width, 3] in [-1, 1] -> feature maps of the chosen layers
 
 
 class Dream(NamedTuple):
-    """A picture that is dreamt, in place."""
+    """An image to change in place."""
 
-    picture: np.ndarray  # uint8 [height, width, 3]
+    image: np.ndarray  # uint8 [height, width, 3]
 
 
 def build(config: Config = Config()) -> Networks:
-    """Return the network, which gives the maps of the chosen layers. Raises ValueError for layers it has not."""
-    return networks_of(config)
+    """Return the network that outputs the feature maps of `layers`. Raise InputError for an unknown layer."""
+    return build_networks(config)
 
 
-def networks_of(config: Config, fetch: bool = False) -> Networks:
-    """Do the same; Keras may `fetch` the weights."""
-    check_settings(config)
-    if config.size and config.size < 32:
-        raise InputError(f"size must be at least 32, got {config.size}")
-    if config.tile % 32 or config.border % 32:
-        raise InputError(f"tile and border must be multiples of 32, got {config.tile} and {config.border}")
-    return Networks(frozen_features(config.network, config.weights, list(weighted_names(config.layers)), fetch))
+def build_networks(config: Config, fetch: bool = False) -> Networks:
+    """Return the same as `build`; `fetch` allows Keras to download the weights."""
+    return Networks(frozen_features(config.network, config.weights, [config.layers], fetch))
 
 
 # %% Loss and gradient
-# The loss is how much the chosen layers see: the mean square of their maps. Its gradient says of each pixel in which
-# direction it should move so that more is seen of what is already seen a little.
+# The loss is the mean square of the feature maps of the chosen layers. Its gradient shows how to change each pixel to
+# strengthen the features that are already present.
 #
-# A photo of 12 megapixels does not fit through a network at once. But a pixel is seen only by features near it. So
-# the picture is cut into tiles, each computed with a border as wide as the network looks, and the borders thrown
-# away: what is left is the gradient of the whole picture, and no seam shows.
+# Processing a 12-megapixel photo in one pass would take too much memory. But each feature depends only on nearby
+# pixels, so the image can be cut into tiles. Each tile is processed with a border as wide as the receptive field, and
+# the border is discarded. The result equals the gradient of the uncut image, without seams.
 
 
 def make_gradient(networks: Networks, config: Config) -> Callable:
-    """Return a function of a picture of any size, [1, height, width, 3] -> its loss, and the gradient of their product.
+    """Return a function that maps an image of any size, [1, height, width, 3], to its loss and a gradient.
 
-    The loss, a mean over the picture, is multiplied by its pixels, so that the gradients of parts fit together.
-    Compiled once, whatever the sizes.
+    The loss is averaged over the pixels. The gradient is computed from the sum over the pixels, so it depends neither
+    on the image size nor on the size of the tiles. The function is compiled once for all sizes.
     """
-    (features,), weights = networks, weighted_names(config.layers).values()
-    shapes = map_shapes(features, 1024)
-    factors = [w * 1024 * 1024 / np.prod(shape) for w, shape in zip(weights, shapes, strict=True)]
+    (features,) = networks
+    side = 1024
+    maps = keras.tree.flatten(features(keras.Input((side, side, 3), batch_size=1)))
+    weights = [float(layer.partition("=")[2] or 1) for layer in config.layers.split(",")]
+    factors = [weight * side * side / np.prod(each.shape) for weight, each in zip(weights, maps, strict=True)]
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32)])
-    def gradient(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def gradient(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
-            tape.watch(picture)
-            maps = tf.nest.flatten(features(picture, training=False))
-            loss = tf.add_n([factor * tf.reduce_sum(seen**2) for factor, seen in zip(factors, maps, strict=True)])
-            across, down = picture[:, :, 1:] - picture[:, :, :-1], picture[:, 1:] - picture[:, :-1]
-            loss -= config.variation * (tf.reduce_sum(across**2) + tf.reduce_sum(down**2))
-        pixels = tf.cast(tf.shape(picture)[1] * tf.shape(picture)[2], tf.float32)
-        return loss / pixels, tape.gradient(loss, picture)
+            tape.watch(image)
+            maps = tf.nest.flatten(features(image, training=False))
+            loss = tf.add_n([factor * tf.reduce_sum(each**2) for factor, each in zip(factors, maps, strict=True)])
+            across = image[:, :, 1:] - image[:, :, :-1]
+            down = image[:, 1:] - image[:, :-1]
+            loss -= config.variation_weight * (tf.reduce_sum(across**2) + tf.reduce_sum(down**2))
+        pixels = tf.cast(tf.shape(image)[1] * tf.shape(image)[2], tf.float32)
+        return loss / pixels, tape.gradient(loss, image)
 
     return gradient
 
 
-def tiled_gradient(gradient: Callable, picture: np.ndarray, config: Config) -> tuple[float, np.ndarray]:
-    """Return the loss, a mean over the tiles with their borders, and the gradient of float32 [height, width, 3].
+def tiled_gradient(gradient: Callable, image: np.ndarray, config: Config) -> tuple[float, np.ndarray]:
+    """Return the loss of a float32 [height, width, 3] image (averaged over tiles with their borders) and the gradient.
 
-    What lies farther than the border from a tile has no say in the gradient inside it: nor has it in the whole
-    picture's, if the network does not look farther, as the embedded one does not.
+    Tiling does not change the gradient if the border is at least as wide as the receptive field. The default border is
+    wide enough for the bundled network.
     """
-    (height, width, _), tile, border = picture.shape, config.tile, config.border
-    found, total = np.empty_like(picture), 0.0
+    (height, width, _), tile, border = image.shape, config.tile, config.border
+    found, total = np.empty_like(image), 0.0
     for top in range(0, height, tile):
         for left in range(0, width, tile):
-            # The last tile may be narrow; what is computed is not.
+            # The last tile may be narrow, but the region that is processed for it is not.
             rows = slice(max(0, min(top, height - tile) // 32 * 32 - border), min(height, top + tile + border))
             columns = slice(max(0, min(left, width - tile) // 32 * 32 - border), min(width, left + tile + border))
-            loss, part = gradient(tf.constant(picture[None, rows, columns]))
+            loss, part = gradient(tf.constant(image[None, rows, columns]))
             inner = part.numpy()[0, top - rows.start :, left - columns.start :][:tile, :tile]
             found[top : top + tile, left : left + tile] = inner
             total += float(loss) * len(inner) * len(inner[0])
@@ -166,7 +149,7 @@ def tiled_gradient(gradient: Callable, picture: np.ndarray, config: Config) -> t
 
 
 def smoothed(gradient: np.ndarray, count: int) -> np.ndarray:
-    """Return the sum of a gradient [height, width, 3] smoothed over 0, 1, 2, 4 ... pixels, brought to deviation 1."""
+    """Smooth a gradient [height, width, 3] with sigma 0, 1, 2, 4 ...; return the sum, with standard deviation 1."""
     from scipy.ndimage import gaussian_filter
 
     total = gradient / (gradient.std() + 1e-20)
@@ -176,150 +159,171 @@ def smoothed(gradient: np.ndarray, count: int) -> np.ndarray:
     return total / (total.std() + 1e-20)
 
 
-# %% Training: of pixels
-# Uphill, not down: each step moves the pixels along the gradient, brought to a deviation of 1, so that `step_size`
-# means the same for every picture and layer. Before each step the picture is shifted at random, otherwise the grid of
-# the network's strides would show. When an octave is done, what was dreamt is enlarged and added to the next larger
-# photo, which brings its fine details along.
+# %% Training of pixels
+# The pixels are optimised by gradient ascent. The gradient is scaled to a standard deviation of 1, so `step_size` has
+# the same meaning for every image and layer. Before each step, the image is shifted at random, because the strides of
+# the network would otherwise leave a visible grid. After an octave, the total change is enlarged and added to the photo
+# at the next larger size, which has finer details.
 #
-# What is logged, an octave a row: `loss`, as it was before the last step. In the demo it rises from octave to octave,
-# 0.89 to 1.20, where the photo itself has 0.43 (`loss_before` in the scores). A loss that does not rise says that the
-# layer sees nothing in the picture, or that `step_size` is too small.
+# What is logged: one row per octave, with the `loss` before its last step. The loss rises from octave to octave, and
+# ends far above the loss of the photo (`loss_before` in the scores). If it does not, the layer hardly responds to this
+# image, or `step_size` is too small.
 
 
-def train(networks: Networks, data: Dream, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Dream in place, `data.picture`; return a row for every octave. Goes on from what `output_dir` holds."""
-    from tqdm import tqdm
+def train(
+    networks: Networks, data: Dream, config: Config = Config(), output_dir: Path | None = None
+) -> list[dict[str, float]]:
+    """Change `data.image` in place to maximise the loss.
 
+    Args:
+        networks: the result of `build`.
+        data: the image to change.
+        config: the hyperparameters.
+        output_dir: the run folder. A checkpoint is saved there after each octave, and a later call resumes from the
+            latest one. If None, nothing is saved.
+
+    Returns:
+        One dictionary per octave, with the loss.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
     gradient = make_gradient(networks, config)
-    height, width = data.picture.shape[:2]
-    original, least = from_uint8(data.picture).numpy(), least_side(networks.features, data.picture)
-    history, picture = resume_painting(output_dir)
-    with keeping(output_dir, history), tqdm(desc="dreaming", total=config.epochs * config.steps, disable=None) as bar:
-        bar.update(len(history) * config.steps)
-        for octave in range(config.epochs):
-            started = time.monotonic()
-            factor = config.octave_scale ** (config.epochs - 1 - octave)
-            size = max(least, round(height / factor)), max(least, round(width / factor))
-            if history and history[-1]["pixels"] >= max(size):
+    height, width = data.image.shape[:2]
+    original = from_uint8(data.image).numpy()
+    smallest = smallest_side(networks.features, data.image)
+    with ImageProgress(output_dir, "dreaming", config.octaves * config.steps, config.steps) as progress:
+        for octave in range(config.octaves):
+            factor = config.octave_scale ** (config.octaves - 1 - octave)
+            size = max(smallest, round(height / factor)), max(smallest, round(width / factor))
+            if progress.history and progress.history[-1]["pixels"] >= max(size):
                 continue
-            base = reduced(original, *size)
-            if len(picture):  # what was dreamt so far is added to a picture that has its details
-                picture = np.clip(base + enlarged(picture - reduced(original, *picture.shape[:2]), *size), -1, 1)
-            picture, loss = dream_octave(gradient, picture if len(picture) else base, config, octave, bar.update)
-            seconds = time.monotonic() - started
-            history.append({"epoch": len(history) + 1, "loss": loss, "pixels": max(size), "seconds": seconds})
-            save_painting(output_dir, history, picture)
-    data.picture[:] = to_uint8(enlarged(picture, height, width))
-    return history
+            image = resize_pixels(original, *size)
+            if len(progress.image):
+                change = progress.image - resize_pixels(original, *progress.image.shape[:2])
+                image = np.clip(image + resize_pixels(change, *size), -1, 1)
+            image, loss = dream_octave(gradient, image, config, octave, progress.step)
+            progress.save(image, loss=loss, pixels=max(size))
+    data.image[:] = to_uint8(resize_pixels(progress.image, height, width))
+    return progress.history
 
 
 def dream_octave(
-    gradient: Callable, picture: np.ndarray, config: Config, seed: int, told: Callable[[], object] = lambda: None
+    gradient: Callable, image: np.ndarray, config: Config, seed: int, on_step: Callable[[], object] = lambda: None
 ) -> tuple[np.ndarray, float]:
-    """Return a picture, float32 [height, width, 3], after some steps uphill, and its loss before the last."""
+    """Run the steps of an octave; return the image, float32 [height, width, 3], and its loss before the last step."""
     random = np.random.default_rng([config.seed, seed])
     for _ in range(config.steps):
-        rows, columns = random.integers(-config.shift, config.shift + 1, 2)
-        picture = np.roll(picture, (rows, columns), (0, 1))
-        loss, found = tiled_gradient(gradient, picture, config)
+        rows, columns = random.integers(-config.jitter, config.jitter + 1, 2)
+        image = np.roll(image, (rows, columns), (0, 1))
+        loss, found = tiled_gradient(gradient, image, config)
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss}: choose a smaller step_size")
-        picture = np.clip(picture + config.step_size * smoothed(found, config.smoothings), -1, 1)
-        picture = np.roll(picture, (-rows, -columns), (0, 1))
-        told()
+        image = np.clip(image + config.step_size * smoothed(found, config.smoothings), -1, 1)
+        image = np.roll(image, (-rows, -columns), (0, 1))
+        on_step()
         if 0 < config.stop_at <= loss:
             break
-    return picture, loss
+    return image, loss
 
 
 # %% A whole run
-# Offline the photo is a cat that comes with scikit-image. There is no right answer to compare a dream with. The
-# scores say what the network sees of its layers before and after, and how many of 255 grey levels a pixel moved in
-# the mean.
+# The built-in photo shows a cat; it ships with scikit-image. There is no target image, so the only scores are the loss
+# before and after processing, and the mean absolute change of a pixel (0 to 255).
 
 
-def experiment(
+def run(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/deepdream"),
     fetch: bool = False,
     accept_data: bool = False,
 ) -> Path:
-    """Dream a photo, the file `data`, or go on; return a picture of it before and after."""
-    check_run(output_dir, "deepdream", config, data, accept_data)
-    photo = read_photo(data)
-    photo = no_larger(photo, config.size) if config.size else photo
-    networks = networks_of(config, fetch)
-    start_run(output_dir, "deepdream", config, data)
+    """Process the photo at `data` or resume, save the run, and return the path of a before/after image."""
+    folder = Run(output_dir, "deepdream", config, data, accept_data)
+    photo = read_photo(data, config.size)
+    networks = build_networks(config, fetch)
+    folder.start()
     dream = Dream(photo.copy())
     train(networks, dream, config, output_dir)
-    scores = {"mean_change": float(np.abs(dream.picture.astype(float) - photo).mean())}
-    write_image(dream.picture, output_dir / "dream.png")
-    beside = save_row([photo, dream.picture], output_dir / "beside.png")
+    save_image(dream.image, output_dir / "dream.png")
+    figure = {"photo": photo, f"dream of {config.layers}": dream.image}
+    image = save_image(figure, output_dir / "beside.png", height=photo.shape[0])
+    folder.finish(networks, lambda: evaluate(networks, photo, dream.image, config))
+    return image
+
+
+def evaluate(networks: Networks, before: np.ndarray, after: np.ndarray, config: Config) -> dict[str, float]:
+    """Return the mean absolute change of pixels (0 to 255), and the losses of both uint8 images [height, width, 3]."""
     gradient = make_gradient(networks, config)
-    for name, image in (("loss_before", photo), ("loss_after", dream.picture)):
-        scores[name] = tiled_gradient(gradient, from_uint8(image).numpy(), config)[0]
-    finish_run(output_dir, networks, lambda: scores)
-    return beside
+    return {
+        "mean_change": float(np.abs(after.astype(float) - before).mean()),
+        "loss_before": tiled_gradient(gradient, from_uint8(before).numpy(), config)[0],
+        "loss_after": tiled_gradient(gradient, from_uint8(after).numpy(), config)[0],
+    }
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
-    """Dream scikit-image's cat before the embedded network; return a picture of it before and after."""
-    return experiment("sample", config, output_dir)
+    """Process scikit-image's photo of a cat with the bundled network; return the path of a before/after image."""
+    return run("sample", config, output_dir)
 
 
 def dream_file(source: Path, destination: Path, config: Config = Config(), fetch: bool = False) -> Path:
-    """Dream a picture; what is written is as large as what was read."""
-    image_suffix(destination)
+    """Process an image at its original size."""
+    check_image_path(destination)
     dream = Dream(read_photo(str(source)))
-    train(networks_of(config, fetch), dream, config)
-    return write_image(dream.picture, destination)
+    train(build_networks(config, fetch), dream, config)
+    return save_image(dream.image, destination)
 
 
 def zoom_file(
     source: Path,
     destination: Path,
-    frames: Frames = 60,
-    zoom: Annotated[float, Range(1, 2)] = 1.03,
+    frames: Annotated[int, Range(2, 10_000)] = 60,
+    zoom: Annotated[float, Range(1.001, 2)] = 1.03,
     frame_steps: Annotated[int, Range(1, 10_000)] = 3,
     config: Config = Config(),
     fetch: bool = False,
 ) -> Path:
-    """Write a GIF or MP4 that falls into a dream: each frame is the one before, enlarged, and dreamt a little more.
+    """Write a GIF or MP4 that zooms into a dream.
 
-    `frames`, each `zoom` times as large as the one before, and dreamt for `frame_steps` more steps.
+    Each frame is the previous one, magnified by the factor `zoom` and processed for `frame_steps` steps.
     """
-    film_suffix(destination)
-    if frames < 2 or not 1 < zoom <= 2 or frame_steps < 1:
-        raise InputError(f"a film takes 2 frames, a zoom in 1..2, and 1 step: got {frames}, {zoom} and {frame_steps}")
-    photo = read_photo(str(source))
-    dream, networks = Dream(no_larger(photo, config.size) if config.size else photo), networks_of(config, fetch)
+    check_image_path(destination, film=True)
+    dream = Dream(read_photo(str(source), config.size))
+    networks = build_networks(config, fetch)
     train(networks, dream, config)
-    gradient, picture, film = make_gradient(networks, config), from_uint8(dream.picture).numpy(), [dream.picture]
-    for number in range(1, frames):
-        few = replace(config, steps=frame_steps)
-        picture, _ = dream_octave(gradient, magnified_centre(picture, zoom), few, config.epochs + number)
-        film.append(to_uint8(picture))
-    return save_film(np.stack(film), destination)
+    gradient = make_gradient(networks, config)
+    shown = [dream.image]
+    image = from_uint8(dream.image).numpy()
+    height, width, _ = image.shape
+    few = replace(config, steps=frame_steps)
+    with ImageProgress(None, "zooming", frames - 1, 1) as progress:
+        for number in range(1, frames):
+            zoomed = resize_pixels(image, height, width, zoom)
+            image, _ = dream_octave(gradient, zoomed, few, config.octaves + number)
+            shown.append(to_uint8(image))
+            progress.step()
+    return save_image(np.stack(shown), destination, milliseconds=67)
 
 
 # %% Try it
-# Four layers, from early to late, each asked to dream of the same photo: lines first, then dots, then scales. What
-# grows is what the layer has learnt to look for, so this is also a way to look into a network.
-# >>> photo = no_larger(read_photo("sample"), 192)
+# The photo, and the results for four layers, from the first to the last: lines, then dots, then scales. The patterns
+# show which features a layer responds to, so DeepDream is also a way to visualise a network.
+# >>> photo = read_photo("sample", 192)
 # >>> dreams = [photo]
 # >>> for layer in ("conv1_2", "conv2_2", "conv3_2", "conv4_1"):
-# ...     config = replace(DEMO, layers=layer, epochs=2, size=192)
+# ...     config = replace(DEMO, layers=layer, octaves=2, size=192)
 # ...     dream = Dream(photo.copy())
 # ...     train(build(config), dream, config)
-# ...     dreams.append(dream.picture)
+# ...     dreams.append(dream.image)
 # >>> show(np.stack(dreams), columns=5)
 #
-# And the film: each frame is the one before, enlarged a little from its centre and dreamt on.
+# The animation: each frame is the previous frame, slightly magnified and processed further.
 # >>> small = replace(DEMO, size=192)
 # >>> show_file(zoom_file(DEMO_RUN / "dream.png", DEMO_RUN.parent / "zoom.gif", frames=16, config=small))
 
 
 if __name__ == "__main__":
-    run_command(demo, presets={"demo": DEMO, "vgg19": VGG19}, train=experiment, dream=dream_file, zoom=zoom_file)
+    presets = {"demo": DEMO, "vgg19": VGG19}
+    run_command(demo, presets=presets, steps=False, train=run, dream=dream_file, zoom=zoom_file)

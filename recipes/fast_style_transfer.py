@@ -1,18 +1,21 @@
-"""Fast style transfer: train a network for one painting, then paint any picture in its manner in one pass.
+"""Fast style transfer: train a network for one style image, then stylise any photo in a single pass.
 
 Paper    Johnson, Alahi & Fei-Fei, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", ECCV 2016,
          doi:10.1007/978-3-319-46475-6_43 (arXiv:1603.08155).
-Images   uint8 [n, size, size, 3] at the borders; float32 in [-1, 1] in the networks.
-Differs  1. Losses are shares of what is wanted, so that one weight fits all layers and networks.
-         2. Normalised are the channels of each place, not each channel over an image or a batch: that grows a black or
-            bright spot, by which the rest is steered (Karras et al. 2020, arXiv:1912.04958, section 2.1).
-         3. The photo first gets the painting's colours (Gatys et al. 2016, arXiv:1606.05897, section 2.1), and what is
-            learnt is the difference to that.
-         4. Nearest pixels and a convolution enlarge: no checkerboard (doi:10.23915/distill.00003). Edges are mirrored.
-         5. The embedded network looks, or any other; the painter is half as wide as the paper's.
+Images   uint8 [n, size, size, 3] at the API boundary; float32 in [-1, 1] in the networks.
+Differs  1. Losses are relative errors, so the same weights suit all layers and loss networks.
+         2. Layer normalisation over the channels of each position replaces batch normalisation: with normalisation over
+            an image, networks produce blobs of extreme values (Karras et al. 2020, arXiv:1912.04958, section 2.1).
+         3. The colours of the photo are first matched to those of the style image (Gatys et al. 2016, arXiv:1606.05897,
+            section 2.1). The network learns a residual.
+         4. Upsampling and a convolution replace transposed convolutions (doi:10.23915/distill.00003), to avoid grids.
+         5. The loss network is a small one that ships with this project, or any other Keras model. The transform
+            network has half as many filters as in the paper.
+         6. With `waves`, the network gets noise, as in Ulyanov et al. 2016 (arXiv:1603.03417, section 3.2): plane waves
+            of random directions and wavelengths. Without noise, plain regions such as a clear sky get no strokes.
 Run      python -m recipes.fast_style_transfer                                        the demo: offline
-         python -m recipes.fast_style_transfer train --data DIR --style painting.jpg --output-dir runs/night
-         python -m recipes.fast_style_transfer stylize photo.jpg out.png --run runs/night      any size; or a folder
+         python -m recipes.fast_style_transfer train --data DIR --style a.jpg --preset modern --output-dir runs/mine
+         python -m recipes.fast_style_transfer stylize photo.jpg out.png --run runs/mine   an image or a folder
 """
 
 from __future__ import annotations
@@ -23,179 +26,201 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from common.batches import Batches, batches, jittered
-from common.canvas import least_side, photo_squares, read_style, weighted_names
-from common.cli import run_command
-from common.datasets import images_of
-from common.errors import InputError
-from common.execution import Execution, adam, in_precision, loss_scale
-from common.imagenet import frozen_features
-from common.images import from_uint8, pad_to_multiple, read_image, save_grid, to_uint8, write_image
-from common.lazy import keras, tf
-from common.ranges import BatchSize, Epochs, Filters, Jitter, LearningRate, Range, Seed, Weight
-from common.runs import check_run, convert_images, finish_run, load_network, read_run, start_run
-from common.seasons import drawn_seasons
-from common.training import History, fit, share
+from common.data import Batches, images_of
+from common.images import convert_images, from_uint8, save_image
+from common.runs import Range, Run, frozen_features, run_command
+from common.training import adam, fit, read_style
 
 # %% Configuration
-# `style_transfer` moves the pixels of one picture for a minute. This recipe trains a network once, for one painting,
-# to give such a picture in a single pass; what it pays is that each painting needs a training of its own.
-# `style_weight` and `variation` are the same two as there, but lower: what a network of this size can do for every
-# photo is less than what can be done for one. `style_size` sets how large the strokes are beside the photo.
+# `style_transfer` optimises the pixels of one image, which takes a minute. This recipe trains a network once per style
+# image; the network then stylises any photo in a single pass. `style_weight` and `variation_weight` have the same
+# meaning as in `style_transfer`. Their defaults are lower, because a network for all photos is less flexible than the
+# pixels of one photo. `style_size` sets the size of the strokes relative to the photo.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Before the embedded network; `VGG19` has layers like those of the paper (section 4.1)."""
+    """Hyperparameters for the bundled loss network. `VGG19` uses layers similar to the paper's (section 4.1)."""
 
-    style: str = "sample"  # file of the painting; sample: a texture that the project draws
-    style_size: Annotated[int, Range(32, 16_384)] = 256  # most pixels of its longer side: more make longer strokes
+    style: str = "sample"  # file of the style image; sample: a synthetic painting
+    style_size: Annotated[int, Range(32, 16_384)] = 256  # limit for its longer side in pixels; larger: coarser strokes
     network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
-    weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
-    content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
-    style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # whose Gram matrices count
-    content_weight: Weight = 1.0
-    style_weight: Weight = 10.0
-    variation: Weight = 10.0  # weight of total variation, which smooths
-    size: Annotated[int, Range(32, 2048)] = 256  # pixels a side of the pictures it learns from; a multiple of 4
-    jitter: Jitter = 1.12  # enlarged by this factor, then cropped back at random
-    base_filters: Filters = 16  # of the layers next to the image
+    weights: str = ""  # imagenet, or a weights file for that network; with file: a .keras file
+    content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: layers of the content loss
+    style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # layers of the style loss
+    content_weight: Annotated[float, Range(0, 1e9)] = 1.0
+    style_weight: Annotated[float, Range(0, 1e9)] = 10.0
+    variation_weight: Annotated[float, Range(0, 1e9)] = 10.0  # weight of the total variation; larger: smoother images
+    size: Annotated[int, Range(32, 2048, multiple_of=4)] = 256  # side of the photos in pixels
+    crop: Annotated[int, Range(0, 2048, multiple_of=4)] = 0  # side of the random crops for training; 0: size
+    jitter: Annotated[float, Range(1, 4)] = 1.12  # enlarge photos by this factor, then crop and mirror at random
+    base_filters: Annotated[int, Range(1, 1024)] = 16  # filters of the outermost layers
     residual_blocks: Annotated[int, Range(0, 100)] = 5
-    batch_size: BatchSize = 4
-    learning_rate: LearningRate = 1e-3  # at first; falls to 0 along a cosine
-    epochs: Epochs = 40
-    seed: Seed = 0
-    execution: Execution = Execution()  # precision, XLA, steps in a call
+    outer_kernel: Annotated[int, Range(1, 31)] = 9  # kernel size of the first and last convolution, an odd number
+    waves: Annotated[int, Range(0, 1024)] = 0  # number of fixed random plane waves, which the network gets as noise
+    batch_size: Annotated[int, Range(1, 65_536)] = 4
+    learning_rate: Annotated[float, Range(0, 10)] = 1e-3  # initial value; decays to 0 along a cosine
+    epochs: Annotated[int, Range(1, 1_000_000)] = 40
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        """Check all ranges."""
+        Range.check(self, crop=Range(32 if self.crop else 0, 2048, multiple_of=4))
 
 
 VGG19_STYLE = ",".join(f"block{stage}_conv2" for stage in range(1, 5))
 VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block3_conv3", style_layers=VGG19_STYLE)
-DEMO = Config(size=128, residual_blocks=3, batch_size=2, learning_rate=2e-3, epochs=4)
+DEMO = Config(style_size=320, size=192, crop=96, outer_kernel=3, residual_blocks=3, waves=32, variation_weight=2.0,
+              batch_size=1, learning_rate=3e-3, epochs=2)  # fmt: skip
 DEMO_RUN = Path("runs/fast_style_transfer-demo")
 
 # %% Networks
-# The painter halves the photo twice, works on it there in residual blocks, where a convolution reaches four times as
-# far for a sixteenth of the work, and doubles it back. It adds to the photo, so it begins as a network that changes
-# nothing. Every layer is normalised over the channels of each place. Over the whole image, as is usual for styles,
-# one spot of large values would decide about the scale of everything else, and a painter learns to make such spots:
-# black holes in a sky. The contrast of the photo, which that takes out, is taken out by the colours below. The other
-# network only looks, as in `style_transfer`.
+# The transform network downsamples twice, applies residual blocks at a quarter of the resolution, and upsamples to the
+# original size. Its output is the photo plus a residual that starts near 0, so an untrained network hardly changes the
+# photo. Layer normalisation is computed over the channels of each position. Style transfer networks usually normalise
+# over the entire image, but then one blob of large values sets the scale of all other pixels. Networks learn to produce
+# such blobs, which appear as black holes in the sky. The loss network is frozen, as in `style_transfer`.
+#
+# A convolutional network maps a region of one colour to one colour, so it cannot paint strokes on a clear sky. `waves`
+# adds the sines of random linear functions of the position. They differ at every position, in images of any size, and
+# are always the same. The network learns to shape strokes from them.
 
 
 class Networks(NamedTuple):
-    """Who paints, and what looks, which does not learn."""
+    """The trainable transform network and the frozen loss network."""
 
-    painter: keras.Model  # photos `with_colours`, in [-1, 1], sides multiples of 4, from 8 -> paintings, alike
-    features: keras.Model  # images -> maps of the content layers, then of the style's
+    transform_network: keras.Model  # recoloured photos (sides: multiples of 4, at least 8) -> stylised photos
+    features: keras.Model  # images -> feature maps of the content layers, then of the style layers
 
 
 def build(config: Config = Config()) -> Networks:
-    """Return both networks; ValueError for a size that is no multiple of 4, or a layer that is not there."""
-    return networks_of(config)
+    """Return the untrained transform network and the loss network.
+
+    Raises:
+        InputError: the loss network lacks a layer or needs larger images, or the style image cannot be read.
+    """
+    return build_networks(config)
 
 
-@in_precision
-def networks_of(config: Config, fetch: bool = False) -> Networks:
-    """Do the same; Keras may `fetch` the weights of what looks."""
-    if config.size % 4:
-        raise InputError(f"size must be a multiple of 4, got {config.size}")
-    layers, ops, width = keras.layers, keras.ops, config.base_filters
+def build_networks(config: Config, fetch: bool = False) -> Networks:
+    """Return the same as `build`; `fetch` allows Keras to download the weights of the loss network."""
+    layers, width = keras.layers, config.base_filters
     seeds = keras.random.SeedGenerator(config.seed)
 
-    def convolved(x, filters: int, kernel: int = 3, stride: int = 1, init=keras.initializers.HeNormal):
+    def convolve(x, filters: int, kernel: int = 3, stride: int = 1, init=keras.initializers.HeNormal):
         edge = kernel // 2
-        x = ops.pad(x, [[0, 0], [edge, edge], [edge, edge], [0, 0]], mode="reflect")
+        x = keras.ops.pad(x, [[0, 0], [edge, edge], [edge, edge], [0, 0]], mode="reflect")
         return layers.Conv2D(filters, kernel, stride, kernel_initializer=init(seed=seeds))(x)
 
-    def normalised(x):
-        return layers.LayerNormalization(epsilon=1e-5)(x)  # the channels of each place
+    def normalise(x):
+        return layers.LayerNormalization(epsilon=1e-5)(x)  # over the channels of each position
+
+    def plane_waves(x):
+        ones = keras.ops.ones_like(keras.ops.mean(x, -1, keepdims=True), dtype="float32")
+        position = keras.ops.concatenate([keras.ops.cumsum(ones, 1), keras.ops.cumsum(ones, 2)], -1)
+        normal = keras.initializers.RandomNormal(stddev=0.8, seed=seeds)  # wavelengths of 4 positions and more
+        uniform = keras.initializers.RandomUniform(0, 2 * np.pi, seed=seeds)
+        fixed = {"kernel_initializer": normal, "bias_initializer": uniform, "trainable": False, "dtype": "float32"}
+        return keras.ops.sin(layers.Conv2D(config.waves, 1, name="waves", **fixed)(position))
 
     x = images = keras.Input((None, None, 3), name="images")
-    for filters, kernel, stride in ((width, 9, 1), (2 * width, 3, 2), (4 * width, 3, 2)):
-        x = layers.ReLU()(normalised(convolved(x, filters, kernel, stride)))
+    for filters, kernel, stride in ((width, config.outer_kernel, 1), (2 * width, 3, 2), (4 * width, 3, 2)):
+        x = layers.ReLU()(normalise(convolve(x, filters, kernel, stride)))
+    if config.waves:
+        x = layers.Add()([x, convolve(plane_waves(x), 4 * width, 1)])
     for _ in range(config.residual_blocks):
-        y = layers.ReLU()(normalised(convolved(x, 4 * width)))
-        x = layers.Add()([x, normalised(convolved(y, 4 * width))])
+        y = layers.ReLU()(normalise(convolve(x, 4 * width)))
+        x = layers.Add()([x, normalise(convolve(y, 4 * width))])
     for filters in (2 * width, width):
-        x = layers.ReLU()(normalised(convolved(layers.UpSampling2D(2)(x), filters)))
-    little = functools.partial(keras.initializers.RandomNormal, stddev=1e-3)  # so that it begins with the photo itself
-    x = layers.Activation("tanh", dtype="float32")(1.5 * images + convolved(x, 3, 9, init=little))
-    painter = keras.Model(images, x, name="painter")
-    names = [*weighted_names(config.content_layers), *weighted_names(config.style_layers)]
-    features = frozen_features(config.network, config.weights, names, fetch)
-    if config.size < least_side(features):
-        raise InputError(f"size must be at least {least_side(features)} for this network, got {config.size}")
-    return Networks(painter, features)
+        x = layers.ReLU()(normalise(convolve(layers.UpSampling2D(2)(x), filters)))
+    small = functools.partial(keras.initializers.RandomNormal, stddev=1e-3)  # the output starts close to the photo
+    x = layers.Activation("tanh", dtype="float32")(1.5 * images + convolve(x, 3, config.outer_kernel, init=small))
+    transform_network = keras.Model(images, x, name="transform_network")
+    feature_layers = [config.content_layers, config.style_layers]
+    smallest = min(config.crop or config.size, config.size, *read_style(config.style, config.style_size).shape[:2])
+    features = frozen_features(config.network, config.weights, feature_layers, fetch, smallest)
+    return Networks(transform_network, features)
 
 
 # %% Losses
-# Perceptual: two pictures are alike if a trained network sees the same in them. Content compares maps place by place;
-# style compares Gram matrices, the mean products of every two channels, with the painting's.
+# Perceptual losses compare feature maps of the loss network. The content loss compares the maps of the output and the
+# photo, position by position. The style loss compares the Gram matrices of the output and the style image. A Gram
+# matrix contains the mean product of each pair of channels.
 
 
 def gram(maps: tf.Tensor) -> tf.Tensor:
-    """Return the mean products of every two channels over all places: [n, height, width, c] -> [n, c, c]."""
-    places = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
-    return tf.einsum("nhwc,nhwd->ncd", maps, maps) / places
+    """Return the mean product of each pair of channels over all positions: [n, height, width, c] -> [n, c, c]."""
+    positions = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
+    return tf.einsum("nhwc,nhwd->ncd", maps, maps) / positions
 
 
-# By hand: two channels at two places, (1, 2) and (3, 4). Their mean products are (1 + 9) / 2 = 5, (2 + 12) / 2 = 7
-# and (4 + 16) / 2 = 10. Where the places lie does not matter, only what occurs together with what: that is the style.
+# Example: two channels at two positions, (1, 2) and (3, 4). The mean products are (1 + 9) / 2 = 5, (2 + 12) / 2 = 7 and
+# (4 + 16) / 2 = 10. They depend only on which channels are active together, not on where.
 # >>> gram(tf.constant([[[[1.0, 2.0], [3.0, 4.0]]]]))
 
 
-def share_left(found: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
-    """Return the squared distance of two tensors as a share of the square of the second, meaned over the images."""
+def relative_error(found: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    """Return ||found - wanted||^2 / ||wanted||^2 of each image, averaged over the batch; 0 where `wanted` is 0."""
     axes = list(range(1, len(found.shape)))
-    left, whole = (tf.reduce_sum(each**2, axes) for each in (found - wanted, wanted))
-    return tf.reduce_mean(tf.math.divide_no_nan(left, whole))
+    error = tf.reduce_sum((found - wanted) ** 2, axes)
+    scale = tf.reduce_sum(wanted**2, axes)
+    return tf.reduce_mean(tf.math.divide_no_nan(error, scale))
 
 
-def total_variation(pictures: tf.Tensor) -> tf.Tensor:
-    """Return the mean square of the steps between neighbours, across and down, of [n, height, width, 3]."""
-    across, down = pictures[:, :, 1:] - pictures[:, :, :-1], pictures[:, 1:] - pictures[:, :-1]
+def total_variation(images: tf.Tensor) -> tf.Tensor:
+    """Return the mean squared difference of adjacent pixels, horizontal plus vertical, for [n, height, width, 3]."""
+    across = images[:, :, 1:] - images[:, :, :-1]
+    down = images[:, 1:] - images[:, :-1]
     return tf.reduce_mean(across**2) + tf.reduce_mean(down**2)
 
 
+def layer_weights(layers: str) -> tf.Tensor:
+    """Parse "NAME,NAME=WEIGHT,..." and return the weights, scaled to a sum of 1. The default weight is 1."""
+    weights = [float(layer.partition("=")[2] or 1) for layer in layers.split(",")]
+    return tf.constant(weights) / sum(weights)
+
+
 def make_losses(networks: Networks, config: Config) -> Callable:
-    """Return a function of photos and paintings, [n, height, width, 3] in [-1, 1] -> content, style, variation."""
-    _, features = networks
-    layers = [list(weighted_names(names).values()) for names in (config.content_layers, config.style_layers)]
-    content_weights, style_weights = (tf.constant(each) / sum(each) for each in layers)
+    """Return a function that maps photos and outputs, [n, height, width, 3] in [-1, 1], to the three losses."""
+    content_weights = layer_weights(config.content_layers)
+    style_weights = layer_weights(config.style_layers)
     first = len(content_weights)
-    style = read_style(config.style, config.style_size)
 
-    def seen(pictures: tf.Tensor) -> list[tf.Tensor]:
-        return [tf.cast(maps, tf.float32) for maps in features(pictures, training=False)]
+    def maps_of(images: tf.Tensor) -> list[tf.Tensor]:
+        return [tf.cast(maps, tf.float32) for maps in networks.features(images, training=False)]
 
-    grams = [gram(maps) for maps in seen(from_uint8(style[None]))[first:]]
+    style_image = from_uint8(read_style(config.style, config.style_size)[None])
+    style_grams = [gram(maps) for maps in maps_of(style_image)[first:]]
 
-    def losses(photos: tf.Tensor, paintings: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        wanted, maps = seen(photos)[:first], seen(paintings)
-        kept = [share_left(found, target) for found, target in zip(maps[:first], wanted, strict=True)]
-        painted = [share_left(gram(found), target) for found, target in zip(maps[first:], grams, strict=True)]
-        content, style = tf.reduce_sum(content_weights * kept), tf.reduce_sum(style_weights * painted)
-        return content, style, total_variation(paintings)
+    def losses(photos: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        photo_maps = maps_of(photos)[:first]
+        maps = maps_of(outputs)
+        content = [relative_error(found, wanted) for found, wanted in zip(maps[:first], photo_maps, strict=True)]
+        style = [relative_error(gram(found), wanted) for found, wanted in zip(maps[first:], style_grams, strict=True)]
+        content_loss = tf.reduce_sum(content_weights * content)  # equation 2
+        style_loss = tf.reduce_sum(style_weights * style)  # equation 4
+        return content_loss, style_loss, total_variation(outputs)
 
     return losses
 
 
 # %% Colours
-# What the painter would learn first and longest is the painting's palette. A linear map does that at once: it moves
-# the mean and the covariance of a photo's colours to those of the painting. The painter gets the photo with these
-# colours.
+# Without recolouring, the network would first learn the colours of the style image, which is slow. A linear map thus
+# gives each photo the colour mean and covariance of the style image. The network gets the recoloured photo.
 
 
 def mean_and_covariance(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return those of the colours of each image: [n, height, width, 3] -> [n, 1, 1, 3] and [n, 3, 3]."""
+    """Return the mean and covariance of each image's colours: [n, height, width, 3] -> [n, 1, 1, 3], [n, 3, 3]."""
     mean = tf.reduce_mean(images, (1, 2), keepdims=True)
-    return mean, gram(images - mean) + 1e-2 * tf.eye(3)  # without which the noise of a grey photo would become colours
+    return mean, gram(images - mean) + 1e-2 * tf.eye(3)  # limits colour noise in a grey photo
 
 
 def with_colours(photos: tf.Tensor, style: np.ndarray) -> tf.Tensor:
-    """Return photos [n, height, width, 3] in [-1, 1] with the colours' mean and covariance of a painting, uint8."""
+    """Give photos [n, height, width, 3] in [-1, 1] the colour mean and covariance of a uint8 style image."""
     (mean, own), (wanted_mean, wanted) = mean_and_covariance(photos), mean_and_covariance(from_uint8(style[None]))
     values, vectors = tf.linalg.eigh(own)
     whiten = vectors / tf.sqrt(values)[:, None] @ tf.linalg.matrix_transpose(vectors)
@@ -204,74 +229,105 @@ def with_colours(photos: tf.Tensor, style: np.ndarray) -> tf.Tensor:
 
 
 # %% Training
-# An ordinary loop: photos in, paintings out, and the gradient of the losses by the painter's weights. The weights of
-# what looks stay as they are.
+# Each step stylises a batch of photos. The gradient of the losses updates the transform network. The loss network is
+# frozen.
 #
-# What is logged: `style`, the share of the painting's Gram matrices that is missing: 0.36 over the demo's first
-# epoch, 0.15 over its last, where colours alone leave 0.65. `content` rises meanwhile, from 0.45 to 0.70; at 1
-# nothing of the photo would be left, so if it comes near, halve `style_weight`. `variation` is the mean square of the
-# steps between neighbours.
+# What is logged: `style`, the relative error of the Gram matrices, falls fast, then slowly. In a healthy run, it falls
+# below a third of the score `style_of_colours_alone`, the error of recoloured photos. Meanwhile, `content` rises. If it
+# approaches 1, little of the photo is left: halve `style_weight`. `variation` is the total variation.
 
 
-def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Train the painter in place on batches of uint8 images; return each epoch's mean losses."""
-    painter, _ = networks
-    losses, painting = make_losses(networks, config), read_style(config.style, config.style_size)
-    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = adam(rate, painter.trainable_variables, config.execution)
+def train(
+    networks: Networks,
+    data: Batches | tf.data.Dataset | np.ndarray,
+    config: Config = Config(),
+    output_dir: Path | None = None,
+    *,
+    steps_per_epoch: int | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train the transform network in place.
+
+    Args:
+        networks: the result of `build`.
+        data: uint8 photos [batch, size, size, 3]. With `Batches`, held-out examples are written to `samples/`. A
+            `tf.data.Dataset` must be batched; it is not reshuffled, and a resumed run starts a new pass over it. With
+            `Batches` or an array, a run resumes exactly where it stopped.
+        config: the hyperparameters.
+        output_dir: the run folder, for checkpoints and examples. If None, nothing is written.
+        steps_per_epoch: batches per epoch; the default is one pass over the data.
+        on_epoch: called after each epoch with the epoch number and the mean losses.
+
+    Returns:
+        One dictionary of mean losses per epoch.
+    """
+    data = Batches.of(data, config.batch_size, config.seed, steps_per_epoch)
+    network = networks.transform_network
+    losses = make_losses(networks, config)
+    style_image = read_style(config.style, config.style_size)
+    steps = config.epochs * data.steps_per_epoch
+    learning_rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+    optimizer = adam(learning_rate, network.trainable_variables)
 
     @tf.function
     def step(photos: tf.Tensor) -> dict[str, tf.Tensor]:
-        photos = with_colours(from_uint8(photos), painting)
+        photos = with_colours(from_uint8(photos), style_image)
         with tf.GradientTape() as tape:
-            content, style, variation = losses(photos, painter(photos, training=True))
-            loss = config.content_weight * content + config.style_weight * style + config.variation * variation
-            loss = share(loss)
-        gradients = tape.gradient(loss, painter.trainable_variables, loss_scale(optimizer))
-        optimizer.apply(gradients, painter.trainable_variables)
-        return {"content": share(content), "style": share(style), "variation": share(variation)}
+            content, style, variation = losses(photos, network(photos, training=True))
+            loss = (
+                config.content_weight * content  # equation 5
+                + config.style_weight * style
+                + config.variation_weight * variation
+            )
+            scaled = optimizer.scale_loss(loss)  # float16 gradients would underflow; `apply` unscales them
+        optimizer.apply(tape.gradient(scaled, network.trainable_variables), network.trainable_variables)
+        return {"content": content, "style": style, "variation": variation}
 
-    def sample(epoch: int) -> None:
+    def sample(epoch: int, losses: dict[str, float]) -> None:
         if output_dir is not None and data.held_out:
-            save_beside(painter, painting, data.held_out[0], output_dir / "samples" / f"epoch-{epoch:04d}.png")
+            path = output_dir / "samples" / f"epoch-{epoch:04d}.png"
+            save_comparison(network, style_image, data.held_out[0], path)
 
     state = networks._asdict() | {"optimizer": optimizer}
-    return fit(step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution)
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
 
 
 # %% Use
-# All convolutions, so any size: a photo is mirrored at its edges up to a multiple of 8, and cut back afterwards.
+# The transform network is fully convolutional, so it accepts images of any size. The sides of a photo are padded by
+# reflection to multiples of 8, and the output is cropped to the original size.
 
 
-def stylize(painter: keras.Model, style: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Paint uint8 [height, width, 3] of any size in the manner of `style`, which the painter has learnt; alike."""
-    height, width = image.shape[:2]
-    photo = pad_to_multiple(with_colours(from_uint8(image[None]), style)[0].numpy(), 8)
-    return to_uint8(painter(photo[None], training=False))[0, :height, :width]
+def stylize(network: keras.Model, style_image: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Stylise a uint8 [height, width, 3] image of any size; the result has the same shape and dtype.
+
+    `style_image` (uint8) must be the style image that `network` was trained with.
+    """
+    height, width, _ = image.shape
+    photo = with_colours(from_uint8(image[None]), style_image)[0].numpy()
+    padded = np.pad(photo, ((0, -height % 8), (0, -width % 8), (0, 0)), "symmetric")
+    output = network(padded[None], training=False).numpy()[0, :height, :width]
+    return np.round((output + 1) * 127.5).astype(np.uint8)
 
 
-def save_beside(painter: keras.Model, style: np.ndarray, photos: np.ndarray, path: Path) -> Path:
-    """Write a picture of up to six photos, uint8 [n, size, size, 3], above what the painter makes of them."""
-    shown = photos[:: max(1, len(photos) // 6)][:6]
-    return save_grid(np.concatenate([shown, [stylize(painter, style, photo) for photo in shown]]), path, len(shown))
+def save_comparison(network: keras.Model, style_image: np.ndarray, photos: np.ndarray, path: Path) -> Path:
+    """Write the style image, and next to it up to six uint8 photos [n, size, size, 3] above the stylised photos."""
+    photos = photos[:: max(1, len(photos) // 6)][:6]
+    stylized = np.stack([stylize(network, style_image, photo) for photo in photos])
+    pairs = np.pad(np.concatenate([photos, stylized], 1), ((0, 0), (0, 0), (0, 4), (0, 0)), constant_values=255)
+    figure = {"style": style_image, "photos, and below them the results": np.concatenate(list(pairs), 1)}
+    return save_image(figure, path, height=pairs.shape[1])
 
 
 # %% A whole run
-# The embedded pictures are landscapes that the project draws, and parts of photographs that come with scikit-image;
-# sixty are held out. The scores are content and style of their paintings, and, to compare with, the style's loss of
-# the photos that have got the painting's colours and nothing else.
+# The built-in data are synthetic landscapes and square crops of photographs from scikit-image. A tenth is held out. The
+# scores are the content and style loss of the stylised held-out photos. The baseline `style_of_colours_alone` is the
+# style loss of the recoloured photos, before stylisation.
+# >>> from common.samples.photos import photo_squares
+# >>> from common.samples.seasons import synthetic_seasons
+# >>> show(np.concatenate([synthetic_seasons(8, DEMO.seed, DEMO.size)[0], photo_squares(DEMO.size)[::26][:8]]))
 
 
-def sample_pictures(config: Config = DEMO) -> np.ndarray:
-    """Return the embedded data: drawn landscapes and parts of scikit-image's photographs, uint8 [n, size, size, 3]."""
-    pictures = np.concatenate([drawn_seasons(120, config.seed, config.size)[0], photo_squares(config.size)])
-    return pictures[np.random.default_rng(config.seed).permutation(len(pictures))]
-
-
-# >>> show(np.concatenate([drawn_seasons(8, DEMO.seed, DEMO.size)[0], photo_squares(DEMO.size)[::26][:8]]))
-
-
-def experiment(
+def run(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/fast_style_transfer"),
@@ -279,55 +335,63 @@ def experiment(
     fetch: bool = False,
     accept_data: bool = False,
 ) -> Path:
-    """Read `data`, train a painter for one style or go on; leave a run in `output_dir`, return its picture's path."""
-    if config.style != "sample":  # a run may go on from another folder
+    """Train on `data` with one style image or resume, score held-out photos, save the run, return a figure's path."""
+    if config.style != "sample":  # absolute, to resume from any working directory
         config = replace(config, style=str(Path(config.style).resolve()))
-    check_run(output_dir, "fast_style_transfer", config, data, accept_data)
-    style, networks = read_style(config.style, config.style_size), networks_of(config, fetch)
-    least_side(networks.features, style)  # says where the painting is too small
-    photos = images_of(data, config.size, 3, functools.partial(sample_pictures, config), skip_bad, fetch)
+    folder = Run(output_dir, "fast_style_transfer", config, data, accept_data)
+    style_image = read_style(config.style, config.style_size)
+    networks = build_networks(config, fetch)
+    photos = images_of(data, config.size, 3, "photos", skip_bad, fetch, config.seed)
     (held_out,) = photos.held_out(60)
-    load = jittered(photos, config.size, config.jitter)
-    start_run(output_dir, "fast_style_transfer", config, data)
-    write_image(style, output_dir / "style.png")
-    train(networks, batches(photos.train, config.batch_size, config.seed, load, (held_out,)), config, output_dir)
-    picture = save_beside(networks.painter, style, held_out, output_dir / "beside.png")
-    finish_run(output_dir, networks, lambda: evaluate(networks, held_out, config))
-    return picture
+    crop = min(config.crop or config.size, config.size)
+    jitter = config.jitter * config.size / crop
+    stream = photos.batches(config.batch_size, config.seed, size=crop, jitter=jitter, held_out=60)
+    folder.start()
+    save_image(style_image, output_dir / "style.png")
+    train(networks, stream, config, output_dir)
+    image = save_comparison(networks.transform_network, style_image, held_out, output_dir / "beside.png")
+    folder.finish(networks, lambda: evaluate(networks, held_out, config))
+    return image
 
 
 def evaluate(networks: Networks, photos: np.ndarray, config: Config) -> dict[str, float]:
-    """Return what is left of content and style in paintings of held-out photos, and of style with colours alone."""
-    losses, style, rows = make_losses(networks, config), read_style(config.style, config.style_size), []
+    """Return the mean content and style loss of stylised uint8 photos, and the style loss of recoloured photos."""
+    losses = make_losses(networks, config)
+    style_image = read_style(config.style, config.style_size)
+    rows = []
     for photo in photos:
-        before = with_colours(from_uint8(photo[None]), style)
-        content, left, _ = losses(before, from_uint8(stylize(networks.painter, style, photo)[None]))
-        rows.append([float(content), float(left), float(losses(before, before)[1])])
+        coloured = with_colours(from_uint8(photo[None]), style_image)
+        stylized = from_uint8(stylize(networks.transform_network, style_image, photo)[None])
+        content, style, _ = losses(coloured, stylized)
+        _, style_of_colours, _ = losses(coloured, coloured)
+        rows.append([float(content), float(style), float(style_of_colours)])
     return dict(zip(("content", "style", "style_of_colours_alone"), np.mean(rows, 0).tolist(), strict=True))
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
-    """Learn to paint in the manner of a drawn texture; return a picture of held-out photos and their paintings."""
-    return experiment("sample", config, output_dir)
+    """Learn the style of a synthetic painting; return the path of a before/after image of held-out photos."""
+    return run("sample", config, output_dir)
 
 
-def stylize_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_bad: bool = False) -> Path:
-    """Paint an image, or every image of a folder into a folder, with the painter of a run."""
-    read_run(run, "fast_style_transfer", Config)
-    painter = load_network(run, "painter", (None, None, 3), (None, None, 3))
-    convert = functools.partial(stylize, painter, read_image(run / "style.png"))
-    return convert_images(source, destination, convert, 0, skip_bad)
+def stylize_files(source: Path, destination: Path, run: Path = DEMO_RUN, skip_bad: bool = False) -> Path:
+    """Stylise an image, or all images in a folder, with the transform network of a run."""
+    trained = Run.load(run, "fast_style_transfer", Config)
+    network = trained.network("transform_network", (None, None, 3), (None, None, 3))
+    style_image = read_style(str(trained.folder / "style.png"), trained.config.style_size)
+    return convert_images(source, destination, functools.partial(stylize, network, style_image), skip_bad=skip_bad)
 
 
 # %% Try it
-# One pass for a photo that is three times as large as those it has learnt from. To its left the photo with the
-# painting's colours, which is what the painter was given.
+# A photo of 600 x 400 pixels, stylised in one pass. The training images have 96 x 96 pixels. Left: the input of the
+# network, which is the recoloured photo. Right: the output.
 # >>> from skimage.data import coffee
-# >>> painter, style = load_network(DEMO_RUN, "painter"), read_image(DEMO_RUN / "style.png")
-# >>> given = to_uint8(with_colours(from_uint8(coffee()[None]), style))[0]
-# >>> show(np.stack([given, stylize(painter, style, coffee())]))
+# >>> from common.images import to_uint8
+# >>> network = Run.load(DEMO_RUN, "fast_style_transfer", Config).network("transform_network")
+# >>> style_image = read_style(str(DEMO_RUN / "style.png"))
+# >>> coloured = to_uint8(with_colours(from_uint8(coffee()[None]), style_image))[0]
+# >>> show(np.stack([coloured, stylize(network, style_image, coffee())]))
 
 
 if __name__ == "__main__":
-    presets = {"embedded": Config(), "vgg19": VGG19, "demo": DEMO}
-    run_command(demo, presets=presets, train=experiment, stylize=stylize_file)
+    presets = {"embedded": Config(), "modern": Config(waves=32), "vgg19": VGG19, "demo": DEMO}
+    run_command(demo, presets=presets, train=run, stylize=stylize_files)

@@ -1,99 +1,115 @@
-"""GAN: draw digits from noise with two small dense networks that play against each other.
+"""GAN: generate handwritten digits with two small dense networks, trained against each other.
 
 Paper    Goodfellow et al., "Generative Adversarial Nets", NIPS 2014, arXiv:1406.2661.
-Images   uint8 [n, size, size, channels] at the borders; float32 in [-1, 1] in the networks.
+Images   uint8 [n, size, size, channels] at the API boundary; float32 in [-1, 1] in the networks.
 Latents  float32 [n, latent_dim], standard normal.
 Logits   float32 [n, 1]; positive means real.
-Differs  1. ReLU with a leak, batch normalisation and Adam, of the DCGAN paper (arXiv:1511.06434), in place of maxout
-            and momentum; still dense, with dropout in the discriminator, as the paper's networks for digits are.
-         2. Both networks learn in every step, from one pass of the generator (the paper: k steps of the
-            discriminator for each of the generator, and k = 1 in its experiments).
-Run      python -m recipes.gan                                                the demo: handwritten digits, offline
-         python -m recipes.gan train --data mnist --fetch                     MNIST, fetched once
-         python -m recipes.gan train --data DIR --output-dir runs/mine        your own drawings; again: goes on
+Differs  1. Leaky ReLU, batch normalisation and Adam, as in the DCGAN paper (arXiv:1511.06434), replace maxout and SGD
+            with momentum. As in the paper's MNIST experiments, the networks are dense; the discriminator has dropout.
+         2. Each step updates both networks from one forward pass of the generator. The paper updates the discriminator
+            k times per generator update, with k = 1 in its experiments.
+         3. The demo uses a relativistic loss with gradient penalties on real and generated images (R3GAN, Huang et al.,
+            NeurIPS 2024, arXiv:2501.05441), the exponential moving average (EMA) of the generator's weights (Yazici et
+            al., ICLR 2019, arXiv:1806.04498), and learning rates that decay. These are options, off by default.
+Run      python -m recipes.gan                                           the demo: handwritten digits, offline
+         python -m recipes.gan train --data mnist --fetch                MNIST, downloaded once
+         python -m recipes.gan train --data DIR --output-dir runs/mine   your own images; run again to resume
          python -m recipes.gan generate grid.png --count 64 --run runs/mine
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from common.batches import Batches, batches, mapped, undistorted
-from common.cli import run_command
-from common.datasets import images_of
-from common.digits import sklearn_digits
-from common.errors import InputError
-from common.execution import Execution, adam, draw_part, in_precision, loss_scale
-from common.files import data_file
-from common.health import GAN_SIGNS, sample_diversity
-from common.images import from_uint8, save_grid, save_samples, to_uint8
-from common.lazy import keras, tf
-from common.ranges import BatchSize, BelowOne, Count, Epochs, LearningRate, Range, Seed, Units
-from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
-from common.scores import sample_scores
-from common.training import History, fit, share
+from common.data import Batches, images_of
+from common.images import from_uint8, save_image, to_uint8
+from common.runs import InputError, Range, Run, run_command
+from common.training import Noise, adam, fit
 
 # %% Configuration
-# Nothing here tells the generator what a digit looks like. It learns from the discriminator, which learns from digits
-# and from what the generator makes, so a setting is good when neither leaves the other behind. `units` and
-# `discriminator_units` say how much each can hold. `dropout` makes it hard for the discriminator to know 1,618 digits
-# by heart; without it the demo's Frechet distance was twice as large. `learning_rate` and `beta_1` are those of the
-# DCGAN paper: a short memory suits losses whose target moves.
+# The generator gets no real images. It learns only from the discriminator, so the two networks must stay in balance.
+# `units` and `discriminator_units` set the width of the networks. `dropout` keeps the discriminator from memorising a
+# small training set. The demo uses gradient penalties for this (see Losses). `learning_rate` and `beta_1` are from the
+# DCGAN paper. A small `beta_1` averages gradients over fewer steps. This suits the changing loss functions of a GAN.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """For MNIST; `DEMO` is for the 1,797 digits of scikit-learn."""
+    """Hyperparameters for MNIST. `DEMO` is for 6,000 synthetic digits."""
 
-    size: Annotated[int, Range(4, 512)] = 28  # pixels
-    channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
-    latent_dim: Units = 100
-    units: Units = 256  # of the generator's first hidden layer; the next two have twice and four times as many
-    discriminator_units: Units = 784  # of its first hidden layer; the second has half as many
-    dropout: BelowOne = 0.3  # share of the discriminator's hidden units that it does without in training
-    batch_size: BatchSize = 32
-    learning_rate: LearningRate = 2e-4
-    beta_1: BelowOne = 0.5  # Adam
-    epochs: Epochs = 20
-    seed: Seed = 0
-    execution: Execution = Execution()  # precision, XLA, steps in a call
+    size: Annotated[int, Range(4, 512)] = 28  # side of the images in pixels
+    channels: Literal[1, 3] = 1  # 1: greyscale, 3: colour
+    latent_dim: Annotated[int, Range(1, 65_536)] = 100
+    units: Annotated[int, Range(1, 65_536)] = 256  # width of the first generator layer; doubled in the next two
+    discriminator_units: Annotated[int, Range(1, 65_536)] = 784  # width of the first layer; halved in the second
+    dropout: Annotated[float, Range(0, 0.999999)] = 0.3  # dropout rate of the discriminator
+    batch_size: Annotated[int, Range(1, 65_536)] = 32
+    learning_rate: Annotated[float, Range(0, 10)] = 2e-4  # learning rate of both Adam optimizers
+    beta_1: Annotated[float, Range(0, 0.999999)] = 0.5  # beta_1 of both Adam optimizers
+    final_rate: Annotated[float, Range(0, 1)] = 1.0  # last learning rate / first one; the decay is linear
+    loss: Literal["non_saturating", "relativistic"] = "non_saturating"
+    gradient_penalty: Annotated[float, Range(0, 1e6)] = 0.0  # gamma of R1 and R2 (see Losses); 0: off
+    penalty_fraction: Annotated[float, Range(0.01, 1)] = 1.0  # part of each batch for which the penalties are computed
+    ema_decay: Annotated[float, Range(0, 1)] = 0.0  # EMA of the generator's weights, per step; 0: off
+    epochs: Annotated[int, Range(1, 1_000_000)] = 20
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    synchronized: bool = False  # batch normalisation over the global batch, not per device
+
+    def __post_init__(self) -> None:
+        Range.check(self)
 
 
-DEMO = Config(epochs=200)
+DEMO = Config(
+    latent_dim=64,
+    units=128,
+    discriminator_units=512,
+    dropout=0.0,
+    learning_rate=7e-4,
+    final_rate=0.05,
+    loss="relativistic",
+    gradient_penalty=1.0,
+    penalty_fraction=0.25,
+    ema_decay=0.998,
+    epochs=46,
+)
 DEMO_RUN = Path("runs/gan-demo")
 
 # %% Networks
-# Both networks are dense. The generator turns 100 normal numbers into 784 pixels through three wider and wider
-# layers, each normalised by its batch, and a tanh brings the pixels to [-1, 1]. No layer knows that pixels have
-# neighbours: that strokes hang together is learnt, pixel by pixel, and single bright pixels in the background are
-# where it was not.
+# Both networks are dense. The generator maps 100 normally distributed numbers to 784 pixels, through three hidden
+# layers of increasing width. Each hidden layer is followed by batch normalisation, and tanh limits the pixels to
+# [-1, 1]. A dense network has no information about which pixels are neighbours, so it must learn that strokes are
+# connected. Isolated bright pixels are a typical artefact.
 #
-# The discriminator sees 784 pixels, in any order for all it knows, and answers with one logit. It has no batch
-# normalisation, since a picture should be judged by itself, and does without a part of its units in every step.
+# The discriminator maps 784 pixels to one logit. It has no batch normalisation, so its logit for an image does not
+# depend on the other images in the batch.
 
 
 class Networks(NamedTuple):
-    """Both networks."""
+    """The generator and the discriminator."""
 
     generator: keras.Model  # latents [n, latent_dim] -> images [n, size, size, channels] in [-1, 1]
     discriminator: keras.Model  # images -> logits [n, 1], positive means real
 
 
-@in_precision
 def build(config: Config = Config()) -> Networks:
-    """Return both networks, untrained."""
-    layers, shape = keras.layers, (config.size, config.size, config.channels)
+    """Return the untrained networks."""
+    layers = keras.layers
+    shape = (config.size, config.size, config.channels)
     init = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed))}
 
     x = latents = keras.Input((config.latent_dim,), name="latents")
     for units in (config.units, 2 * config.units, 4 * config.units):
         x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
-        x = layers.BatchNormalization(momentum=0.8, synchronized=config.execution.synchronized)(x)
+        x = layers.BatchNormalization(momentum=0.8, synchronized=config.synchronized)(x)
     x = layers.Dense(int(np.prod(shape)), activation="tanh", dtype="float32", **init)(x)
     generator = keras.Model(latents, layers.Reshape(shape, dtype="float32")(x), name="generator")
 
@@ -102,35 +118,59 @@ def build(config: Config = Config()) -> Networks:
     for units in (config.discriminator_units, max(1, config.discriminator_units // 2)):
         x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
         x = layers.Dropout(config.dropout, seed=config.seed + units)(x)
-    return Networks(generator, keras.Model(images, layers.Dense(1, dtype="float32", **init)(x), name="discriminator"))
+    logits = layers.Dense(1, dtype="float32", **init)(x)
+    return Networks(generator, keras.Model(images, logits, name="discriminator"))
 
 
 # %% Losses
-# The discriminator minimises the cross entropy of two kinds of pictures. The best one there can be answers log p -
-# log q, with p how likely a picture is among real ones and q among generated ones. Its loss is then log 4 - 2 JS(p,
-# q), where JS is the Jensen-Shannon divergence, 0 only where p and q are the same (section 4.1). So a generator that
-# raises the best discriminator's loss comes closer to the data, and at the end that loss is log 4 = 1.39. The
-# generator's own loss is turned round: that of the paper's game is flat where the discriminator is sure that a
-# picture is generated, as it is at the beginning.
+# The discriminator minimises the sum of two binary cross entropies, for real and for generated images. Let p(x) be
+# the density of real images and q(x) the density of generated images. The optimal discriminator has the logit log
+# p(x) - log q(x), and its loss is log 4 - 2 JS(p, q), where JS is the Jensen-Shannon divergence (section 4.1). JS is
+# 0 only if p = q. The loss is then at its maximum, log 4 = 1.39. A generator that maximises this loss therefore
+# reproduces the data distribution.
+#
+# In practice, the generator does not maximise this loss directly. The loss is flat where the discriminator is confident
+# that an image is generated, which is typical early in training. The non-saturating loss has the same optimum, but a
+# strong gradient in this region.
 
 
 def cross_entropy(target: float, logits: tf.Tensor) -> tf.Tensor:
-    """Return the mean cross entropy between sigmoid(logits) and one target for all."""
+    """Return the mean cross entropy between sigmoid(logits) and `target`."""
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), target), logits))
 
 
 def discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
-    """Real is 1 and fake is 0; 2 log 2 = 1.39 when the two cannot be told apart, the aim (section 4.1)."""
+    """Return the sum of the real and fake cross entropies (equation 1). It is 2 log 2 = 1.39 for logits of 0."""
     return cross_entropy(1.0, real_logits) + cross_entropy(0.0, fake_logits)
 
 
 def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The non-saturating loss (section 3): fakes should be called real; log 2 = 0.69 at the aim."""
+    """Return the non-saturating loss (section 3). It is log 2 = 0.69 for logits of 0."""
     return cross_entropy(1.0, fake_logits)
 
 
-# Four kinds of pictures, of which real and generated ones have opposite shares. The best discriminator's loss, then
-# log 4 - 2 JS:
+# The demo uses the loss and the regularisation of R3GAN (Huang et al., arXiv:2501.05441) instead. The relativistic
+# pairing loss compares the logit of each generated image with the logit of a real image. The discriminator minimises
+# softplus(fake - real), and the generator softplus(real - fake). The gradient penalties R1 and R2 (Mescheder et al.
+# 2018, arXiv:1801.04406) are the squared gradients of the logits with respect to real and to generated images. They
+# keep the discriminator smooth, so its dropout is not needed.
+
+
+def pairing_loss(lower: tf.Tensor, higher: tf.Tensor) -> tf.Tensor:
+    """Return the mean of softplus(lower - higher) over pairs of logits (R3GAN, eq. 2). It is log 2 for equal logits."""
+    return tf.reduce_mean(tf.nn.softplus(lower - higher))
+
+
+def squared_gradient(discriminator: keras.Model, images: tf.Tensor) -> tf.Tensor:
+    """Return the squared gradient of each logit with respect to its image, averaged over the images."""
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        logits = discriminator(images, training=True)
+    return tf.reduce_mean(tf.reduce_sum(tf.square(tape.gradient(logits, images)), axis=(1, 2, 3)))
+
+
+# Example: four kinds of images that occur with different frequencies in the real and the generated data. The loss of
+# the optimal discriminator equals log 4 - 2 JS:
 # >>> real, fake = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.1, 0.2, 0.3, 0.4])
 # >>> best, middle = np.log(real / fake).astype(np.float32), (real + fake) / 2
 # >>> divergence = (real * np.log(real / middle) + fake * np.log(fake / middle)).sum() / 2
@@ -139,85 +179,132 @@ def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
 
 
 # %% Training
-# One update draws latents, makes pictures of them, lets the discriminator judge these and real ones, and moves both
-# networks. Calling networks as small as these takes almost as long as computing them, so the loop makes several
-# updates in one call. The demo has 1,618 digits, 50 updates an epoch, and 200 epochs are 10,000 of them.
+# Each step samples latents, generates images from them, and runs the discriminator on generated and on real images. The
+# gradients of both networks are computed before either is updated. Each network has its own Adam optimizer.
 #
-# What is logged: the two losses, and `diversity`, how far a generated picture lies from the nearest other one, beside
-# the same for real pictures. In the demo the discriminator wins at first (0.01, with a generator above 5, in epochs 2
-# to 4), and the run says so; around the eleventh epoch the game opens, and from the fortieth on `discriminator` lies
-# between 1.14 and 1.29, `generator` between 0.87 and 0.99 and `diversity` between 0.98 and 1.12. A discriminator that
-# stays below 0.1 teaches nothing; a diversity below 0.3 means copies. Strokes can be wrong all the same: look at
-# `samples/`, the same latents after every epoch.
+# What is logged: `discriminator` and `generator` are the losses. `diversity` is the median distance from a generated
+# image to the nearest other generated image, divided by the same value for real images. In the first epochs the
+# discriminator dominates: `discriminator` is small, and `generator` is high. In a healthy run with the non-saturating
+# loss, `discriminator` then approaches 1.39 and `generator` 0.69. With the relativistic loss, both approach 0.69. In
+# the demo, `discriminator` settles at about 0.5, `generator` at about 0.9, and `diversity` near 1. If `discriminator`
+# stays below 0.1, the generator stops learning. A `diversity` below 0.3 means mode collapse. No loss measures how good
+# an image looks, so check `samples/`: it shows images from the same latents after each epoch.
+#
+# The weights of a GAN's generator oscillate, because each update of the discriminator changes the loss. With
+# `ema_decay`, `train` also keeps an exponential moving average (EMA) of the weights. It generates the images in
+# `samples/`, and after the last epoch it replaces the weights of the generator.
 
 
-def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Train in place on batches of uint8 images; return each epoch's mean losses."""
+def train(
+    networks: Networks,
+    data: Batches | tf.data.Dataset | np.ndarray,
+    config: Config = Config(),
+    output_dir: Path | None = None,
+    *,
+    steps_per_epoch: int | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train both networks in place.
+
+    Args:
+        networks: from `build`.
+        data: uint8 images [batch, size, size, channels]. With `Batches` or an array, a run resumes exactly where it
+            stopped. Only `Batches` have the held-out images that `diversity` needs. A `tf.data.Dataset` must yield
+            batches; it is not reshuffled, and a resumed run starts a new pass over it.
+        config: the hyperparameters.
+        output_dir: the run folder, for checkpoints and `samples/`. If None, nothing is written.
+        steps_per_epoch: batches per epoch; the default is one pass over the data.
+        on_epoch: called after each epoch with the epoch number and the mean losses.
+
+    Returns:
+        One dictionary of mean losses per epoch.
+    """
+    data = Batches.of(data, config.batch_size, config.seed, steps_per_epoch)
     generator, discriminator = networks
-    g_optimizer, d_optimizer = (
-        adam(config.learning_rate, network.trainable_variables, config.execution, config.beta_1) for network in networks
-    )
-    noise = keras.random.SeedGenerator(config.seed + 1)
+    ema = keras.models.clone_model(generator) if config.ema_decay else generator
+    rate = config.learning_rate
+    if config.final_rate < 1:  # linear decay
+        steps = config.epochs * data.steps_per_epoch
+        rate = keras.optimizers.schedules.PolynomialDecay(rate, steps, config.final_rate * rate)
+    g_optimizer = adam(rate, generator.trainable_variables, config.beta_1)
+    d_optimizer = adam(rate, discriminator.trainable_variables, config.beta_1)
+    noise = Noise(config.seed + 1)
 
     @tf.function
     def step(real: tf.Tensor) -> dict[str, tf.Tensor]:
-        latents = draw_part(keras.random.normal, (tf.shape(real)[0], config.latent_dim), seed=noise)
+        real = from_uint8(real)
+        latents = noise.normal((tf.shape(real)[0], config.latent_dim))
         with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
             fake = generator(latents, training=True)
-            real_logits = discriminator(from_uint8(real), training=True)
-            fake_logits = discriminator(fake, training=True)  # one pass serves both losses
-            g_loss = share(generator_loss(fake_logits))
-            d_loss = share(discriminator_loss(real_logits, fake_logits))
-        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables, loss_scale(g_optimizer))
-        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables, loss_scale(d_optimizer))
+            real_logits = discriminator(real, training=True)
+            fake_logits = discriminator(fake, training=True)
+            if config.loss == "relativistic":
+                g_loss = pairing_loss(lower=real_logits, higher=fake_logits)
+                d_loss = pairing_loss(lower=fake_logits, higher=real_logits)
+            else:
+                g_loss = generator_loss(fake_logits)
+                d_loss = discriminator_loss(real_logits, fake_logits)
+            penalty = 0.0
+            if config.gradient_penalty:
+                count = math.ceil(config.penalty_fraction * config.batch_size)
+                some = tf.concat([real[:count], fake[:count]], axis=0)
+                penalty = config.gradient_penalty * squared_gradient(discriminator, some)  # gamma / 2 (R1 + R2)
+            g_scaled = g_optimizer.scale_loss(g_loss)  # float16 gradients would underflow; `apply` unscales them
+            d_scaled = d_optimizer.scale_loss(d_loss + penalty)
+        g_gradients = g_tape.gradient(g_scaled, generator.trainable_variables)
+        d_gradients = d_tape.gradient(d_scaled, discriminator.trainable_variables)
         g_optimizer.apply(g_gradients, generator.trainable_variables)
         d_optimizer.apply(d_gradients, discriminator.trainable_variables)
+        if config.ema_decay:
+            decay = tf.minimum(config.ema_decay, 1 - 1 / tf.cast(g_optimizer.iterations, tf.float32))  # 0, 1/2, 2/3...
+            for average, weight in zip(ema.variables, generator.variables, strict=True):
+                average.assign(weight + decay * (average - weight))
         return {"generator": g_loss, "discriminator": d_loss}
 
-    def sample(epoch: int) -> dict[str, float]:
+    def sample(epoch: int, losses: dict[str, float]) -> dict[str, float]:
         if output_dir is not None:
-            save_grid(generate(generator, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
-        return {"diversity": sample_diversity(generate(generator, len(real)), real)} if len(real) > 1 else {}
+            save_image(generate(ema, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
+        return data.diversity(functools.partial(generate, ema))
 
-    (real,) = data.held_out
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
-    return fit(
-        step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution, healthy=GAN_SIGNS
-    )
+    state |= {"ema": ema} if config.ema_decay else {}
+    healthy = {  # minimum and maximum healthy value, and the warning for values outside this range
+        "discriminator": (0.1, np.inf, "the discriminator dominates: the generator gets almost no gradient"),
+        "diversity": (0.3, np.inf, "mode collapse: generated images are nearly equal, or training has just begun"),
+    }
+    history = fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch], healthy=healthy)
+    if config.ema_decay:
+        generator.set_weights(ema.get_weights())
+    return history
 
 
 # %% Use
-# Any normal latent gives a picture. A seed stands for the same latents in every epoch and in every run, so that
-# pictures of one seed can be compared. The layers that were normalised by their batch in training now use their
-# running means: a picture does not depend on the others that are drawn with it.
+# The same seed always gives the same latents, so you can compare images across epochs and runs. At inference, batch
+# normalisation uses its moving averages, so an image does not depend on the other images in its batch.
 
 
 def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
-    """Return `count` images, uint8 [count, size, size, channels]; the same seed always asks for the same latents."""
+    """Return `count` generated images, uint8 [count, size, size, channels]; the same seed gives the same images."""
     if count < 1:
         raise InputError(f"count must be 1 or more, got {count}")
     latents = keras.random.normal((count, generator.input_shape[-1]), seed=seed)
-    return to_uint8(mapped(generator, latents))
+    parts = [latents[start : start + 250] for start in range(0, count, 250)]  # limits memory use
+    return np.concatenate([to_uint8(generator(part, training=False)) for part in parts])
 
 
 # %% A whole run
-# The embedded data are the 1,797 digits of scikit-learn, from 13 writers, enlarged to 28 pixels. Every tenth, 179 in
-# all, is held out. As many samples are compared with them by a classifier of digits that comes with the project: the
-# distances between its features (0 is best, but see below), how sure it is of a sample on average, and how evenly the
-# samples fall into the ten classes (an entropy of ln 10 = 2.30 is even). The demo reaches a Frechet distance of 16.7,
-# a confidence of 0.925 and an entropy of 2.28.
-
-
-def sample_digits(config: Config = DEMO) -> np.ndarray:
-    """Return the embedded data: scikit-learn's handwritten digits, uint8 [1797, size, size, 1]."""
-    return sklearn_digits(config.size)[0]
-
-
-# >>> digits = images_of("sample", DEMO.size, DEMO.channels, sample_digits)
+# The built-in data set has 6,000 synthetic handwritten digits of 28 x 28 pixels. One tenth is held out. A bundled digit
+# classifier scores generated images against an equal number of held-out ones:
+#
+# - `frechet_distance` and `kernel_distance` compare the classifier's features of the two sets. Smaller is better.
+#   `real_frechet_distance` compares the held-out digits with as many training digits.
+# - `confidence` is the mean probability of the predicted class. It is about 0.99 for real digits.
+# - `class_entropy` measures how evenly the predicted classes are spread. Its maximum is ln 10 = 2.30.
+# >>> digits = images_of("sample", DEMO.size, DEMO.channels, "digits")
 # >>> show(digits.train[:32], columns=16)
 
 
-def experiment(
+def run(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/gan"),
@@ -225,69 +312,63 @@ def experiment(
     fetch: bool = False,
     accept_data: bool = False,
 ) -> Path:
-    """Read `data`, train or go on, score the samples; leave a run in `output_dir`, return its picture's path."""
-    check_run(output_dir, "gan", config, data, accept_data)
+    """Train on `data` or resume, score generated images, save the run, and return the path of an image grid."""
+    folder = Run(output_dir, "gan", config, data, accept_data)
     networks = build(config)
-    digits = functools.partial(sample_digits, config)
-    examples = images_of(data, config.size, config.channels, digits, skip_bad, fetch)
-    (real,) = examples.held_out(10_000 if config.channels == 1 else 500)
-    stream = batches(examples.train, config.batch_size, config.seed, undistorted(examples), examples.held_out(500))
-    start_run(output_dir, "gan", config, data)
+    images = images_of(data, config.size, config.channels, "digits", skip_bad, fetch)
+    stream = images.batches(config.batch_size, config.seed, held_out=500)
+    folder.start()
     train(networks, stream, config, output_dir)
-    picture = save_grid(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)
-    finish_run(output_dir, networks, lambda: evaluate(networks.generator, real))
-    return picture
+    grid = save_image(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)
+    folder.finish(networks, lambda: images.sample_scores(functools.partial(generate, networks.generator, seed=1)))
+    return grid
 
 
-def evaluate(generator: keras.Model, real: np.ndarray, classifier: Path | None = None) -> dict[str, float | int | str]:
-    """Score as many samples as there are held-out `real` images by a digit classifier; none for colour, or for one."""
-    if real.shape[-1] != 1 or len(real) < 2:
-        return {}
-    samples = generate(generator, len(real), seed=1)
-    return sample_scores(classifier or data_file("digit_classifier.keras"), real, samples)
-
-
-# What the scores are worth is seen when digits that were learnt from stand in for samples. Of these too the distances
-# are far from 0: 179 pictures are few, and 40 of those held out are threes, more than twice their share of the
-# others. So the demo's distances say little, and its confidence, which is 0.98 for real digits, says more. On MNIST,
-# beside half of its 10,000 test images, the two part: 15.0 for samples, 0.4 for the other half.
-# >>> (held_out,) = digits.held_out()
-# >>> sample_scores(data_file("digit_classifier.keras"), held_out, digits.train[4::9][: len(held_out)])
+# For comparison, the scores of real digits instead of generated ones. The distances are not 0, because both sets are
+# small:
+# >>> digits.sample_scores(lambda count: digits.train[4::9][:count])
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
-    """Learn to write the handwritten digits that come with scikit-learn; return the picture of 64 samples."""
-    return experiment("sample", config, output_dir)
+    """Train on synthetic handwritten digits; return the path of a grid of 64 generated images."""
+    return run("sample", config, output_dir)
 
 
 def generate_file(
-    destination: Path, count: Count = 64, seed: Seed = 0, singles: bool = False, run: Path = DEMO_RUN
+    destination: Path,
+    count: Annotated[int, Range(1, 100_000)] = 64,
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0,
+    singles: bool = False,
+    run: Path = DEMO_RUN,
 ) -> Path:
-    """Write samples of a run as one grid or, with `singles`, as one PNG each into the folder `destination`."""
-    config = read_run(run, "gan", Config)
-    generator = load_network(run, "generator", (config.latent_dim,), image_shape(config))
-    return save_samples(generate(generator, count, seed), destination, singles)
+    """Write generated images as one grid or, with `singles`, as one PNG per image in the folder `destination`."""
+    trained = Run.load(run, "gan", Config)
+    generator = trained.network("generator", (trained.config.latent_dim,), trained.image_shape)
+    images = generate(generator, count, seed)
+    if not singles:
+        return save_image(images, destination)
+    for number, image in enumerate(images):
+        save_image(image, destination / f"{number:06d}.png")
+    return destination
 
 
 # %% Try it
-# Eight new digits. Below each stands the digit nearest to it, in pixels, of all that were learnt from: a generator
-# that knew its pictures by heart would show two rows that are the same.
-# >>> from common.latents import great_circle, nearest
+# Top row: eight generated digits. Bottom row: the nearest training image to each, by pixel distance. If the generator
+# had memorised its training data, the rows would be identical.
+# >>> from common.metrics.latents import great_circle, nearest
 # >>>
-# >>> generator = load_network(DEMO_RUN, "generator")
-# >>> drawn = generate(generator, 8, seed=1)
-# >>> places = nearest(digits.train.reshape(-1, DEMO.size**2) / 255, drawn.reshape(-1, DEMO.size**2) / 255, 1)[:, 0]
-# >>> show(np.concatenate([drawn, digits.train[places]]))
+# >>> generator = Run.load(DEMO_RUN, "gan", Config).network("generator")
+# >>> generated = generate(generator, 8, seed=1)
+# >>> training, queries = (images.reshape(-1, DEMO.size**2) / 255 for images in (digits.train, generated))
+# >>> show(np.concatenate([generated, digits.train[nearest(training, queries, 1)[:, 0]]]))
 #
-# A walk through six latents and back to the first, a row from each to the next. Latents of 100 normal numbers all lie
-# near a sphere of radius 10, so the way is along a great circle: a straight line would lead through its inside, where
-# the generator has never been. Digits turn into others within a step or two, and between them is what no writer
-# wrote.
+# Interpolation between six latents: each row goes from one latent to the next, and the last row returns to the first.
+# Standard normal latents with 100 dimensions lie near a sphere of radius 10, so each path follows a great circle. A
+# straight line would pass through the inside of the sphere, where the generator has not been trained.
 # >>> stops = np.random.default_rng(3).standard_normal((6, DEMO.latent_dim)).astype(np.float32)
-# >>> ways = [great_circle(start, end, 9)[:-1] for start, end in zip(stops, np.roll(stops, -1, axis=0), strict=True)]
-# >>> show(to_uint8(mapped(generator, np.concatenate(ways))))
+# >>> paths = [great_circle(start, end, 9)[:-1] for start, end in zip(stops, np.roll(stops, -1, axis=0), strict=True)]
+# >>> show(to_uint8(generator(np.concatenate(paths), training=False)))
 
 
 if __name__ == "__main__":
-    presets = {"mnist": Config(), "demo": DEMO}
-    run_command(demo, presets=presets, train=experiment, generate=generate_file)
+    run_command(demo, presets={"mnist": Config(), "demo": DEMO}, train=run, generate=generate_file)

@@ -1,100 +1,116 @@
-"""Pix2Pix: translate one kind of picture into another, learnt from pairs.
+"""Pix2Pix: translate one kind of image into another, trained on pairs.
 
 Paper    Isola, Zhu, Zhou & Efros, "Image-to-Image Translation with Conditional Adversarial Networks",
          CVPR 2017, arXiv:1611.07004.
-Images   uint8 [height, width, 3] at the borders; float32 [batch, size, size, 3] in [-1, 1] in the networks.
-Logits   float32 [batch, size/8 - 2, size/8 - 2, 1], one for every 70 x 70 pixels; positive means real.
-Differs  1. Normalisation is by the statistics of each image, as the paper's is at its batch size of 1, but for any
-            batch size, and there is none at the 1 x 1 bottleneck, where it would set everything to zero.
-         2. Dropout is on in training only, so that the same picture always gives the same translation.
-         3. Below 256 px the U-Net is as deep as halving down to 1 x 1 allows.
-Run      python -m recipes.pix2pix                                         the demo: drawn streets, offline
-         python -m recipes.pix2pix train --data DIR --output-dir runs/night   your own pairs; again: goes on
-         python -m recipes.pix2pix translate in.png out.png --run runs/night  any size in, the same size out
+Images   uint8 [height, width, 3] at the API boundary; float32 [batch, size, size, 3] in [-1, 1] in the networks.
+Logits   float32 [batch, size/8 - 2, size/8 - 2, 1], one per 70 x 70 patch; positive means real.
+Differs  1. Instance normalisation is used at any batch size. At the paper's batch size of 1, it equals batch
+            normalisation. The innermost layer is not normalised, because normalisation would set a 1 x 1 map to 0.
+         2. Dropout is active only in training, so translations are deterministic.
+         3. Below 256 px, the U-Net has fewer layers: it halves the size until it is odd: 64 to 1, 96 to 3.
+         4. `upsampling="bilinear"` avoids the checkerboard artefacts of transposed convolutions (Odena et al. 2016,
+            distill.pub/2016/deconv-checkerboard). The U-Net then blends its colours with the input by a mask, which it
+            also computes (Pumarola et al. 2018, arXiv:1807.09251, equation 1). The demo uses this, patches of 34 px
+            (`patch_layers`), a GAN weight of 0.1, and `decay`.
+Run      python -m recipes.pix2pix                                         the demo: sketches to portraits, offline
+         python -m recipes.pix2pix train --data streets --preset streets --output-dir runs/streets   labels to photos
+         python -m recipes.pix2pix train --data DIR --output-dir runs/mine   your own pairs; run again to resume
+         python -m recipes.pix2pix translate in.png out.png --run runs/mine  an image of any size
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from common.batches import Batches, batches, jittered
-from common.cli import run_command
-from common.datasets import image_pairs
-from common.errors import InputError
-from common.execution import Execution, adam, in_precision, loss_scale
-from common.images import colour_labels, from_uint8, pad_to_multiple, save_table, to_uint8
-from common.lazy import keras, tf
-from common.ranges import BatchSize, BelowOne, Epochs, Filters, Jitter, LearningRate, Range, Seed, Weight
-from common.runs import check_run, convert_images, finish_run, load_network, read_run, start_run
-from common.scores import pair_scores
-from common.streets import street_pairs
-from common.training import History, fit, share
+from common.data import Batches, image_pairs
+from common.images import convert_images, from_uint8, save_image, to_uint8
+from common.metrics import pair_scores
+from common.runs import Range, Run, run_command
+from common.training import adam, fit
 
 # %% Configuration
-# The settings of the paper, each with its unit or its reason. Two of them decide what is learnt. `l1_weight` pulls
-# every pixel towards the true picture: alone, it gives the mean of all pictures that would fit, which is a blur.
-# `gan_weight` asks that a patch of the translation cannot be told from a patch of a photo: alone, it gives crisp
-# pictures of something else. The paper's 100 to 1 holds the forms by the first and fills them by the second.
+# The defaults are those in the paper. Two hyperparameters determine what the generator learns. `l1_weight` weights the
+# L1 loss, which pulls every pixel towards the target. On its own, this loss gives the mean of all plausible targets,
+# which is blurred. `gan_weight` weights the adversarial loss, which makes each patch look like a patch of a real photo.
+# On its own, this loss gives sharp images that ignore the target. With the paper's ratio of 100 to 1, the L1 loss
+# determines the layout, and the adversarial loss adds texture.
+#
+# `upsampling` sets how the decoder doubles the size of a feature map. The outputs of transposed convolutions, as in the
+# paper, can show a grid. Bilinear interpolation avoids it.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The paper's settings (section 3.3 and appendix 6); `DEMO` is the same recipe made small."""
+    """The hyperparameters of the paper (section 3.3 and appendix 6). `DEMO` is a smaller version."""
 
-    size: Annotated[int, Range(32, 512)] = 256  # pixels, a power of two from 32 to 512
-    base_filters: Filters = 64  # of the layers next to the image; doubles at each halving of the size, up to 8 times
-    dropout: BelowOne = 0.5  # in the first three layers of the decoder
-    jitter: Jitter = 286 / 256  # pairs are enlarged by this factor, then cropped back at random
-    classes: Annotated[int, Range(0, 40)] = 0  # above 0: inputs are maps of class numbers 0 to classes - 1
-    swap: bool = False  # learn from target to input
-    l1_weight: Weight = 100.0
-    gan_weight: Weight = 1.0  # 0 trains on L1 alone, without the discriminator
-    batch_size: BatchSize = 1
-    learning_rate: LearningRate = 2e-4
-    beta_1: BelowOne = 0.5  # Adam
-    epochs: Epochs = 200
-    seed: Seed = 0
-    execution: Execution = Execution()  # precision, XLA, steps in a call
+    size: Annotated[int, Range(32, 512, multiple_of=32)] = 256  # side of the images in pixels
+    base_filters: Annotated[int, Range(1, 1024)] = 64  # filters of the outer layers; up to 8 times that in inner layers
+    upsampling: Literal["transposed", "bilinear"] = "transposed"  # bilinear: resize instead of transposed convolutions
+    patch_layers: Annotated[int, Range(1, 5)] = 3  # 1, 2 or 3: discriminator patches of 16, 34 or 70 px
+    dropout: Annotated[float, Range(0, 0.999999)] = 0.5  # dropout rate of the decoder's first three layers
+    jitter: Annotated[float, Range(1, 4)] = 286 / 256  # enlarge by this factor, then crop and mirror at random
+    classes: Annotated[int, Range(0, 40)] = 0  # above 0: inputs are label maps with values from 0 to classes - 1
+    swap: bool = False  # translate from target to input
+    l1_weight: Annotated[float, Range(0, 1e9)] = 100.0
+    gan_weight: Annotated[float, Range(0, 1e9)] = 1.0  # 0: train with L1 alone, without the discriminator
+    batch_size: Annotated[int, Range(1, 65_536)] = 1
+    learning_rate: Annotated[float, Range(0, 10)] = 2e-4  # learning rate of both Adam optimizers
+    decay: bool = False  # reduce the learning rate to 0 along half a cosine
+    beta_1: Annotated[float, Range(0, 0.999999)] = 0.5  # beta_1 of both Adam optimizers
+    epochs: Annotated[int, Range(1, 1_000_000)] = 200
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        Range.check(self)
 
 
-DEMO = Config(size=64, base_filters=24, dropout=0.0, batch_size=4, learning_rate=1e-3, epochs=26)
+SMALL = Config(upsampling="bilinear", dropout=0.0, batch_size=4, learning_rate=1e-3, decay=True)
+DEMO = replace(SMALL, size=64, base_filters=16, patch_layers=2, jitter=1.0, gan_weight=0.1, epochs=8)
+STREETS = replace(SMALL, size=64, base_filters=24, epochs=26)  # for `--data streets`
 DEMO_RUN = Path("runs/pix2pix-demo")
 
 # %% Networks
-# The generator is a U-Net. An encoder halves the picture until a single place is left, so that every pixel of the
-# result can depend on every pixel of the input; a decoder doubles it again. What is at the same place in both, edges
-# above all, would have to squeeze through the narrow middle, so each layer of the encoder is handed over to the layer
-# of the same size in the decoder.
+# The generator is a U-Net. The encoder downsamples the image to 1 x 1, so each output pixel can depend on every input
+# pixel. The decoder upsamples it to the original size. Each encoder layer has a skip connection to the decoder layer of
+# the same size. Without skip connections, fine detail such as edges would have to pass through the bottleneck. With
+# bilinear upsampling, the input image has a skip connection, too: for each pixel, the last layer computes a colour, and
+# a mask that blends this colour with the input.
 #
-# The discriminator sees the input beside its translation, or beside the truth, and judges patches of 70 x 70 pixels,
-# not the picture: what lies further apart is the business of L1. So it is small, and takes pictures of any size.
+# The discriminator is a PatchGAN. It receives the input image together with either the target or the translation, and
+# classifies each 70 x 70 patch (34 x 34 in the demo) as real or fake. Only the L1 loss controls structure larger than a
+# patch. Because the discriminator is convolutional, it is small and accepts images of any size.
 
 
 class Networks(NamedTuple):
-    """Both networks; inputs of any size that halves often enough."""
+    """The generator and the discriminator. Image sides must be multiples of the generator's downsampling factor."""
 
-    generator: keras.Model  # input [batch, height, width, 3] in [-1, 1] -> translation, alike
-    discriminator: keras.Model  # (input, target or translation) -> logits
+    generator: keras.Model  # input [batch, height, width, 3] in [-1, 1] -> translation, same shape and range
+    discriminator: keras.Model  # [input, target or translation] -> logits
 
 
-@in_precision
 def build(config: Config = Config()) -> Networks:
-    """Return the U-Net and the 70 x 70 PatchGAN, untrained; ValueError for a size that is no power of two."""
-    layers, size = keras.layers, config.size
-    if size & (size - 1):
-        raise InputError(f"size must be a power of two from 32 to 512, got {size}")
+    """Return the untrained U-Net and 70 x 70 PatchGAN."""
+    layers = keras.layers
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds), "use_bias": False}
-    depth = min(size.bit_length() - 1, 8)
-    widths = [config.base_filters * min(2**level, 8) for level in range(depth)]  # next to the image first
+    depth = min((config.size & -config.size).bit_length() - 1, 8)  # halve the size as often as possible
+    widths = [config.base_filters * min(2**level, 8) for level in range(depth)]  # outermost layer first
 
     def normalise(x):
-        return layers.GroupNormalization(groups=-1, epsilon=1e-5)(x)  # -1: each channel of each image
+        return layers.GroupNormalization(groups=-1, epsilon=1e-5)(x)  # groups=-1: instance normalisation
+
+    def upsample(x, filters, **options):
+        if config.upsampling == "transposed":
+            return layers.Conv2DTranspose(filters, 4, 2, "same", **init | options)(x)
+        return layers.UpSampling2D(interpolation="bilinear")(layers.Conv2D(filters, 3, 1, "same", **init | options)(x))
 
     x = inputs = keras.Input((None, None, 3), name="input")
     skips = []
@@ -103,158 +119,193 @@ def build(config: Config = Config()) -> Networks:
         x = layers.LeakyReLU(negative_slope=0.2)(x if level in (0, depth - 1) else normalise(x))
         skips.append(x)
     for level, width in enumerate(reversed(widths[:-1])):
-        x = normalise(layers.Conv2DTranspose(width, 4, 2, "same", **init)(x))
+        x = normalise(upsample(x, width))
         x = layers.Dropout(config.dropout, seed=config.seed + level)(x) if level < 3 else x
         x = layers.ReLU()(layers.Concatenate()([x, skips[depth - 2 - level]]))
-    outputs = layers.Conv2DTranspose(3, 4, 2, "same", activation="tanh", dtype="float32", **init | {"use_bias": True})(
-        x
-    )
+    output = {"dtype": "float32", "use_bias": True}
+    if config.upsampling == "transposed":
+        outputs = upsample(x, 3, activation="tanh", **output)
+    else:
+        detail = layers.Conv2D(config.base_filters, 3, 1, "same", **init)(inputs)
+        x = layers.ReLU()(layers.Add()([upsample(x, config.base_filters, use_bias=True), detail]))
+        x = layers.Conv2D(config.base_filters, 3, 1, "same", activation="relu", **init | {"use_bias": True})(x)
+        x = layers.Conv2D(4, 3, 1, "same", **init | output)(x)
+        colour, mask = keras.ops.tanh(x[..., :3]), keras.ops.sigmoid(x[..., 3:])
+        outputs = mask * colour + (1 - mask) * inputs
     generator = keras.Model(inputs, outputs, name="generator")
 
     pair = [keras.Input((None, None, 3), name=name) for name in ("input", "target")]
     x = layers.Concatenate()(pair)
-    for level, width in enumerate([config.base_filters * factor for factor in (1, 2, 4, 8)]):
-        stride = 2 if level < 3 else 1
+    for level in range(config.patch_layers + 1):
+        width, stride = config.base_filters * min(2**level, 8), 2 if level < config.patch_layers else 1
         x = layers.Conv2D(width, 4, stride, "valid", **init)(layers.ZeroPadding2D(1)(x))
         x = layers.LeakyReLU(negative_slope=0.2)(normalise(x) if level else x)
-    logits = layers.Conv2D(1, 4, 1, "valid", dtype="float32", **init | {"use_bias": True})(layers.ZeroPadding2D(1)(x))
+    logits = layers.Conv2D(1, 4, **init | output)(layers.ZeroPadding2D(1)(x))
     return Networks(generator, keras.Model(pair, logits, name="discriminator"))
 
 
 # %% Losses
-# Two networks learn against each other, each by its own loss, both cross entropies of the discriminator's logits. The
-# generator's is turned round: it could maximise the discriminator's loss, but that is flat as long as the
-# discriminator wins, and it is at the beginning that the generator needs a slope.
+# The two networks have opposite goals. Both losses are cross entropies of the discriminator's logits. The generator
+# uses the non-saturating loss: it maximises the probability that its translations are classified as real. Minimising
+# the probability that they are classified as fake would give almost no gradient at the start of training, when the
+# discriminator easily separates real from fake.
 
 
 def cross_entropy(target: float, logits: tf.Tensor) -> tf.Tensor:
-    """Return the mean cross entropy between sigmoid(logits) and one target for all."""
+    """Return the mean cross entropy between sigmoid(logits) and `target`."""
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), target), logits))
 
 
 def discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
-    """Real is 1 and fake is 0; halved (section 3.3), so log 2 = 0.69 when the two cannot be told apart."""
+    """Return the mean of the real and fake cross entropies (section 3.3). It is log 2 = 0.69 for logits of 0."""
     return 0.5 * (cross_entropy(1.0, real_logits) + cross_entropy(0.0, fake_logits))
 
 
 def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
-    """The non-saturating loss: translations should be called real; 0.69 when the two cannot be told apart."""
+    """Return the non-saturating loss (section 3.3). It is log 2 = 0.69 for logits of 0."""
     return cross_entropy(1.0, fake_logits)
 
 
 def l1_loss(target: tf.Tensor, translation: tf.Tensor) -> tf.Tensor:
-    """Mean absolute difference, of pixels in [-1, 1]."""
+    """Return the mean absolute difference of pixels in [-1, 1] (equation 3)."""
     return tf.reduce_mean(tf.abs(target - translation))
 
 
-# Logits of 0 say "half real, half false" of every patch. Both losses are then log 2, which is what to compare the
-# curves below with:
+# A logit of 0 means that real and fake are equally probable. Both losses are then log 2, as at the start of training:
 # >>> undecided = tf.zeros([1, 6, 6, 1])
 # >>> float(discriminator_loss(undecided, undecided)), float(generator_loss(undecided))
 
 
 # %% Training
-# One step makes a translation, lets the discriminator judge it and the truth, and takes both gradients before either
-# network moves: the forward pass through the generator then serves both, so a step is 1.3 times as fast. Each network
-# has an Adam of its own; a short memory (beta 1 of 0.5) suits losses whose target moves.
+# Each step runs the generator once and the discriminator twice: on the target and on the translation. The gradients of
+# both networks are computed before either is updated, so both losses share one forward pass of the generator. Each
+# network has its own Adam optimizer.
 #
-# What is logged: `l1` is 0.27 after the first epoch of the demo and 0.26 from the second on: pictures go on getting
-# sharper while it stands still. `discriminator` and `generator`, 0.69 where nothing can be told apart, settle at 0.32
-# and 2.1, which is healthy. A discriminator near 0 has won: it then teaches nothing, and more pairs or fewer
-# `base_filters` are what helps. No loss says whether the picture is good: look at `samples/`.
+# What is logged: `l1` (for pixels in [-1, 1]) falls in the first epochs and then stays almost constant, while the
+# images keep getting sharper. `discriminator` and `generator` start near 0.69. In a healthy run, `discriminator`
+# settles between 0.2 and 0.6 and `generator` between 1 and 3. If `discriminator` goes to 0, the discriminator dominates
+# and the generator stops learning: use more pairs, or fewer `base_filters`. In the demo, `gan_weight` is small:
+# `discriminator` falls below 0.1, and `l1` keeps falling. No loss measures how good an image looks, so check
+# `samples/`.
 
 
-def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Train in place on batches of uint8 pairs (input, target); return each epoch's mean losses."""
+def train(
+    networks: Networks,
+    data: Batches | tf.data.Dataset | tuple[np.ndarray, np.ndarray],
+    config: Config = Config(),
+    output_dir: Path | None = None,
+    *,
+    steps_per_epoch: int | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train both networks in place.
+
+    Args:
+        networks: from `build`.
+        data: pairs (input, target), each uint8 [batch, size, size, 3]. With `Batches` or arrays, a run resumes exactly
+            where it stopped. If `Batches` have held-out examples, they are translated and written to `samples/`. A
+            `tf.data.Dataset` must be batched; it is not reshuffled, and a resumed run starts a new pass over it.
+        config: the hyperparameters.
+        output_dir: the run folder, for checkpoints and examples. If None, nothing is written.
+        steps_per_epoch: batches per epoch; the default is one pass over the data.
+        on_epoch: called after each epoch with the epoch number and the mean losses.
+
+    Returns:
+        One dictionary of mean losses per epoch.
+    """
+    data = Batches.of(data, config.batch_size, config.seed, steps_per_epoch)
     generator, discriminator = networks
-    g_optimizer, d_optimizer = (
-        adam(config.learning_rate, network.trainable_variables, config.execution, config.beta_1) for network in networks
-    )
+    learning_rate: float | keras.optimizers.schedules.CosineDecay = config.learning_rate
+    if config.decay:
+        steps = config.epochs * data.steps_per_epoch
+        learning_rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+    g_optimizer = adam(learning_rate, generator.trainable_variables, config.beta_1)
+    d_optimizer = adam(learning_rate, discriminator.trainable_variables, config.beta_1)
 
     @tf.function
     def step(inputs: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
-        inputs, targets = from_uint8(inputs), from_uint8(targets)
+        inputs = from_uint8(inputs)
+        targets = from_uint8(targets)
         with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
             translations = generator(inputs, training=True)
             real_logits = discriminator([inputs, targets], training=True)
-            fake_logits = discriminator([inputs, translations], training=True)  # one pass serves both losses
-            l1, gan = l1_loss(targets, translations), generator_loss(fake_logits)
-            g_loss = share(config.gan_weight * gan + config.l1_weight * l1)
-            d_loss = share(discriminator_loss(real_logits, fake_logits))
-        g_gradients = g_tape.gradient(g_loss, generator.trainable_variables, loss_scale(g_optimizer))
-        d_gradients = d_tape.gradient(d_loss, discriminator.trainable_variables, loss_scale(d_optimizer))
+            fake_logits = discriminator([inputs, translations], training=True)
+            l1 = l1_loss(targets, translations)
+            gan = generator_loss(fake_logits)
+            g_loss = config.gan_weight * gan + config.l1_weight * l1  # equation 4
+            d_loss = discriminator_loss(real_logits, fake_logits)
+            g_scaled = g_optimizer.scale_loss(g_loss)  # float16 gradients would underflow; `apply` unscales them
+            d_scaled = d_optimizer.scale_loss(d_loss)
+        g_gradients = g_tape.gradient(g_scaled, generator.trainable_variables)
+        d_gradients = d_tape.gradient(d_scaled, discriminator.trainable_variables)
         g_optimizer.apply(g_gradients, generator.trainable_variables)
         d_optimizer.apply(d_gradients, discriminator.trainable_variables)
-        return {"l1": share(l1), "generator": share(gan), "discriminator": d_loss}
+        return {"l1": l1, "generator": gan, "discriminator": d_loss}  # unweighted
 
     @tf.function
     def l1_step(inputs: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             l1 = l1_loss(from_uint8(targets), generator(from_uint8(inputs), training=True))
-            loss = share(config.l1_weight * l1)
-        gradients = tape.gradient(loss, generator.trainable_variables, loss_scale(g_optimizer))
-        g_optimizer.apply(gradients, generator.trainable_variables)
-        return {"l1": share(l1)}
+            scaled = g_optimizer.scale_loss(config.l1_weight * l1)
+        g_optimizer.apply(tape.gradient(scaled, generator.trainable_variables), generator.trainable_variables)
+        return {"l1": l1}
 
-    state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
-
-    def sample(epoch: int) -> None:
+    def sample(epoch: int, losses: dict[str, float]) -> None:
         if output_dir is not None and data.held_out:
             inputs, targets = (images[:: max(1, len(images) // 8)][:8] for images in data.held_out)
             path = output_dir / "samples" / f"epoch-{epoch:04d}.png"
             save_pairs(path, inputs, targets, translate_batch(generator, inputs))
 
-    chosen = step if config.gan_weight else l1_step
-    return fit(chosen, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution)
+    state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
+    chosen = step if config.gan_weight > 0 else l1_step
+    return fit(chosen, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
 
 
 # %% Use
-# The U-Net is convolutional, so it takes any size whose sides halve often enough. Others are mirrored at the edges
-# until they do, and the result is cut back.
+# The U-Net is fully convolutional, so it accepts any image whose sides are multiples of its downsampling factor. Other
+# images are padded by mirroring at the right and bottom edges, and the translation is cropped to the original size.
 
 
 def translate(generator: keras.Model, image: np.ndarray) -> np.ndarray:
-    """Translate one uint8 [height, width, 3] image of any size; the result has the same shape and type."""
-    halvings = sum(isinstance(layer, keras.layers.Conv2D) for layer in generator.layers)
-    padded = pad_to_multiple(image, 2**halvings)[None]
-    return to_uint8(generator(from_uint8(padded), training=False))[0, : image.shape[0], : image.shape[1]]
+    """Translate one uint8 [height, width, 3] image of any size; the result has the same shape and dtype."""
+    height, width, _ = image.shape
+    factor = 2 ** sum(isinstance(layer, keras.layers.Conv2D) and layer.strides == (2, 2) for layer in generator.layers)
+    padded = np.pad(image, ((0, -height % factor), (0, -width % factor), (0, 0)), "symmetric")
+    return to_uint8(generator(from_uint8(padded[None]), training=False))[0, :height, :width]
 
 
 def translate_batch(generator: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Translate uint8 [n, height, width, 3] one by one, so that thousands need no more memory than one."""
+    """Translate uint8 images [n, height, width, 3] one at a time, so memory use does not grow with n."""
     return np.stack([translate(generator, image) for image in images])
 
 
-def evaluate(targets: np.ndarray, translations: np.ndarray, mean_image: np.ndarray) -> dict[str, float]:
-    """Score uint8 translations: L1 in [0, 1], PSNR in dB, SSIM; beside them those of one image for all."""
-    blind = pair_scores(targets, np.broadcast_to(mean_image, targets.shape))
-    return pair_scores(targets, translations) | {f"mean_image_{name}": value for name, value in blind.items()}
+def evaluate(targets: np.ndarray, translations: np.ndarray, **baselines: np.ndarray) -> dict[str, float]:
+    """Return L1 in [0, 1], PSNR in dB and SSIM of uint8 translations, and of each baseline: one image, or one each."""
+    scores = pair_scores(targets, translations)
+    for baseline, images in baselines.items():
+        found = pair_scores(targets, np.broadcast_to(images, targets.shape))
+        scores |= {f"{baseline}_{name}": value for name, value in found.items()}
+    return scores
 
 
 def save_pairs(path: Path, inputs: np.ndarray, targets: np.ndarray, translations: np.ndarray) -> Path:
-    """Write a picture of up to eight examples, evenly spaced, a column each."""
+    """Write up to eight evenly spaced examples, one per column."""
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(8, len(inputs))).astype(int))
-    rows = {"input": inputs, "translation": translations, "target": targets}
-    return save_table({name: images[chosen] for name, images in rows.items()}, path, max(1, 128 // inputs.shape[1]))
+    rows = {"input": inputs[chosen], "translation": translations[chosen], "target": targets[chosen]}
+    return save_image(rows, path, zoom=max(1, 128 // inputs.shape[1]))
 
 
 # %% A whole run
-# The embedded data are streets that the project draws: a map of classes (road, building, tree, car, ...), and the
-# photo that belongs to it. A tenth of the pairs is held out, to be scored and shown.
+# The built-in data set consists of synthetic portraits and coloured sketches of them: ink lines over a wash of flat
+# colours. 10 % of the pairs are held out for the scores and the example images. The scores of the mean image and of the
+# unchanged input are baselines. `--data streets` selects label maps and photos of streets instead. They are a harder
+# exercise, because label maps leave colour and texture open.
+# >>> from common.samples import sketch_pairs
+# >>> sketches, portraits = sketch_pairs(8, DEMO.seed, DEMO.size)
+# >>> show(np.concatenate([sketches, portraits]))
 
 
-def sample_streets(config: Config = DEMO) -> tuple[np.ndarray, np.ndarray]:
-    """Return the embedded data: coloured maps and photos of streets on clear days, uint8 [n, size, size, 3] each."""
-    labels, photos = street_pairs(440, config.size, config.seed, clear=True)  # a tenth is held out
-    return colour_labels(labels), photos
-
-
-# >>> labels, photos = street_pairs(16, DEMO.size, DEMO.seed, clear=True)
-# >>> maps = colour_labels(labels)
-# >>> show(np.concatenate([maps[:8], photos[:8]]))
-
-
-def experiment(
+def run(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/pix2pix"),
@@ -262,44 +313,51 @@ def experiment(
     fetch: bool = False,
     accept_data: bool = False,
 ) -> Path:
-    """Read `data`, train or go on, score what was held out; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "pix2pix", config, data, accept_data)
+    """Train on `data` or resume, score held-out pairs, save the run, and return the path of an image grid."""
+    folder = Run(output_dir, "pix2pix", config, data, accept_data)
     networks = build(config)
-    sample = functools.partial(sample_streets, config)
-    examples = image_pairs(data, config.size, sample, config.classes, config.swap, skip_bad, fetch)
-    inputs, targets = held_out = examples.held_out()
-    load = jittered(examples, config.size, config.jitter)
-    stream = batches(examples.train, config.batch_size, config.seed, load, held_out)
-    start_run(output_dir, "pix2pix", config, data)
+    pairs = image_pairs(data, config.size, "sketches", config.classes, config.swap, skip_bad, fetch, config.seed)
+    stream = pairs.batches(config.batch_size, config.seed, size=config.size, jitter=config.jitter)
+    inputs, targets = pairs.held_out()
+    folder.start()
     train(networks, stream, config, output_dir)
     translations = translate_batch(networks.generator, inputs)
-    picture = save_pairs(output_dir / "translations.png", inputs, targets, translations)
-    finish_run(output_dir, networks, lambda: evaluate(targets, translations, examples.mean_of_train()[1]))
-    return picture
+    image = save_pairs(output_dir / "translations.png", inputs, targets, translations)
+    mean_image = pairs.mean_of_train()[1]
+    folder.finish(networks, lambda: evaluate(targets, translations, mean_image=mean_image, unchanged=inputs))
+    return image
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
-    """Learn to turn label maps of drawn streets into photos; return the picture of held-out ones."""
-    return experiment("sample", config, output_dir)
+    """Train on sketches and portraits of synthetic faces; return the path of a grid of held-out examples."""
+    return run("sample", config, output_dir)
 
 
-def translate_file(source: Path, destination: Path, run: Path = DEMO_RUN, skip_bad: bool = False) -> Path:
-    """Translate an image, or every image of a folder into a folder, with the generator of a run."""
-    config = read_run(run, "pix2pix", Config)
-    convert = functools.partial(translate, load_network(run, "generator", (None, None, 3), (None, None, 3)))
-    return convert_images(source, destination, convert, 0 if config.swap else config.classes, skip_bad)
+def translate_files(source: Path, destination: Path, run: Path = DEMO_RUN, skip_bad: bool = False) -> Path:
+    """Translate an image, or every image in a folder, with the generator of a run."""
+    trained = Run.load(run, "pix2pix", Config)
+    generator = trained.network("generator", (None, None, 3), (None, None, 3))
+    classes = 0 if trained.config.swap else trained.config.classes
+    return convert_images(source, destination, functools.partial(translate, generator), classes, skip_bad)
 
 
 # %% Try it
-# The generator translates whatever it is given, so labels can be changed. A street that training never had; the same
-# with its cars taken away; and with every building made a tree. Below stands what becomes of each.
-# >>> from common.streets import BUILDING, CAR, ROAD, TREE
-# >>> generator = load_network(DEMO_RUN, "generator")
-# >>> labels, _ = street_pairs(1, DEMO.size, DEMO.seed, first=455, clear=True)
-# >>> emptied, grown = np.where(labels == CAR, ROAD, labels), np.where(labels == BUILDING, TREE, labels)
-# >>> maps = colour_labels(np.concatenate([labels, emptied, grown]).astype(np.uint8))
-# >>> show(np.concatenate([maps, translate_batch(generator, maps)]).repeat(3, axis=1).repeat(3, axis=2), columns=3)
+# The generator translates any sketch, so you can draw on it. Top row: a sketch that is not in the training data, the
+# same sketch with the hair painted blond, and with glasses drawn in ink. Bottom row: the translations. In the browser,
+# `python -m recipes app` lets you draw with the mouse.
+# >>> from common.samples.sketches import INK
+# >>> generator = Run.load(DEMO_RUN, "pix2pix", Config).network("generator")
+# >>> sketch = sketch_pairs(3, 1, DEMO.size)[0][2]
+# >>> rows, columns = np.mgrid[: DEMO.size, : DEMO.size]
+# >>> is_hair = np.abs(sketch.astype(int) - sketch[12, 32]).max(axis=-1) < 34
+# >>> is_hair &= np.hypot((rows - 41) / 29, (columns - 33) / 14.5) > 1  # outside the face
+# >>> blond = np.where(is_hair[..., None], sketch + np.array([120, 110, 75]), sketch).clip(0, 255).astype(np.uint8)
+# >>> rings = [np.abs(np.hypot(rows - 28, columns - eye) - 6) < 0.9 for eye in (31, 45)]
+# >>> glasses = np.where((rings[0] | rings[1])[..., None], 255 * INK, sketch).astype(np.uint8)
+# >>> sketches = np.stack([sketch, blond, glasses])
+# >>> show(np.concatenate([sketches, translate_batch(generator, sketches)]).repeat(3, 1).repeat(3, 2), columns=3)
 
 
 if __name__ == "__main__":
-    run_command(demo, presets={"paper": Config(), "demo": DEMO}, train=experiment, translate=translate_file)
+    presets = {"paper": Config(), "demo": DEMO, "streets": STREETS}
+    run_command(demo, presets=presets, train=run, translate=translate_files)

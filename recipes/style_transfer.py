@@ -1,324 +1,326 @@
-"""Style transfer: paint one picture in the manner of another, by moving its pixels before a network.
+"""Style transfer: give a photo the style of a painting by optimising its pixels.
 
 Paper    Gatys, Ecker & Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016,
-         doi:10.1109/CVPR.2016.265 (arXiv:1508.06576); colours: Gatys et al. 2016, arXiv:1606.05897; from coarse to
-         fine: Gatys et al., CVPR 2017, arXiv:1611.07865, section 6.
-Images   uint8 [height, width, 3] at the borders; float32 in [-1, 1] before the network.
-Differs  1. The content first gets the painting's colours, as `--colours matched` says, or keeps its own in the end.
-         2. Small first, then larger: strokes become longer, and most of the work is done where it is cheap.
-         3. Losses are shares of what is wanted, so that one weight fits all layers and networks.
-         4. L-BFGS forgets at every save what it knew of curvature, so that a run goes on bit for bit.
-Run      python -m recipes.style_transfer                                the demo: a photo and a drawn texture, offline
+         doi:10.1109/CVPR.2016.265 (arXiv:1508.06576). Colours: Gatys et al. 2016, arXiv:1606.05897. Coarse-to-fine
+         optimisation: Gatys et al., CVPR 2017, arXiv:1611.07865, section 6.
+Images   uint8 [height, width, 3] at the API boundary; float32 in [-1, 1] in the network.
+Differs  1. The photo first gets the painting's colours (`matched`), or the result keeps the photo's colours (`kept`).
+         2. The image is optimised at a small size first, then at larger ones. This gives longer strokes in less time.
+         3. Losses are relative errors, so the same weights suit all layers and networks.
+         4. L-BFGS discards its history after each checkpoint, so a resumed run gives exactly the same result.
+Run      python -m recipes.style_transfer                                the demo: a photo and a painting, offline
          python -m recipes.style_transfer stylize photo.jpg out.png --style painting.jpg
          python -m recipes.style_transfer stylize photo.jpg out.png --style a.jpg=2,b.jpg=1 --colours kept
-         python -m recipes.style_transfer stylize photo.jpg out.png --style a.jpg --preset vgg19 --fetch    as the paper
-         python -m recipes.style_transfer train --data photo.jpg --style a.jpg --output-dir runs/a   stopped? goes on
+         python -m recipes.style_transfer stylize photo.jpg out.png --style a.jpg --preset vgg19 --fetch    with VGG19
+         python -m recipes.style_transfer train --data photo.jpg --style a.jpg --output-dir runs/a   run again to resume
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from common.canvas import (
-    Painting,
-    canvas_of,
-    enlarged,
-    keep_colours,
-    keeping,
-    least_side,
-    match_colours,
-    read_painting,
-    resume_painting,
-    save_painting,
-    smaller,
-    weighted_names,
-    with_absolute_paths,
-)
-from common.cli import run_command
-from common.errors import InputError
-from common.imagenet import frozen_features
-from common.images import from_uint8, image_suffix, resize_image, save_row, to_uint8, write_image
-from common.lazy import keras, tf
-from common.ranges import Epochs, LearningRate, Range, Seed, Weight
-from common.runs import check_run, check_settings, finish_run, start_run
-from common.training import History
+from common.images import check_image_path, from_uint8, resize_image, save_image, to_uint8
+from common.runs import Range, Run, frozen_features, run_command
+from common.training import ImageProgress, Painting, layer_weights
 
 # %% Configuration
-# Three weights decide. `content_weight` holds the photo, `style_weight` asks for the painting's strokes, `variation`
-# smooths what both leave rough. Since each loss is a share of what is wanted, these weights mean the same before any
-# network; raise `style_weight` by factors of three until the photo is as far gone as you like. `style_layers` set the
-# size of what is copied: the first layers know dots and edges, the later ones strokes and swirls. `colours` keeps the
-# photo's own, or gives it the painting's before anything else, which makes the largest difference of all. Large
-# pictures are painted small first (`scales`): a network sees only so far, and what it should call a stroke must not
-# be larger than that.
+# `content_weight` preserves the photo, `style_weight` adds the style of the painting, and `variation_weight` smooths
+# the result. Each loss is a relative error, so the weights have the same meaning for every network. For a stronger
+# style, multiply `style_weight` by 3, more than once if needed. `style_layers` sets the scale of the transferred
+# patterns: early layers respond to dots and edges, later layers to strokes and swirls. `colours` has the largest
+# effect: the result takes the painting's colours or keeps the photo's. Large images are first optimised at a smaller
+# size (`scales`), because the receptive field limits the length of a stroke.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Before the embedded network; `VGG19` has the paper's layers (section 3)."""
+    """Hyperparameters for the bundled network. `VGG19` uses the paper's layers (section 3)."""
 
-    style: str = "sample"  # FILE or FILE=SHARE, separated by commas; colours are the first one's; sample: drawn
-    network: str = "embedded"  # VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; or file: any Keras model
-    weights: str = ""  # imagenet, or a file of weights for that network; for file a .keras file
-    content_layers: str = "conv3_2"  # NAME or NAME=WEIGHT, separated by commas: whose maps should stay
-    style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # whose Gram matrices count
-    content_weight: Weight = 1.0
-    style_weight: Weight = 60.0
-    variation: Weight = 100.0  # weight of total variation, which smooths
-    colours: Literal["matched", "kept", "free"] = "matched"  # to the painting's first; or the content's at the end
+    style: str = "sample"  # FILE or FILE=WEIGHT, comma-separated; the first file sets the colours; sample: a painting
+    network: str = "embedded"  # or VGG19, InceptionV3, NASNetMobile, MobileNetV2, ResNet50; file: any Keras model
+    weights: str = ""  # imagenet, or a weights file for that network; with file: a .keras file
+    content_layers: str = "conv3_2"  # layers of the content loss: NAME or NAME=WEIGHT, comma-separated
+    style_layers: str = "conv1_1,conv1_2,conv2_1,conv2_2,conv3_1,conv3_2,conv4_1,conv4_2"  # layers of the style loss
+    content_weight: Annotated[float, Range(0, 1e9)] = 1.0
+    style_weight: Annotated[float, Range(0, 1e9)] = 60.0
+    variation_weight: Annotated[float, Range(0, 1e9)] = 100.0  # total variation weight; higher values: smoother images
+    colours: Literal["matched", "kept", "free"] = "matched"  # match the painting's, keep the photo's, or do neither
     start: Literal["content", "style", "noise"] = "content"
-    size: Annotated[int, Range(0, 16_384)] = 512  # most pixels of the longer side; 0: as the photo is
-    scales: Annotated[int, Range(1, 8)] = 2  # sizes that are painted one after another, each twice the one before
+    size: Annotated[int, Range(0, 16_384)] = 512  # maximum length of the longer side in pixels; 0: the photo's size
+    scales: Annotated[int, Range(1, 8)] = 2  # number of image sizes, smallest first; each is twice the previous one
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
-    learning_rate: LearningRate = 0.02  # of Adam, in [-1, 1]
-    steps: Annotated[int, Range(1, 100_000)] = 40  # times that the losses are computed in an epoch
-    epochs: Epochs = 2  # of each size; after each there is a picture, and a save
-    seed: Seed = 0  # of the noise
+    learning_rate: Annotated[float, Range(0, 10)] = 0.02  # learning rate of Adam, for pixels in [-1, 1]
+    steps: Annotated[int, Range(1, 100_000)] = 40  # loss evaluations per epoch
+    epochs: Annotated[int, Range(1, 1_000_000)] = 2  # epochs per size; the image is saved after each epoch
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0  # seed of the initial image if `start` is noise
+
+    def __post_init__(self) -> None:
+        """Check all ranges."""
+        Range.check(self, size=Range(32 if self.size else 0, 16_384))
 
 
-DEMO = Config(size=384)
+DEMO = Config()
 VGG19_STYLE = ",".join(f"block{stage}_conv1" for stage in range(1, 6))
 VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block4_conv2", style_layers=VGG19_STYLE)
 DEMO_RUN = Path("runs/style_transfer-demo")
 
 # %% Networks
-# A network that has learnt to tell pictures apart describes them in layers: edges, then textures, then parts. Here it
-# only looks, and never learns; what changes are the pixels before it. The embedded one is small (840,352 weights) and
-# was trained by this project to tell textures and patches of photos apart, which is what a style needs. The paper's
-# is VGG19.
+# Early layers of an image classifier respond to edges, later layers to textures and object parts. Here the network is
+# frozen; only its input image is optimised. The bundled network (`embedded`) is small. It was trained to recognise
+# textures and patches of photos, because a style consists of such patterns. The paper uses VGG19.
 
 
 class Networks(NamedTuple):
-    """What looks; it does not learn."""
+    """The frozen loss network."""
 
-    features: keras.Model  # images [n, height, width, 3] in [-1, 1] -> maps of the content layers, then of the style's
+    features: keras.Model  # images [n, height, width, 3] in [-1, 1] -> feature maps: content layers, then style layers
 
 
 def build(config: Config = Config()) -> Networks:
-    """Return the network, which gives the maps of all layers that count. Raises ValueError for layers it has not."""
-    return networks_of(config)
+    """Return a network that outputs the content and style feature maps. Raises InputError for an unknown layer."""
+    return build_networks(config)
 
 
-def networks_of(config: Config, fetch: bool = False) -> Networks:
-    """Do the same; Keras may `fetch` the weights."""
-    check_settings(config)
-    if config.size and config.size < 32:
-        raise InputError(f"size must be at least 32, got {config.size}")
-    layers = [*weighted_names(config.content_layers), *weighted_names(config.style_layers)]
+def build_networks(config: Config, fetch: bool = False) -> Networks:
+    """Like `build`, but `fetch` allows Keras to download the weights."""
+    layers = [config.content_layers, config.style_layers]
     return Networks(frozen_features(config.network, config.weights, layers, fetch))
 
 
 # %% Losses
-# Content is where things are: the maps of a late layer, compared place by place with the photo's. Style is what
-# occurs together, wherever it is: Gram matrices, the mean products of every two channels, compared with the
-# painting's. Both are divided by the square of what is wanted, so a picture in which nothing is seen has a loss of 1
-# and a perfect one of 0.
+# The content loss compares feature maps of the image and of the photo, position by position. The style loss compares
+# Gram matrices of the image and of the painting. A Gram matrix contains the mean product of every pair of channels.
+# Each loss is divided by the squared norm of its target, so it is 1 if all features are 0, and 0 for a perfect match.
 
 LOSSES = ("content", "style", "variation", "loss")
 
 
 def gram(maps: tf.Tensor) -> tf.Tensor:
-    """Return the mean products of every two channels over all places: [1, height, width, c] -> [c, c] (equation 3)."""
+    """Return the mean product of every pair of channels (equation 3): [1, height, width, c] -> [c, c]."""
     flat = tf.reshape(maps, [-1, maps.shape[-1]])
     return tf.matmul(flat, flat, transpose_a=True) / tf.cast(tf.shape(flat)[0], tf.float32)
 
 
-# By hand: two channels at two places, (1, 2) and (3, 4). Their mean products are (1 + 9) / 2 = 5, (2 + 12) / 2 = 7
-# and (4 + 16) / 2 = 10. Where the places lie does not matter, only what occurs together with what: that is the style.
+# Two channels have the values (1, 2) at one position and (3, 4) at another. Their mean products are (1 + 9) / 2 = 5,
+# (2 + 12) / 2 = 7 and (4 + 16) / 2 = 10. These products do not depend on the order of the positions, but only on which
+# channels are active together.
 # >>> gram(tf.constant([[[[1.0, 2.0], [3.0, 4.0]]]]))
 
 
-def share_left(found: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
-    """Return the squared distance of two tensors as a share of the square of the second; 0 where that is 0."""
+def relative_error(found: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    """Return ||found - wanted||^2 / ||wanted||^2; 0 where `wanted` is 0."""
     return tf.math.divide_no_nan(tf.reduce_sum((found - wanted) ** 2), tf.reduce_sum(wanted**2))
 
 
-def total_variation(picture: tf.Tensor) -> tf.Tensor:
-    """Return the mean square of the steps between neighbours, across and down, of [1, height, width, 3]."""
-    across, down = picture[:, :, 1:] - picture[:, :, :-1], picture[:, 1:] - picture[:, :-1]
+def total_variation(image: tf.Tensor) -> tf.Tensor:
+    """Return the mean squared difference of horizontal neighbours plus that of vertical neighbours."""
+    across = image[:, :, 1:] - image[:, :, :-1]
+    down = image[:, 1:] - image[:, :-1]
     return tf.reduce_mean(across**2) + tf.reduce_mean(down**2)
 
 
 def make_losses(networks: Networks, painting: Painting, config: Config) -> Callable:
-    """Return a function, compiled once: a picture [1, height, width, 3] -> its losses [4], gradient of the last.
+    """Return a compiled function: image [1, height, width, 3] -> losses [4] and the gradient of the last loss.
 
-    The losses are of content, style and variation, and the sum of all three with the weights of the settings.
+    The losses are content, style, total variation, and the weighted sum of these three.
     """
     (features,) = networks
-    layers = [list(weighted_names(names).values()) for names in (config.content_layers, config.style_layers)]
-    content_weights, style_weights = (tf.constant(each) / sum(each) for each in layers)
+    weights = [list(layer_weights(layers).values()) for layers in (config.content_layers, config.style_layers)]
+    content_weights, style_weights = (tf.constant(each) / sum(each) for each in weights)
+    loss_weights = [config.content_weight, config.style_weight, config.variation_weight]
     first = len(content_weights)
-    weights = [config.content_weight, config.style_weight, config.variation]
-    wanted = features(from_uint8(painting.content[None]), training=False)[:first]
-    grams = [tf.constant(0.0)] * len(style_weights)
-    for style, share in painting.styles:
-        maps = features(from_uint8(style[None]), training=False)[first:]
-        grams = [sum_so_far + share * gram(seen) for sum_so_far, seen in zip(grams, maps, strict=True)]
+    content_maps = features(from_uint8(painting.content[None]), training=False)[:first]
+    style_grams = [tf.constant(0.0)] * len(style_weights)
+    for image, weight in painting.styles:
+        maps = features(from_uint8(image[None]), training=False)[first:]
+        style_grams = [total + weight * gram(each) for total, each in zip(style_grams, maps, strict=True)]
 
     @tf.function
-    def losses(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def losses(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
-            tape.watch(picture)
-            maps = features(picture, training=False)
-            kept = [share_left(found, target) for found, target in zip(maps[:first], wanted, strict=True)]
-            painted = [share_left(gram(found), target) for found, target in zip(maps[first:], grams, strict=True)]
-            content, style = tf.reduce_sum(content_weights * kept), tf.reduce_sum(style_weights * painted)
-            parts = tf.stack([content, style, total_variation(picture)])
-            total = tf.reduce_sum(weights * parts)
-        return tf.concat([parts, [total]], 0), tape.gradient(total, picture)
+            tape.watch(image)
+            maps = features(image, training=False)
+            content = [relative_error(found, wanted) for found, wanted in zip(maps[:first], content_maps, strict=True)]
+            style = [
+                relative_error(gram(found), wanted) for found, wanted in zip(maps[first:], style_grams, strict=True)
+            ]
+            content_loss = tf.reduce_sum(content_weights * content)  # equation 1
+            style_loss = tf.reduce_sum(style_weights * style)  # equation 5
+            parts = tf.stack([content_loss, style_loss, total_variation(image)])
+            total = tf.reduce_sum(loss_weights * parts)  # equation 7
+        return tf.concat([parts, [total]], 0), tape.gradient(total, image)
 
     return losses
 
 
-# %% Training: of pixels
-# The picture itself is the variable. L-BFGS, which remembers the last ten gradients and guesses the curvature from
-# them, gets further in the same time than Adam does, and has no rate to choose. It works in float64 on all pixels at
-# once.
+# %% Training of pixels
+# The optimised variable is the image itself. L-BFGS estimates the curvature from the last ten gradients. It reaches
+# lower losses than Adam in the same time, and needs no learning rate. It optimises all pixels jointly, in float64.
 #
-# What is logged, after each epoch of `steps` evaluations: `style`, the share of the painting's Gram matrices that is
-# still missing: 1.29 for the demo's photo, 0.008 at its end. `content` rises from 0, since the photo is where it
-# starts, to 0.54 there; at 1 nothing of it would be left. `loss` is the weighted sum, which falls within a size.
+# What is logged after each epoch of `steps` loss evaluations: `style`, the relative error of the Gram matrices, falls
+# by a factor of 100 or more. `content` rises from 0, because the optimisation starts at the photo; a value of 1 would
+# mean that none of the photo's content is left. `loss`, the weighted sum, falls until the image size changes.
 
 
-def train(networks: Networks, data: Painting, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Paint in place, `data.picture`; return a row of losses for every epoch. Goes on from what `output_dir` holds."""
-    from tqdm import tqdm
+def train(
+    networks: Networks, data: Painting, config: Config = Config(), output_dir: Path | None = None
+) -> list[dict[str, float]]:
+    """Optimise `data.image` in place.
 
-    improve = {"lbfgs": by_lbfgs, "adam": by_adam}[config.optimizer]
-    start = {"content": data.content, "style": resize_image(data.styles[0][0], *data.content.shape[:2])}
-    start["noise"] = np.random.default_rng(config.seed).integers(0, 256, data.content.shape).astype(np.uint8)
-    least = least_side(networks.features, data.content, *(image for image, _ in data.styles))
-    history, picture = resume_painting(output_dir)
-    bar = tqdm(total=config.scales * config.epochs * config.steps, desc="painting", unit="step", disable=None)
-    with keeping(output_dir, history), bar:
-        bar.update(len(history) * config.steps)
-        for factor in (2**halvings for halvings in reversed(range(config.scales))):
-            styles = [(smaller(image, factor, least), share) for image, share in data.styles]
-            first, content = (smaller(image, factor, least) for image in (start[config.start], data.content))
-            pixels = max(content.shape)
-            if history and history[-1]["pixels"] > pixels:
+    Args:
+        networks: from `build`.
+        data: the image to optimise, the photo (`content`) and the style images.
+        config: the hyperparameters.
+        output_dir: the run folder. The image is saved there after each epoch, and a later call resumes from the newest
+            checkpoint. If None, nothing is written.
+
+    Returns:
+        One row of losses per epoch.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+        InputError: an image is too small for the network.
+    """
+    optimize = by_lbfgs if config.optimizer == "lbfgs" else by_adam
+    smallest = data.smallest_side(networks.features)
+    start = Painting(first_image(data, config), data.content, data.styles)
+    steps = config.scales * config.epochs * config.steps
+    with ImageProgress(output_dir, "painting", steps, config.steps) as progress:
+        for scale in reversed(range(config.scales)):
+            small = start.shrunk(2**scale, smallest)
+            pixels = max(small.content.shape)
+            if progress.history and progress.history[-1]["pixels"] > pixels:
                 continue
-            losses = make_losses(networks, Painting(first, content, styles), config)
-            picture = enlarged(picture, *content.shape[:2]) if len(picture) else from_uint8(first).numpy()
+            losses = make_losses(networks, small, config)
 
-            def told(x: tf.Tensor, losses: Callable = losses) -> tuple[tf.Tensor, tf.Tensor]:
-                parts, gradient = losses(x)
+            def evaluate(image: tf.Tensor, losses: Callable = losses) -> tuple[tf.Tensor, tf.Tensor]:
+                parts, gradient = losses(image)
                 if not np.isfinite(parts).all():
-                    raise FloatingPointError(f"the losses became {parts}: choose smaller weights or rates")
-                bar.set_postfix_str(f"content {parts[0]:.3f}, style {parts[1]:.4f}", refresh=False)
-                bar.update()
+                    raise FloatingPointError(f"the losses became {parts}: lower the loss weights or the learning rate")
+                progress.step(f"content {parts[0]:.3f}, style {parts[1]:.4f}")
                 return parts, gradient
 
-            for _ in range(sum(row["pixels"] == pixels for row in history), config.epochs):
-                started = time.monotonic()
-                picture = improve(told, picture, config)
-                found = dict(zip(LOSSES, map(float, losses(picture[None])[0]), strict=True))
-                found |= {"pixels": pixels, "seconds": time.monotonic() - started}
-                history.append({"epoch": len(history) + 1} | found)
-                save_painting(output_dir, history, picture)
-    data.picture[:] = to_uint8(enlarged(picture, *data.content.shape[:2]))
-    return history
+            is_first = not len(progress.image)
+            image = from_uint8(small.image).numpy() if is_first else progress.resized(*small.content.shape[:2])
+            for _ in range(sum(row["pixels"] == pixels for row in progress.history), config.epochs):
+                image = optimize(evaluate, image, config)
+                row = dict(zip(LOSSES, map(float, losses(image[None])[0]), strict=True))
+                progress.save(image, **row, pixels=pixels)
+    data.image[:] = to_uint8(progress.resized(*data.content.shape[:2]))
+    return progress.history
 
 
-def by_lbfgs(losses: Callable, picture: np.ndarray, config: Config) -> np.ndarray:
-    """Return a picture, [height, width, 3], after about so many evaluations of L-BFGS (Gatys, section 2.3)."""
+def first_image(painting: Painting, config: Config) -> np.ndarray:
+    """Return the initial image of the optimisation, uint8 [height, width, 3]."""
+    shape = painting.content.shape
+    if config.start == "noise":
+        return np.random.default_rng(config.seed).integers(0, 256, shape).astype(np.uint8)
+    return painting.content if config.start == "content" else resize_image(painting.styles[0][0], *shape[:2])
+
+
+def by_lbfgs(losses: Callable, image: np.ndarray, config: Config) -> np.ndarray:
+    """Optimise an image [height, width, 3] with L-BFGS and about `steps` loss evaluations (section 2.3)."""
     from scipy.optimize import minimize
 
-    def scaled(point: np.ndarray) -> tuple[float, np.ndarray]:
-        parts, gradient = losses(tf.constant(point.reshape(1, *picture.shape), tf.float32))
+    def loss_and_gradient(point: np.ndarray) -> tuple[float, np.ndarray]:
+        parts, gradient = losses(tf.constant(point.reshape(1, *image.shape), tf.float32))
         return float(parts[-1]), gradient.numpy().ravel().astype(np.float64)
 
     options = {"maxfun": config.steps - 1, "maxiter": config.steps, "maxcor": 10, "ftol": 0, "gtol": 0}
-    found = minimize(scaled, picture.ravel().astype(np.float64), jac=True, method="L-BFGS-B", options=options)
-    return np.clip(found.x.reshape(picture.shape).astype(np.float32), -1, 1)
+    start = image.ravel().astype(np.float64)
+    found = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
+    return np.clip(found.x.reshape(image.shape).astype(np.float32), -1, 1)
 
 
-def by_adam(losses: Callable, picture: np.ndarray, config: Config) -> np.ndarray:
-    """Return a picture, [height, width, 3], after so many steps of Adam."""
-    canvas, optimizer = keras.Variable(picture[None]), keras.optimizers.Adam(config.learning_rate)
+def by_adam(losses: Callable, image: np.ndarray, config: Config) -> np.ndarray:
+    """Optimise an image [height, width, 3] with `steps` steps of Adam."""
+    variable = keras.Variable(image[None])
+    optimizer = keras.optimizers.Adam(config.learning_rate)
     for _ in range(config.steps):
-        _, gradient = losses(tf.convert_to_tensor(canvas.value))
-        optimizer.apply([gradient], [canvas])
-        canvas.assign(tf.clip_by_value(canvas.value, -1, 1))
-    return canvas.numpy()[0]
+        _, gradient = losses(tf.convert_to_tensor(variable.value))
+        optimizer.apply([gradient], [variable])
+        variable.assign(tf.clip_by_value(variable.value, -1, 1))
+    return variable.numpy()[0]
 
 
 # %% Use
-# Colours come first: a photo in blue cannot be painted in ochre by strokes alone. So the photo's colours are moved to
-# the mean and the covariance of the painting's before the first step, or, where they should stay, only the brightness
-# of what was painted is kept at the end.
+# Strokes alone cannot give a blue photo the style of an ochre painting. With `--colours matched`, the photo's colours
+# are first transformed to have the mean and covariance of the painting's colours. With `--colours kept`, the result
+# keeps its luminance and takes the colours of the photo.
 
 
 def stylize(networks: Networks, painting: Painting, config: Config, output_dir: Path | None = None) -> np.ndarray:
-    """Return the painting, uint8 [height, width, 3], with the colours that the settings ask for."""
-    content = painting.content
-    content = match_colours(content, painting.styles[0][0]) if config.colours == "matched" else content
-    canvas = canvas_of(content, painting.styles)
-    train(networks, canvas, config, output_dir)
-    return keep_colours(canvas.picture, painting.content) if config.colours == "kept" else canvas.picture
+    """Return the stylised photo, uint8 [height, width, 3], with colours according to `config.colours`."""
+    result = painting.matched() if config.colours == "matched" else Painting.of(painting.content, painting.styles)
+    train(networks, result, config, output_dir)
+    return painting.with_content_colours(result.image) if config.colours == "kept" else result.image
 
 
 # %% A whole run
-# Without files of your own, the photo is a cat that comes with scikit-image, and the painting a texture of brush
-# strokes that the project draws. The score is the style's loss before and after, of the 8-bit picture that was saved.
+# The built-in photo is scikit-image's cat, and the built-in painting is synthetic. The
+# scores are the style loss of the photo and the style loss of the 8-bit result.
 #
-# >>> painting = read_painting("sample", "sample", DEMO.size)
+# >>> painting = Painting.read("sample", "sample", DEMO.size)
 # >>> show(np.stack([resize_image(image, 256, 384) for image in (painting.content, painting.styles[0][0])]))
 
 
-def experiment(
+def run(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/style_transfer"),
     fetch: bool = False,
     accept_data: bool = False,
 ) -> Path:
-    """Paint a photo, the file `data`, in the manner of paintings, or go on; return a picture that shows them all."""
-    config = replace(config, style=with_absolute_paths(config.style))
-    check_run(output_dir, "style_transfer", config, data, accept_data)
-    painting = read_painting(data, config.style, config.size)
-    networks = networks_of(config, fetch)
-    start_run(output_dir, "style_transfer", config, data)
-    picture = stylize(networks, painting, config, output_dir)
-    losses, both = make_losses(networks, painting, config), {"content": painting.content, "painting": picture}
-    scores = {f"style_of_{name}": float(losses(from_uint8(image[None]))[0][1]) for name, image in both.items()}
-    write_image(picture, output_dir / "painting.png")
-    beside = save_row([painting.content, *(image for image, _ in painting.styles), picture], output_dir / "beside.png")
-    finish_run(output_dir, networks, lambda: scores)
-    return beside
+    """Stylise the photo at `data` or resume, save the run, and return the path of a comparison image."""
+    config = replace(config, style=Painting.absolute_paths(config.style))
+    folder = Run(output_dir, "style_transfer", config, data, accept_data)
+    painting = Painting.read(data, config.style, config.size)
+    networks = build_networks(config, fetch)
+    folder.start()
+    result = stylize(networks, painting, config, output_dir)
+    save_image(result, output_dir / "painting.png")
+    several = len(painting.styles) > 1
+    styles = {f"style {number}" if several else "style": image for number, (image, _) in enumerate(painting.styles, 1)}
+    figure = {"photo": painting.content} | styles | {"result": result}
+    image = save_image(figure, output_dir / "beside.png", height=painting.content.shape[0])
+    folder.finish(networks, lambda: evaluate(networks, painting, result, config))
+    return image
+
+
+def evaluate(networks: Networks, painting: Painting, result: np.ndarray, config: Config) -> dict[str, float]:
+    """Return the style losses of the photo and of the result, both uint8 [height, width, 3]."""
+    losses = make_losses(networks, painting, config)
+    images = {"content": painting.content, "painting": result}
+    return {f"style_of_{name}": float(losses(from_uint8(image[None]))[0][1]) for name, image in images.items()}
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
-    """Paint scikit-image's cat in the manner of a drawn texture; return a picture of all three."""
-    return experiment("sample", config, output_dir)
+    """Give scikit-image's cat the style of a synthetic painting; return the path of a comparison image."""
+    return run("sample", config, output_dir)
 
 
-def stylize_file(
-    source: Path,
-    destination: Path,
-    config: Config = Config(),
-    fetch: bool = False,
-) -> Path:
-    """Paint a photo, at most as large as `--size` says, in the manner of one or more paintings."""
-    image_suffix(destination)
-    painting = read_painting(str(source), config.style, config.size)
-    return write_image(stylize(networks_of(config, fetch), painting, config), destination)
+def stylize_file(source: Path, destination: Path, config: Config = Config(), fetch: bool = False) -> Path:
+    """Give a photo the style of one or more paintings. `--size` limits the size of the result."""
+    check_image_path(destination)
+    painting = Painting.read(str(source), config.style, config.size)
+    return save_image(stylize(build_networks(config, fetch), painting, config), destination)
 
 
 # %% Try it
-# The same photo and the same painting three times: with the painting's colours, with the photo's own, and begun from
-# noise instead of from the photo. Smaller than the demo, and with fewer steps, so that it takes seconds.
+# Three results for the same photo and painting: with the painting's colours, with the photo's colours, and with noise
+# as the initial image. The images are smaller than in the demo and need fewer steps, so this takes only seconds.
 # >>> quick = replace(DEMO, size=224, scales=1, epochs=1)
-# >>> networks, painting = build(quick), read_painting("sample", "sample", quick.size)
-# >>> ways = quick, replace(quick, colours="kept"), replace(quick, start="noise")
-# >>> show(np.stack([stylize(networks, painting, way) for way in ways]))
+# >>> networks, painting = build(quick), Painting.read("sample", "sample", quick.size)
+# >>> variants = quick, replace(quick, colours="kept"), replace(quick, start="noise")
+# >>> show(np.stack([stylize(networks, painting, variant) for variant in variants]))
 
 
 if __name__ == "__main__":
-    run_command(demo, presets={"demo": DEMO, "vgg19": VGG19}, train=experiment, stylize=stylize_file)
+    run_command(demo, presets={"demo": DEMO, "vgg19": VGG19}, steps=False, train=run, stylize=stylize_file)

@@ -1,248 +1,352 @@
-"""VAE of faces: take a face apart into latents, change its smile, its glasses, its hair, and put it together again.
+"""VAE of faces: encode a face, change its smile, glasses or hair in the latent space, and decode the result.
 
-Paper    Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014, arXiv:1312.6114; deviation of pixels: Rybkin
-         et al. 2021, arXiv:2006.13202; attribute vectors: Larsen et al. 2016, arXiv:1512.09300, section 4.2.
-Images   uint8 [n, size, size, channels] at the borders; float32 in [-1, 1] in the networks.
-Latents  float32 [n, latent_dim], standard normal before a face is seen.
-Differs  1. Pixels are Gaussian with the deviation that fits best, so that no weight of the KL term has to be found.
-         2. New faces are drawn by the mean and covariance of encoded faces, or by the prior.
-Run      python -m recipes.vae_faces                                           # the demo: drawn faces, offline
-         python -m recipes.vae_faces train --data DIR --output-dir runs/faces  # faces with a CSV of attributes, CelebA
-         python -m recipes.vae_faces edit face.jpg out.png --run runs/faces    # every attribute from -3 to +3
-         python -m recipes.vae_faces edit face.jpg out.png --smile 2 --glasses -1 --run runs/faces
-         python -m recipes.vae_faces morph one.jpg two.jpg out.gif --run runs/faces
-         python -m recipes.vae_faces generate grid.png --count 64 --run runs/faces
+Paper    Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014, arXiv:1312.6114; standard deviation of the
+         pixels: Rybkin et al. 2021, arXiv:2006.13202; attribute vectors: Larsen et al. 2016, arXiv:1512.09300.
+Images   uint8 [n, size, size, channels] at the API boundary; float32 in [-1, 1] in the networks.
+Latents  float32 [n, latent_dim]; the prior is standard normal.
+Differs  1. Pixels are Gaussian, with the maximum-likelihood standard deviation, so the KL weight needs no tuning.
+         2. New faces are sampled from a normal distribution fitted to encoded faces, or from the prior.
+         3. The attribute vectors are the coefficients of a linear regression on all attributes at once.
+         4. The demo starts from probabilistic PCA, which is the optimal linear VAE (Lucas et al. 2019,
+            arXiv:1911.02469). It trains only the decoder, a sum of a linear and a convolutional network.
+Run      python -m recipes.vae_faces                                          the demo: synthetic faces, offline
+         python -m recipes.vae_faces train --data DIR --output-dir runs/mine  CelebA, or images with a CSV of attributes
+         python -m recipes.vae_faces edit face.jpg out.png --run runs/mine    all attributes, from less to more
+         python -m recipes.vae_faces edit face.jpg out.png --smile 2 --glasses -1 --run runs/mine
+         python -m recipes.vae_faces morph one.jpg two.jpg out.gif --run runs/mine
+         python -m recipes.vae_faces generate grid.png --count 64 --run runs/mine
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from common.attributes import attribute_index, attributed_images, with_differing_attributes
-from common.batches import Batches, mapped
-from common.cli import run_command
-from common.errors import InputError
-from common.execution import Execution, adam, draw_part, in_precision, loss_scale
-from common.faces import FACE_ATTRIBUTES, drawn_faces
-from common.files import data_file, read_npz, write_npz
-from common.images import from_uint8, save_gif, save_grid, save_table, to_uint8, write_image
-from common.labelled import image_batches, square_image
-from common.lazy import keras, tf
-from common.ranges import BatchSize, Count, Epochs, Filters, Frames, LearningRate, Range, Seed, Units, Weight
-from common.runs import check_run, finish_run, image_shape, load_network, read_run, start_run
-from common.scores import edit_scores
-from common.training import History, fit, share
+from common.data import Batches, attributed_images
+from common.images import from_uint8, save_image, to_uint8
+from common.runs import InputError, Range, Run, run_command
+from common.training import Noise, adam, fit
 
 # %% Configuration
-# `latent_dim` is how many numbers describe a face. Glasses, hair and light need far more than digits do; the demo has
-# 128, and all of them end up in use. `kl_weight` above 1 pulls latents closer to the prior, which makes softer faces
-# and smoother ways between them; below 1 the reverse. `mirror` doubles the faces, but a face and its mirror image
-# then count as equally right, so it is off in the demo, where `looking_left` is an attribute. `base_filters` and
-# `size` decide how fine a face can be, and most of the time it takes.
+# `latent_dim` is the number of latents per face. Faces need many more latents than digits, because they vary in
+# glasses, hair and lighting. A `kl_weight` above 1 pulls the latents closer to the prior, which gives softer faces and
+# smoother interpolation; a value below 1 does the opposite. `mirror` augments the faces with horizontal flips.
+# Training needs no attributes, and the attribute vectors are computed from faces that are not flipped. `base_filters`
+# and `size` limit the detail of a face, and determine most of the training time.
+#
+# Two options save time on a CPU. `light` saves the layers at high resolution. `linear` computes a linear encoder and a
+# linear part of the decoder from the training faces, before training starts. The convolutions of the decoder then only
+# learn what a linear model cannot represent. Without `linear`, a few minutes are too short for sharp faces.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """112 px, half of a photo network's 224, and 200 latents; `SMALL` is for 64 px."""
+    """Hyperparameters for 112 px. `SMALL` is for 64 px, `DEMO` for synthetic faces at 64 px."""
 
-    size: Annotated[int, Range(16, 512)] = 112  # pixels; a multiple of 16
-    channels: Literal[1, 3] = 3  # 3 for colour, 1 for grey
-    latent_dim: Units = 200
-    base_filters: Filters = 32  # of the two outer layers of each network; twice as many in the two inner ones
-    kl_weight: Weight = 1.0  # above 1: smoother latents and softer faces
-    mirror: bool = True  # turn half of the training faces; wrong where an attribute says left or right
-    batch_size: BatchSize = 64
-    learning_rate: LearningRate = 1e-3  # Adam; falls to 0 along a cosine
-    epochs: Epochs = 60
-    seed: Seed = 0
-    execution: Execution = Execution()  # precision, XLA, steps in a call
+    size: Annotated[int, Range(16, 512, multiple_of=16)] = 112  # side of the images in pixels
+    channels: Literal[1, 3] = 3  # 1: greyscale, 3: colour
+    latent_dim: Annotated[int, Range(1, 65_536)] = 200
+    base_filters: Annotated[int, Range(1, 1024)] = 32  # filters of the two outer layers; twice as many in the inner two
+    light: bool = False  # fewer layers at high resolution
+    linear: bool = False  # linear encoder, and a linear part of the decoder; `start_as_pca` computes them
+    kl_weight: Annotated[float, Range(0, 1e9)] = 1.0  # above 1: smoother latent space, softer faces
+    mirror: bool = True  # flip training faces at random
+    batch_size: Annotated[int, Range(1, 65_536)] = 64
+    learning_rate: Annotated[float, Range(0, 10)] = 1e-3  # initial learning rate of Adam; cosine decay to 0
+    epochs: Annotated[int, Range(1, 1_000_000)] = 60
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        Range.check(self)
 
 
 SMALL = Config(size=64, batch_size=32, learning_rate=3e-3)
-DEMO = Config(size=64, latent_dim=128, mirror=False, batch_size=32, learning_rate=3e-3, epochs=55)
+DEMO = Config(
+    size=64, latent_dim=128, base_filters=48, light=True, linear=True, batch_size=8, learning_rate=1e-3, epochs=12
+)
 DEMO_RUN = Path("runs/vae_faces-demo")
 
 # %% Networks
-# Four convolutions with a stride of 2 bring 64 pixels to 4, and two dense layers give a mean and a log variance for
-# each latent: a normal distribution of places, not one place. Four transposed convolutions draw the face from a place
-# in it. Nothing but the latents leads from one to the other, so all that a face shows has to pass through 128
-# numbers, and what they do not hold is drawn as the average: soft.
+# Four strided convolutions, each of which halves the size, reduce 64 px to 4 px. Two dense layers then compute the mean
+# and the log variance of each latent. A face is thus encoded as a normal distribution, not as a point. The decoder
+# mirrors the encoder with transposed convolutions. There are no skip connections, so the decoder can only show details
+# that the latents encode. All other details are averaged, so they look blurred.
+#
+# With `linear`, the encoder is a fixed linear function of the image, and a linear function of the latents is added to
+# the decoded image. Both are the probabilistic PCA of the training faces. The last convolution of the decoder starts
+# with weights of 0, so the untrained VAE is already the optimal linear one.
 
 
 class Networks(NamedTuple):
-    """The approximate posterior, and the mean of the likelihood."""
+    """The approximate posterior q(z | x), and the mean of the likelihood p(x | z)."""
 
     encoder: keras.Model  # images [n, size, size, channels] in [-1, 1] -> mean and log variance [n, latent_dim] each
-    decoder: keras.Model  # latents -> images in [-1, 1]
+    decoder: keras.Model  # latents [n, latent_dim] -> images in [-1, 1]
 
 
-@in_precision
 def build(config: Config = Config()) -> Networks:
-    """Return the networks, untrained. Raises ValueError for a size that 16 does not divide."""
-    layers, smallest = keras.layers, config.size // 16
-    if config.size % 16:
-        raise InputError(f"size must be a multiple of 16, got {config.size}")
-    widths = [config.base_filters * times for times in (1, 1, 2, 2)]  # next to the image first
+    """Return the untrained networks."""
+    layers, base = keras.layers, config.base_filters
     init = {"kernel_initializer": keras.initializers.HeNormal(keras.random.SeedGenerator(config.seed))}
+    small = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed + 1))}
+    fixed = {"kernel_initializer": "zeros", "trainable": False}
+    smallest = config.size // (8 if config.light else 16)
 
     x = images = keras.Input((config.size, config.size, config.channels), name="images")
-    for width in widths:  # size -> size / 16
-        x = layers.Conv2D(width, 4, 2, "same", activation="silu", **init)(x)
+    if not config.linear:
+        if config.light:  # size -> size / 4
+            x = layers.Conv2D(base, 8, 4, "same", activation="silu", **init)(x)
+        for width in (2 * base,) if config.light else (base, base, 2 * base, 2 * base):
+            x = layers.Conv2D(width, 4, 2, "same", activation="silu", **init)(x)
     x = layers.Flatten()(x)
-    small = {"kernel_initializer": keras.initializers.GlorotUniform(keras.random.SeedGenerator(config.seed + 1))}
-    posterior = [
-        layers.Dense(config.latent_dim, name=name, dtype="float32", **small)(x) for name in ("mean", "log_variance")
-    ]
-    encoder = keras.Model(images, posterior, name="encoder")
+    head = fixed if config.linear else small
+    mean = layers.Dense(config.latent_dim, name="mean", dtype="float32", **head)(x)
+    log_variance = layers.Dense(config.latent_dim, name="log_variance", dtype="float32", **head)(x)
+    encoder = keras.Model(images, [mean, log_variance], name="encoder")
 
     latents = keras.Input((config.latent_dim,), name="latents")
-    x = layers.Dense(smallest * smallest * widths[-1], activation="silu", **init)(latents)
-    x = layers.Reshape((smallest, smallest, widths[-1]))(x)
-    for width in reversed(widths[:-1]):  # size / 16 -> size / 2
+    x = layers.Dense(smallest * smallest * 2 * base, activation="silu", **init)(latents)
+    x = layers.Reshape((smallest, smallest, 2 * base))(x)
+    for width in (base, max(1, base // 2)) if config.light else (2 * base, base, base):  # -> size / 2
         x = layers.Conv2DTranspose(width, 4, 2, "same", activation="silu", **init)(x)
-    x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", dtype="float32", **small)(x)
+    if config.linear:
+        x = layers.Conv2DTranspose(config.channels, 4, 2, "same", kernel_initializer="zeros", dtype="float32")(x)
+        pixels = layers.Dense(config.size**2 * config.channels, name="linear_image", dtype="float32", **fixed)(latents)
+        x += layers.Reshape((config.size, config.size, config.channels))(pixels)
+    else:
+        x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", dtype="float32", **small)(x)
     return Networks(encoder, keras.Model(latents, x, name="decoder"))
 
 
+def start_as_pca(networks: Networks, images: np.ndarray) -> None:
+    """Set the linear layers to the probabilistic PCA of uint8 images [n, size, size, channels].
+
+    The encoder then returns its posterior, and the decoder its mean (Tipping & Bishop 1999, sections 3.2 and 3.3,
+    doi:10.1111/1467-9868.00196). The principal axes are found by subspace iteration.
+    """
+    encoder, decoder = networks
+    pixels = from_uint8(images).numpy().reshape(len(images), -1)
+    average = pixels.mean(axis=0)
+    pixels -= average
+    shape = pixels.shape[1], decoder.input_shape[-1]
+    axes = np.random.default_rng(0).standard_normal(shape, np.float32)
+    for _ in range(6):
+        axes, _ = np.linalg.qr(pixels.T @ (pixels @ axes))
+    scores = pixels @ axes
+    variances, rotation = np.linalg.eigh(scores.T @ scores / len(pixels))
+    variances = np.maximum(variances, 1e-4)
+    rest = max(1e-4, (pixels.var(axis=0).sum() - variances.sum()) / max(1, shape[0] - shape[1]))  # of the other axes
+    weights = axes @ rotation * np.sqrt(np.maximum(variances - rest, 1e-6))
+    encoder.get_layer("mean").set_weights([weights / variances, -average @ weights / variances])
+    encoder.get_layer("log_variance").bias.assign(np.log(np.minimum(rest / variances, 1)))
+    decoder.get_layer("linear_image").set_weights([weights.T, average])
+
+
 # %% Losses
-# As in `recipes.vae`, the loss is -log p(x | z) plus KL(q(z | x) || N(0, I)), in nats. Pixels are Gaussian round what
-# the decoder draws, and the question is with which deviation. Fixed at 1, it makes errors of pixels cheap, and the KL
-# term wins; a weight would have to be found to undo that. Here the deviation is what fits the batch best, so the
-# weight finds itself: as copies get better, each further bit of error costs more.
+# As in `recipes.vae`, the loss is the negative ELBO in nats: -log p(x | z) + KL(q(z | x) || N(0, I)). The decoder
+# outputs the mean of a Gaussian for each pixel. With a fixed standard deviation of 1, pixel errors would have too
+# little weight compared with the KL term, whose weight would need tuning. Here each batch uses its maximum-likelihood
+# standard deviation. This balances both terms: as reconstructions improve, the remaining errors get more weight.
 #
-# Densities can be above 1, so the loss goes far below 0.
+# A probability density can be above 1, so the loss can become negative.
 
 
 def negative_log_likelihood(images: tf.Tensor, means: tf.Tensor) -> tf.Tensor:
-    """Return -log p(x | z) in nats an image, for Gaussian pixels with the deviation that makes it least (Rybkin, 4)."""
+    """Return -log p(x | z) in nats per image, for Gaussian pixels with the optimal variance (Rybkin, section 4)."""
     values = int(np.prod(images.shape[1:]))
-    return 0.5 * values * (tf.math.log(2.0 * np.pi * tf.reduce_mean((images - means) ** 2)) + 1.0)
+    variance = tf.reduce_mean((images - means) ** 2)
+    return 0.5 * values * (tf.math.log(2.0 * np.pi * variance) + 1.0)
 
 
-# What it is worth to halve all errors: log 2 for each of the 64 x 64 x 3 values, whatever the errors were.
+def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
+    """Return KL(q(z | x) || N(0, I)) in nats [n]. It is 0 if the latents carry no information."""
+    return 0.5 * tf.reduce_sum(mean**2 + tf.exp(log_variance) - 1.0 - log_variance, axis=1)
+
+
+# Whether errors are large or small, halving them reduces the loss by log 2 for each of the 64 x 64 x 3 values:
 # >>> grey = tf.zeros([1, 64, 64, 3])
 # >>> gain = negative_log_likelihood(grey, grey + 0.2) - negative_log_likelihood(grey, grey + 0.1)
 # >>> float(gain), float(64 * 64 * 3 * np.log(2))
 
 
-def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
-    """Return KL(q(z | x) || N(0, I)) in nats, [n]; 0 says that the latents hold nothing."""
-    return 0.5 * tf.reduce_sum(mean**2 + tf.exp(log_variance) - 1.0 - log_variance, axis=1)
-
-
 # %% Training
-# Each step encodes the faces, draws one place for each, copies them from there, and moves both networks by one Adam,
-# whose rate falls to 0 along a cosine.
+# Each step encodes a batch, samples one latent vector per face, decodes it, and updates both networks with one Adam
+# optimizer. The learning rate follows a cosine decay to 0.
 #
-# What is logged, in nats an image: `reconstruction` falls below 0 in the second epoch, to -6,600 after ten and
-# -10,900 at the end of the demo's 55, which is a deviation of 0.10 for pixels in [-1, 1]. `kl` grows meanwhile, from
-# 130 to 400: what makes better copies has to be said. Growing is its healthy direction; a `kl` near 0 says that the
-# latents hold nothing. `loss` is their sum, with `kl_weight`. `samples/` shows unseen faces above their copies.
+# What is logged, in nats per image: `reconstruction` becomes negative in the first epochs and keeps falling. Meanwhile
+# `kl` rises from about 100 to several hundred, because better reconstructions need more information. A `kl` near 0
+# means that the decoder ignores the latents. `loss` is `reconstruction` plus `kl_weight` times `kl`. `samples/` shows
+# held-out faces and their reconstructions.
 
 
-def train(networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None) -> History:
-    """Train in place on batches of uint8 images; return each epoch's means, in nats an image."""
+def train(
+    networks: Networks,
+    data: Batches | tf.data.Dataset | np.ndarray,
+    config: Config = Config(),
+    output_dir: Path | None = None,
+    *,
+    steps_per_epoch: int | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train both networks in place.
+
+    Args:
+        networks: from `build`.
+        data: uint8 images [batch, size, size, channels]. With `Batches` or an array, a run resumes exactly where it
+            stopped. If `Batches` have held-out examples, they are reconstructed and written to `samples/`. A
+            `tf.data.Dataset` must be batched; it is not reshuffled, and a resumed run starts a new pass over it.
+        config: the hyperparameters.
+        output_dir: the run folder, for checkpoints and examples. If None, nothing is written.
+        steps_per_epoch: batches per epoch; the default is one pass over the data.
+        on_epoch: called after each epoch with the epoch number and the mean losses.
+
+    Returns:
+        One dictionary of mean losses per epoch, in nats per image.
+    """
+    data = Batches.of(data, config.batch_size, config.seed, steps_per_epoch)
     encoder, decoder = networks
     variables = encoder.trainable_variables + decoder.trainable_variables
-    rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
-    optimizer = adam(rate, variables, config.execution)
-    noise = keras.random.SeedGenerator(config.seed + 2)
+    schedule = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
+    optimizer = adam(schedule, variables)
+    noise = Noise(config.seed + 2)
 
     @tf.function
-    def step(batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = from_uint8(batch)
+    def step(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = from_uint8(images)
         with tf.GradientTape() as tape:
             mean, log_variance = encoder(images, training=True)
-            draws = draw_part(keras.random.normal, tf.shape(mean), seed=noise)
-            copies = decoder(mean + tf.exp(log_variance / 2.0) * draws, training=True)
-            reconstruction = share(negative_log_likelihood(images, copies))
-            kl = share(tf.reduce_mean(kl_divergence(mean, log_variance)))
+            epsilon = noise.normal(tf.shape(mean))
+            latents = mean + tf.exp(log_variance / 2.0) * epsilon  # the reparameterisation trick
+            reconstruction = negative_log_likelihood(images, decoder(latents, training=True))
+            kl = tf.reduce_mean(kl_divergence(mean, log_variance))
             loss = reconstruction + config.kl_weight * kl
-        optimizer.apply(tape.gradient(loss, variables, loss_scale(optimizer)), variables)
+            scaled = optimizer.scale_loss(loss)  # float16 gradients would underflow; `apply` unscales them
+        optimizer.apply(tape.gradient(scaled, variables), variables)
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
-    def sample(epoch: int) -> None:
-        if output_dir is not None:
-            faces = data.held_out[0][:8]
-            rows = {"unseen": faces, "copied": decode(decoder, encode(encoder, faces))}
-            save_table(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png")
+    def sample(epoch: int, losses: dict[str, float]) -> None:
+        if output_dir is not None and data.held_out:
+            save_reconstructions(networks, data.held_out[0], output_dir / "samples" / f"epoch-{epoch:04d}.png")
 
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
-    return fit(step, data, config.epochs, state, output_dir, on_epoch=sample, execution=config.execution)
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
 
 
 # %% Use
-# No network knows what a smile is. After training `survey` takes the mean latent of the faces that have an attribute,
-# and takes away that of the faces that have not: the difference is the attribute's vector, and adding it to any
-# face's latents adds the smile. Attributes cost a table of yes and no, and no training.
+# No network is trained to recognise a smile. After training, `attribute_vectors` computes one vector per attribute: the
+# mean latents of faces with it, minus the mean latents of faces without it. Adding the vector to the latents of a face
+# adds the attribute. An attribute therefore needs labels, but no training. If older faces smile less often, the
+# difference of the means also contains age. A linear regression on all attributes removes such dependencies. For a
+# single attribute, it is the difference of the means.
 #
-# The encoded faces do not fill the prior evenly. `survey` therefore keeps their mean and covariance too, and new
-# faces are drawn from that normal distribution rather than from N(0, I).
+# Far from the training faces, the decoder shows no faces. `latent_traversals` therefore limits each row to 2.5 standard
+# deviations around the mean face, measured along the attribute vector.
+#
+# The distribution of the encoded faces differs from the prior. `latent_space` therefore also fits a normal distribution
+# to their latents. New faces are sampled from this distribution instead of N(0, I).
 
 
-Strength = Annotated[float, Range(-100, 100)]
-Space = dict[str, np.ndarray]
-"""`names` of the attributes, their `vectors` [n, latent_dim]; `mean` and `factor` of the covariance of the latents."""
+class LatentSpace(NamedTuple):
+    """The attribute vectors, and the normal distribution fitted to encoded faces."""
+
+    names: np.ndarray  # attribute names, strings [n]
+    vectors: np.ndarray  # float32 [n, latent_dim]
+    mean: np.ndarray  # float32 [latent_dim]
+    factor: np.ndarray  # float32 [latent_dim, latent_dim]: the Cholesky factor of the covariance
 
 
 def encode(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Return the mean of the latents, float32 [n, latent_dim], for images uint8 [n, size, size, channels]."""
-    return mapped(encoder, from_uint8(images))[0]
+    """Return the means of the latents, float32 [n, latent_dim], for uint8 images [n, size, size, channels]."""
+    parts = [from_uint8(images[start : start + 250]) for start in range(0, len(images), 250)]
+    return np.concatenate([encoder(part, training=False)[0] for part in parts])
 
 
 def decode(decoder: keras.Model, latents: np.ndarray) -> np.ndarray:
-    """Return images, uint8 [n, size, size, channels], for latents [n, latent_dim]."""
-    return to_uint8(mapped(decoder, latents.astype(np.float32)))
+    """Return uint8 images [n, size, size, channels] for latents [n, latent_dim]."""
+    parts = [latents[start : start + 250].astype(np.float32) for start in range(0, len(latents), 250)]
+    return np.concatenate([to_uint8(decoder(part, training=False)) for part in parts])
 
 
-def survey(encoder: keras.Model, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Space:
-    """Find what an attribute adds to the latents on average (Larsen, 4.2); labels are uint8 [n, attributes], 1 yes."""
+def attribute_vectors(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the change of the latents if only one attribute changes, for each: float32 [attributes, latent_dim].
+
+    These are the coefficients of a linear regression of the latents on the labels. With one attribute, the result is
+    the difference of means of Larsen et al., section 4.2.
+
+    Args:
+        latents: [n, latent_dim].
+        labels: uint8 [n, attributes]: 1 yes, 0 no, 255 unknown. Unknown labels are replaced by their mean.
+    """
+    values = np.where(labels == 255, np.nan, labels.astype(np.float64))
+    values = np.nan_to_num(values - np.nanmean(values, axis=0))
+    return np.linalg.lstsq(values, latents - latents.mean(axis=0), rcond=None)[0].astype(np.float32)
+
+
+def latent_space(encoder: keras.Model, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> LatentSpace:
+    """Return the latent space of `images`; see `attribute_vectors` for `labels`."""
     latents = encode(encoder, images)
-    vectors = [latents[yes == 1].mean(axis=0) - latents[yes == 0].mean(axis=0) for yes in labels.T]
-    factor = np.linalg.cholesky(np.cov(latents.T) + 1e-6 * np.eye(latents.shape[1])).astype(np.float32)
-    table = np.array(vectors, np.float32).reshape(len(names), latents.shape[1])
-    known = {"names": np.array(names, str), "vectors": table}
-    return known | {"mean": latents.mean(axis=0), "factor": factor}
+    covariance = np.cov(latents.T) + 1e-6 * np.eye(latents.shape[1])
+    factor = np.linalg.cholesky(covariance).astype(np.float32)
+    return LatentSpace(np.array(names, str), attribute_vectors(latents, labels), latents.mean(axis=0), factor)
 
 
-def strips(networks: Networks, space: Space, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Return for each attribute the uint8 image with -3 to +3 times its vector added, the copy in the middle."""
-    added = np.arange(-3, 4)[:, None] * space["vectors"][:, None]
-    edited = [decode(networks.decoder, encode(networks.encoder, image[None]) + row) for row in added]
-    return dict(zip(map(str, space["names"]), edited, strict=True))
+def latent_traversals(networks: Networks, space: LatentSpace, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return seven uint8 images per attribute; the middle one is unedited.
+
+    From the first image to the middle, and from there to the last, the multiple of the attribute vector grows in three
+    equal steps. The last multiple is at most 3. It is smaller if the face would leave the range of encoded faces: 2.5
+    standard deviations of the fitted normal distribution on both sides of the mean.
+    """
+    latents, rows = encode(networks.encoder, image[None]), {}
+    for name, vector in zip(map(str, space.names), space.vectors, strict=True):
+        axis = vector / (vector @ vector)  # latents @ axis: the position of a face, in multiples of the vector
+        ends = 2.5 * np.linalg.norm(space.factor.T @ axis) * np.array([-1, 1]) - (latents[0] - space.mean) @ axis
+        low, high = np.clip(ends, (-3, 0), (0, 3))
+        steps = np.concatenate([np.linspace(low, 0, 4), np.linspace(0, high, 4)[1:]])
+        rows[name] = decode(networks.decoder, latents + steps[:, None] * vector)
+    return rows
 
 
-def generate(decoder: keras.Model, count: int, seed: int = 0, space: Space | None = None) -> np.ndarray:
-    """Return new faces, uint8 [count, size, size, channels], from N(0, I), or as encoded faces lie in `space`."""
+def generate(decoder: keras.Model, count: int, seed: int = 0, space: LatentSpace | None = None) -> np.ndarray:
+    """Return new faces, uint8 [count, size, size, channels], sampled from `space` or, without it, from N(0, I)."""
     latents = keras.random.normal((count, decoder.input_shape[-1]), seed=seed).numpy()
-    return decode(decoder, latents if space is None else space["mean"] + latents @ space["factor"].T)
+    return decode(decoder, latents if space is None else space.mean + latents @ space.factor.T)
+
+
+def save_reconstructions(networks: Networks, images: np.ndarray, path: Path) -> Path:
+    """Write a grid of the first eight images and their reconstructions."""
+    rows = {"original": images[:8], "reconstruction": decode(networks.decoder, encode(networks.encoder, images[:8]))}
+    return save_image(rows, path)
 
 
 # %% A whole run
-# The embedded data are 3,000 faces that the project draws, of nobody, each with nine attributes, yes or no. Every
-# fifth, 600 in all, is held out for the test.
+# The 3,000 built-in synthetic faces have nine binary attributes, and are turned by at most 12 degrees. A fifth of them
+# is the test split. The scores are:
 #
-# The scores: `test_absolute_error`, of copies of held-out faces, in [0, 1], 0.042 in a full demo. For each attribute
-# `flips` says in how many held-out faces the edit at 3 or -3 makes a classifier change its mind, one that was trained
-# on other drawn faces and comes with the project: 1.00 for smiles, 0.797 for hats, whose vector is a mean of many
-# colours, and 0.99 or more for all others. `others_moved` is by how much the other attributes change, as a share of
-# that, 0.07 for smiles; `identity_moved` how far a face goes aside from the vector, where 1 is as far as another face
-# is.
-# >>> faces, answers = drawn_faces(80, DEMO.seed, DEMO.size)
-# >>> held_out = faces[4::5]
+# - `test_absolute_error`: the mean absolute error of reconstructed test faces, for pixels in [0, 1].
+# - `smile_flip_rate`: the fraction of test faces where adding or subtracting 3 times the vector flips the prediction of
+#   a bundled attribute classifier. It is nearly 1 for a good vector. `hat_flip_rate` is lower, because one vector
+#   represents hats of many shapes and colours.
+# - `smile_side_effect`: the change in the other attributes, relative to the change in the smile. Smaller is better.
+# - `smile_orthogonal_movement`: the movement of the latents orthogonal to the attribute vector, relative to the mean
+#   distance between two faces. Small values mean that edits preserve the identity.
+# >>> from common.samples import FACE_ATTRIBUTES, synthetic_faces
+# >>>
+# >>> held_out, labels = synthetic_faces(16, 99, DEMO.size, looking_left=0.5)
 # >>> show(held_out.repeat(2, axis=1).repeat(2, axis=2))
 #
-# What the table says of the first two:
-# >>> [[name for name, yes in zip(FACE_ATTRIBUTES, row) if yes] for row in answers[4:10:5]]
+# The attributes of the first two faces:
+# >>> [[name for name, yes in zip(FACE_ATTRIBUTES, row) if yes] for row in labels[:2]]
 
 
-def experiment(
+def run(
     data: str = "sample",
     config: Config = Config(),
     output_dir: Path = Path("runs/vae_faces"),
@@ -250,130 +354,174 @@ def experiment(
     fetch: bool = False,
     accept_data: bool = False,
 ) -> Path:
-    """Read `data`, train or go on, survey the latents, score edits; leave a run in `output_dir`, return its picture."""
-    check_run(output_dir, "vae_faces", config, data, accept_data)
+    """Train on `data` or resume, compute attribute vectors, score edits, save the run, and return an image's path."""
+    folder = Run(output_dir, "vae_faces", config, data, accept_data)
     networks = build(config)
-    sample = functools.partial(drawn_faces, 3000, config.seed, config.size)
-    faces = attributed_images(data, config.size, config.channels, sample, skip_bad, fetch, FACE_ATTRIBUTES)
-    faces = with_differing_attributes(faces)
-    start_run(output_dir, "vae_faces", config, data)
-    train(networks, image_batches(faces, config.batch_size, config.seed, mirror=config.mirror), config, output_dir)
-    space = survey(networks.encoder, *faces.train.loaded(10_000), faces.names)
-    write_npz(output_dir / "space.npz", space)
-    images = faces.test.loaded(2000)[0]
-    rows = {"unseen": images[:8], "copied": decode(networks.decoder, encode(networks.encoder, images[:8]))}
-    picture = save_table(rows, output_dir / "reconstructions.png")
-    drawn = {"as encoded": generate(networks.decoder, 8, 1, space), "from N(0, I)": generate(networks.decoder, 8, 1)}
-    save_table(drawn, output_dir / "samples.png")
+    faces = attributed_images(data, config.size, config.channels, "frontal_faces", skip_bad, fetch, seed=config.seed)
+    faces = faces.with_differing_attributes()
+    if config.linear:
+        start_as_pca(networks, faces.train.loaded(10_000)[0])
+    folder.start()
+    train(networks, faces.image_batches(config.batch_size, config.seed, mirror=config.mirror), config, output_dir)
+    space = latent_space(networks.encoder, *faces.train.loaded(10_000), faces.names)
+    folder.save_arrays("space", space._asdict())
+    images, labels = faces.test.loaded(2000)
+    image = save_reconstructions(networks, images, output_dir / "reconstructions.png")
+    fitted, prior = generate(networks.decoder, 8, 1, space), generate(networks.decoder, 8, 1)
+    save_image({"fitted normal": fitted, "prior N(0, I)": prior}, output_dir / "samples.png")
     if faces.names:
-        typical = np.linalg.norm(encode(networks.encoder, images) - space["mean"], axis=1).argmin()
-        picture = save_table(strips(networks, space, images[typical]), output_dir / "attributes.png")
-    judge = data_file("face_classifier.keras") if data == "sample" else None
-    finish_run(output_dir, networks, lambda: evaluate(networks, space, images, judge))
-    return picture
+        traversals = latent_traversals(networks, space, images[usual_face(networks, images, labels)])
+        rows = {f"- {name.replace('_', ' ')} +": row for name, row in traversals.items()}
+        image = save_image(rows, output_dir / "attributes.png", zoom=max(1, 128 // config.size))
+    folder.finish(networks, lambda: evaluate(networks, space, images, faces.edit_scores))
+    return image
 
 
-def evaluate(networks: Networks, space: Space, images: np.ndarray, judge: Path | None) -> dict[str, float]:
-    """Return the error of copies, 0..1, and how far edits move what they should not, 1 as far as another face is."""
+def evaluate(
+    networks: Networks, space: LatentSpace, images: np.ndarray, edit_scores: Callable[..., dict[str, float]]
+) -> dict[str, float]:
+    """Return the reconstruction error in [0, 1], and scores of edits. An edit adds 3 or -3 times an attribute vector.
+
+    `edit_scores` is a method of the object that `attributed_images` returns. It uses an attribute classifier.
+    """
     latents = encode(networks.encoder, images)
-    copies = decode(networks.decoder, latents)
-    scores = {"test_absolute_error": float(np.abs(images / 255 - copies / 255).mean())}
+    reconstructions = decode(networks.decoder, latents)
+    scores = {"test_absolute_error": float(np.abs(images / 255 - reconstructions / 255).mean())}
 
-    def edit(number: int, signs: np.ndarray) -> np.ndarray:
-        return decode(networks.decoder, latents + 3 * signs[:, None] * space["vectors"][number])
+    def edit(attribute: int, signs: np.ndarray) -> np.ndarray:
+        return decode(networks.decoder, latents + 3 * signs[:, None] * space.vectors[attribute])
 
-    again = encode(networks.encoder, copies)
-    apart = np.linalg.norm(again - np.roll(again, 1, axis=0), axis=1).mean()
-    for number, (name, vector) in enumerate(zip(space["names"], space["vectors"], strict=True)):
-        moved = encode(networks.encoder, edit(number, np.ones(len(images)))) - again
-        aside = moved - np.outer(moved @ vector, vector) / (vector @ vector)
-        scores[f"{name}_identity_moved"] = float(np.linalg.norm(aside, axis=1).mean() / apart)
-    return scores if judge is None else scores | edit_scores(judge, tuple(space["names"]), copies, edit)
+    encoded = encode(networks.encoder, reconstructions)
+    distance = np.linalg.norm(encoded - np.roll(encoded, 1, axis=0), axis=1).mean()  # mean distance between faces
+    for attribute, (name, vector) in enumerate(zip(space.names, space.vectors, strict=True)):
+        movement = encode(networks.encoder, edit(attribute, np.ones(len(images)))) - encoded
+        orthogonal = movement - np.outer(movement @ vector, vector) / (vector @ vector)
+        scores[f"{name}_orthogonal_movement"] = float(np.linalg.norm(orthogonal, axis=1).mean() / distance)
+    return scores | edit_scores(reconstructions, edit)
+
+
+def usual_face(networks: Networks, images: np.ndarray, labels: np.ndarray) -> int:
+    """Return the index of the face with the fewest rare attributes; of several, that with the best reconstruction."""
+    copies = decode(networks.decoder, encode(networks.encoder, images))
+    errors = np.abs(images / 255 - copies / 255).mean(axis=(1, 2, 3)) / images.std(axis=(1, 2, 3))
+    rare = (labels == 1).mean(axis=0) < 0.4
+    return int(np.lexsort((errors, (labels == 1)[:, rare].sum(axis=1)))[0])
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
-    """Learn drawn faces; return the picture of one with every attribute from -3 to +3."""
-    return experiment("sample", config, output_dir)
+    """Train on synthetic faces; return the path of a grid: one face, with less and more of each attribute."""
+    return run("sample", config, output_dir)
 
 
-def open_run(run: Path) -> tuple[Networks, Space, Callable[[Path], np.ndarray]]:
-    """Return a run's networks, its space, and a function that reads a picture as the networks take it."""
-    config = read_run(run, "vae_faces", Config)
-    image, latents = image_shape(config), config.latent_dim
-    encoder = load_network(run, "encoder", image, [(latents,), (latents,)])
-    networks = Networks(encoder, load_network(run, "decoder", (latents,), image))
+def open_run(run: Path) -> tuple[Networks, LatentSpace, Callable[[Path], np.ndarray]]:
+    """Return the networks and the latent space of a run, and a function that reads images at the run's size."""
+    trained = Run.load(run, "vae_faces", Config)
+    latents = trained.config.latent_dim
+    encoder = trained.network("encoder", trained.image_shape, [(latents,), (latents,)])
+    decoder = trained.network("decoder", (latents,), trained.image_shape)
     shapes = {"names": ("n",), "vectors": ("n", latents), "mean": (latents,), "factor": (latents, latents)}
-    space = read_npz(run / "space.npz", shapes, texts=["names"])
-    return networks, space, functools.partial(square_image, size=config.size, channels=config.channels)
+    space = LatentSpace(**trained.arrays("space", shapes, texts=["names"]))
+    return Networks(encoder, decoder), space, trained.image
 
 
-def edit_file(source: Path, destination: Path, run: Path = DEMO_RUN, **attributes: Strength) -> Path:
-    """Write a face with attributes changed, as by --smile 2 --glasses -1; each from -3 to +3 where none is named."""
+def attribute_index(names: Sequence[str], name: str) -> int:
+    """Return the index of an attribute. Case is ignored, and `-`, `_` and space are equivalent.
+
+    Raises:
+        InputError: the attribute does not exist. The message lists the available attributes.
+    """
+    plain = [str(each).strip().casefold().replace("-", "_").replace(" ", "_") for each in (*names, name)]
+    wanted = plain.pop()
+    if wanted in plain:
+        return plain.index(wanted)
+    if not plain:
+        raise InputError(f"no attribute {name!r}: these images have no attributes")
+    similar = difflib.get_close_matches(wanted, plain, 1)
+    meant = f" (did you mean {names[plain.index(similar[0])]}?)" if similar else ""
+    raise InputError(f"no attribute {name!r}{meant}; choose from {', '.join(names)}")
+
+
+def edit_file(
+    source: Path, destination: Path, run: Path = DEMO_RUN, **attributes: Annotated[float, Range(-100, 100)]
+) -> Path:
+    """Edit attributes of a face, for example --smile 2 --glasses -1; by default, vary each from less to more."""
     networks, space, read = open_run(run)
-    if not len(space["names"]):
-        raise InputError(f"{run}: trained on faces without attributes, so there is none to change")
+    if not len(space.names):
+        raise InputError(f"{run}: trained on faces without attributes, so there are none to edit")
     if not attributes:
-        return save_table(strips(networks, space, read(source)), destination)
-    chosen = [attribute_index(tuple(space["names"]), name) for name in attributes]
-    change = np.array(list(attributes.values()), np.float32) @ space["vectors"][chosen]
-    return write_image(decode(networks.decoder, encode(networks.encoder, read(source)[None]) + change)[0], destination)
+        return save_image(latent_traversals(networks, space, read(source)), destination)
+    chosen = [attribute_index(space.names.tolist(), name) for name in attributes]
+    change = np.array(list(attributes.values()), np.float32) @ space.vectors[chosen]
+    return save_image(decode(networks.decoder, encode(networks.encoder, read(source)[None]) + change)[0], destination)
 
 
-def morph_file(source: Path, other: Path, destination: Path, steps: Frames = 24, run: Path = DEMO_RUN) -> Path:
-    """Write the straight way between the latents of two faces as a GIF or, for any other suffix, as a strip."""
+def morph_file(
+    source: Path,
+    other: Path,
+    destination: Path,
+    steps: Annotated[int, Range(2, 10_000)] = 24,
+    run: Path = DEMO_RUN,
+) -> Path:
+    """Interpolate linearly between the latents of two faces; write a GIF or a row of images."""
     networks, _, read = open_run(run)
     start, end = encode(networks.encoder, np.stack([read(source), read(other)]))
     images = decode(networks.decoder, start + np.linspace(0, 1, steps)[:, None] * (end - start))
-    return save_gif(images, destination) if destination.suffix == ".gif" else save_grid(images, destination, steps)
+    return save_image(images, destination, columns=steps)
 
 
-def generate_file(destination: Path, count: Count = 64, seed: Seed = 0, run: Path = DEMO_RUN) -> Path:
-    """Write new faces, drawn as encoded faces lie, as one grid."""
+def generate_file(
+    destination: Path,
+    count: Annotated[int, Range(1, 100_000)] = 64,
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0,
+    run: Path = DEMO_RUN,
+) -> Path:
+    """Sample new faces from the distribution of encoded faces, and write them as one grid."""
     networks, space, _ = open_run(run)
-    return save_grid(generate(networks.decoder, count, seed, space), destination)
+    return save_image(generate(networks.decoder, count, seed, space), destination)
 
 
 # %% Try it
-# A held-out face, and a slider for each attribute; with all at 0 it is its copy, which stands in the middle. The hair
-# is dyed to begin with.
+# A test face, its reconstruction, and the reconstruction after an edit. There is one slider per attribute. At first,
+# only the hair colour is edited.
 # >>> from ipywidgets import FloatSlider, interact
+# >>>
 # >>> networks, space, _ = open_run(DEMO_RUN)
 # >>> face = held_out[8]
 # >>> latents = encode(networks.encoder, face[None])[0]
-# >>> def beside(change):
-# ...     copy, changed = decode(networks.decoder, np.stack([latents, latents + change]))
-# ...     return show(np.stack([face, copy, changed]).repeat(2, axis=1).repeat(2, axis=2))
+# >>> def compare(change):
+# ...     original, changed = decode(networks.decoder, np.stack([latents, latents + change]))
+# ...     return show(np.stack([face, original, changed]).repeat(2, axis=1).repeat(2, axis=2))
 # >>> def edited(**strengths):
-# ...     return beside(list(strengths.values()) @ space["vectors"])
-# >>> sliders = {str(name): FloatSlider(0, min=-3, max=3, step=0.25) for name in space["names"]}
+# ...     return compare(list(strengths.values()) @ space.vectors)
+# >>> sliders = {str(name): FloatSlider(0, min=-3, max=3, step=0.25) for name in space.names}
 # >>> sliders["blond"].value = 3
 # >>> interact(edited, **sliders);
 #
-# The latents themselves have no names. Three sliders move the three that differ most from face to face, three the
-# main axes along which the latents of faces lie, each by so many of its deviations. A single latent does little,
-# since what a face shows is spread over many; an axis does much: in a full demo the first is about the background,
-# the second about hair, the third about skin.
-# >>> covariance = space["factor"] @ space["factor"].T
+# Individual latents have no predefined meaning. Three sliders change the latents with the largest variance, and three
+# move along the first principal axes of the latents. Slider values are in standard deviations. A single latent has
+# little effect, because each visible property is spread over many latents. A principal axis has a large effect, for
+# example on background, hair or skin.
+# >>> covariance = space.factor @ space.factor.T
 # >>> deviations = np.sqrt(np.diag(covariance))
-# >>> moves = {f"latent_{place}": np.diag(deviations)[place] for place in deviations.argsort()[:-4:-1]}
+# >>> moves = {f"latent_{index}": np.diag(deviations)[index] for index in deviations.argsort()[:-4:-1]}
 # >>> variances, axes = np.linalg.eigh(covariance)
 # >>> moves |= {f"axis_{number}": np.sqrt(variances[-number]) * axes[:, -number] for number in (1, 2, 3)}
 # >>> def moved(**steps):
-# ...     return beside(list(steps.values()) @ np.stack(list(moves.values())))
+# ...     return compare(list(steps.values()) @ np.stack(list(moves.values())))
 # >>> sliders = {name: FloatSlider(0, min=-3, max=3, step=0.25) for name in moves}
 # >>> sliders["axis_3"].value = -3
 # >>> interact(moved, **sliders);
 #
-# Vectors add up. From left to right one held-out face becomes another. From above: as they are; with a smile; with
-# glasses; with glasses and blond hair.
+# Attribute vectors can be combined. From left to right: interpolation between two test faces. From top to bottom: no
+# edit, a smile, glasses, and glasses with blond hair.
 # >>> start, end = encode(networks.encoder, held_out[[2, 10]])
-# >>> way = start + np.linspace(0, 1, 8)[:, None] * (end - start)
-# >>> added = [{}, {"smile": 3}, {"glasses": 3}, {"glasses": 3, "blond": 2}]
-# >>> known = dict(zip(space["names"], space["vectors"]))
-# >>> rows = [way + sum(times * known[name] for name, times in some.items()) for some in added]
+# >>> path = start + np.linspace(0, 1, 8)[:, None] * (end - start)
+# >>> changes = [{}, {"smile": 3}, {"glasses": 3}, {"glasses": 3, "blond": 2}]
+# >>> vectors = dict(zip(space.names, space.vectors))
+# >>> rows = [path + sum(strength * vectors[name] for name, strength in change.items()) for change in changes]
 # >>> show(decode(networks.decoder, np.concatenate(rows)).repeat(2, axis=1).repeat(2, axis=2))
 
 
 if __name__ == "__main__":
     presets = {"paper": Config(), "small": SMALL, "demo": DEMO}
-    run_command(demo, presets=presets, train=experiment, edit=edit_file, morph=morph_file, generate=generate_file)
+    run_command(demo, presets=presets, train=run, edit=edit_file, morph=morph_file, generate=generate_file)

@@ -27,9 +27,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     grouped = [item for item in items if item.get_closest_marker("xdist_group")]
     if getattr(config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
-        raise pytest.UsageError("this pytest-xdist does not group with this pytest; see setup.cfg")
+        raise pytest.UsageError("this pytest-xdist does not group with this pytest; see pyproject.toml")
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def no_progress(monkeypatch) -> None:
+    """Print no progress, which would depend on the speed of the machine."""
+    monkeypatch.setattr("common.system.console.Progress.FIRST_LINE", 1e6)  # seconds
 
 
 @pytest.fixture
@@ -54,3 +60,9 @@ def figures(monkeypatch) -> list[Figure]:
 
     monkeypatch.setattr(Figure, "savefig", keep)
     return saved
+
+
+@pytest.fixture
+def unresized(monkeypatch) -> None:
+    """Show the images of a sheet in their own size."""
+    monkeypatch.setattr("common.images.figures.resize_image", lambda image, height, width: image)

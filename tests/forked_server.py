@@ -46,7 +46,7 @@ IMPORTED = (
 
 
 class _Hidden:
-    """Modules that are loaded, but look as if they were not until they are imported: common.lazy acts on that."""
+    """Modules that are loaded, but look as if they were not until they are imported, as `lazy` expects."""
 
     def __init__(self, *names: str) -> None:
         self.modules = {name: sys.modules.pop(name) for name in names}

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.digits import centred_digit, held_out_digits
-from common.errors import InputError
-from common.imagenet import frozen_classifier
-from recipes import vae
+from common.runs import Run
+from common.runs.pretrained import Classifier
+from common.samples.digits import centred_digit, held_out_digits
+from common.system.files import InputError
+from recipes import pix2pix, vae
 from recipes.app import parts
 from recipes.app.parts import demo_messages, epochs_done, read_upload, side_by_side
 from recipes.app.serve import recipe_of, serve, serving
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 
 def test_a_drawn_digit_is_read_whatever_its_size_and_place():
     images, labels = held_out_digits()
-    known = frozen_classifier("digits", "").classifier
+    known = Classifier.load("digits", "").network
     drawn = []
     for image in images[:40, :, :, 0]:
         paper = np.zeros((280, 330))
@@ -91,7 +92,7 @@ def test_a_demo_says_how_far_it_is(tmp_path, monkeypatch):
     code = "run.mkdir()\n(run / 'history.csv').write_text('epoch,loss\\n1,2\\n2,1\\n')\ntime.sleep(0.3)\n"
     fake_demo(tmp_path, monkeypatch, code)
     said = list(demo_messages("vae", tmp_path / "run"))
-    assert said[0].startswith("making ready") and said[-1] == f"epoch 2 of {vae.DEMO.epochs} is done"
+    assert said[0].startswith("starting") and said[-1] == f"2 of {vae.DEMO.epochs} epochs done"
     assert epochs_done(tmp_path / "run") == 2 and epochs_done(tmp_path / "none") == 0
 
 
@@ -106,11 +107,15 @@ def test_a_demo_that_fails_says_why(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
-    """The page, with a small run of `vae` and no other."""
+    """The page, with a small run of `vae`, one of `pix2pix` whose network is untrained, and no other."""
     pytest.importorskip("gradio", reason="gradio is not installed")
     folder = tmp_path_factory.mktemp("app")
-    vae.experiment("sample", replace(vae.DEMO, epochs=1, importance_samples=2), folder / "mine")
-    with serving([folder / "mine"], 0) as found:
+    vae.run("sample", replace(vae.DEMO, units=32, batch_size=256, epochs=1, importance_samples=2), folder / "mine")
+    config = replace(pix2pix.DEMO, base_filters=2)
+    faces = Run(folder / "faces", "pix2pix", config, "sample")
+    faces.start()
+    faces.finish(pix2pix.build(config), dict)
+    with serving([folder / "mine", folder / "faces"], 0) as found:
         asyncio.set_event_loop(None)
         gc.collect()
         yield found
@@ -180,8 +185,29 @@ def test_a_digit_drawn_with_the_mouse_is_read(browser, address):
     for step in range(19):
         page.mouse.move(x, y - 90 + 10 * step)
     page.mouse.up()
-    assert pictured(page, "as-the-network-sees-it")
+    assert pictured(page, "input-of-the-network")
     assert page.locator('[data-testid="label-output-value"]').first.inner_text().strip() == "1"
+    assert page.complaints == []
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("app")
+def test_a_face_drawn_with_the_mouse_becomes_a_portrait(browser, address):
+    page = open_page(browser, address)
+    page.get_by_role("tab", name="Draw a face").first.click()
+    first = pictured(page, "portrait")
+    set_slider(page, "start from (0: a plain face)", 3)
+    second = changed(page, "portrait", first)
+    paper = page.get_by_role("tabpanel").filter(has=page.get_by_text("portrait")).locator("canvas").first
+    page.wait_for_timeout(1500)
+    box = paper.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 60, y)
+    page.mouse.down()
+    for step in range(13):
+        page.mouse.move(x - 60 + 10 * step, y)
+    page.mouse.up()
+    changed(page, "portrait", second)
     assert page.complaints == []
 
 
@@ -190,16 +216,16 @@ def test_a_digit_drawn_with_the_mouse_is_read(browser, address):
 def test_sliders_change_pictures_and_a_bad_upload_is_said(browser, address, tmp_path):
     page = open_page(browser, address)
     page.get_by_role("tab", name="Attack").first.click()
-    first = pictured(page, "the-digit-the-change-magnified-and-both-together")
-    set_slider(page, "epsilon: the most a pixel may move, black to white is 1", 0.25)
-    changed(page, "the-digit-the-change-magnified-and-both-together", first)
-    page.get_by_role("tab", name="Plane of digits").first.click()
+    first = pictured(page, "digit-magnified-change-attacked-digit")
+    set_slider(page, "epsilon: maximum change of a pixel (black to white is 1)", 0.25)
+    changed(page, "digit-magnified-change-attacked-digit", first)
+    page.get_by_role("tab", name="Latent plane").first.click()
     first = pictured(page, "digit")
     set_slider(page, "latent 1", 2)
     changed(page, "digit", first)
 
     page.get_by_role("tab", name="Dream").first.click()
-    panel = page.get_by_role("tabpanel").filter(has=page.get_by_text("how far each step goes")).first
+    panel = page.get_by_role("tabpanel").filter(has=page.get_by_text("step size")).first
     photo, bad, short = (tmp_path / name for name in ("photo.png", "bad.png", "short.png"))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 91, 3)).astype(np.uint8)).save(photo)
     bad.write_bytes(b"no picture")

@@ -26,8 +26,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.digits import held_out_digits
-from common.errors import InputError
+from common.samples.digits import held_out_digits
+from common.system.files import InputError
 from recipes.__main__ import main
 from recipes.app import guard, serve
 
@@ -44,14 +44,14 @@ NOTHING = [{}, None]  # is what an empty label and no picture are sent as
 @pytest.mark.parametrize("port", [99999, 70000, 65536, -1])
 def test_what_is_no_port(port, capsys):
     assert main(["app", "--port", str(port)]) == 2
-    said = f"error: --port {port}: no port; choose one from 1024 to 65535, or 0 for any that is free\n"
+    said = f"error: --port {port}: not a port; choose one from 1024 to 65535, or 0 for any free port\n"
     assert capsys.readouterr() == ("", said)
 
 
 def test_a_port_that_is_taken_or_reserved(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"^--port {port}: is taken; choose another"):
+        with pytest.raises(InputError, match=f"^--port {port}: is in use; choose another"):
             serve.serve(port=port)
 
     def refuse(address):
@@ -146,9 +146,9 @@ GREY = png(np.full((64, 64, 3), 128, np.uint8))
 def digit() -> tuple[bytes, str]:
     """Return a digit as somebody would draw it, black on white, and which it is."""
     images, labels = held_out_digits()
-    image = Image.fromarray(255 - images[0, :, :, 0]).resize((140, 140))
+    image = Image.fromarray(255 - images[3, :, :, 0]).resize((140, 140))
     paper = np.pad(np.asarray(image), 70, constant_values=255)
-    return png(np.stack([paper] * 3, -1)), str(labels[0])
+    return png(np.stack([paper] * 3, -1)), str(labels[3])
 
 
 def close_event_loops() -> None:
@@ -404,9 +404,9 @@ def unread(page: Page, content: bytes, name: str = "mine.png") -> str:
     """Return what the page says of a picture, which must be the same everywhere."""
     (path,) = page.upload(content, name=name)[1]
     said = set()
-    for place in ("check_upload", "rise", "classify"):
+    for place in ("check_upload", "activate", "classify"):
         file = {"path": path, "orig_name": name}
-        data = {"check_upload": [file], "rise": [file, "conv3_2", 0.01]}
+        data = {"check_upload": [file], "activate": [file, "conv3_2", 0.01]}
         drawn = {"background": None, "layers": [], "composite": file}
         answer = page.call(page.number_of(place), data.get(place, [drawn]))
         assert answer["success"] is False and answer["output"]["visible"]

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
-from common.attack_pictures import attack_picture, magnified, save_attack_table
-from common.attacked import Attacked
-from common.errors import InputError
-from common.imagenet import Known
-from common.images import crop_square, read_image
-from common.labelled import Split
+from common.data.labelled import Split
+from common.images.figures import RED
+from common.images.pixels import crop_square
+from common.images.reading import read_image
+from common.runs.attacks import CURVE_LEVELS, attack_image, magnified, save_attack_figure
+from common.runs.pretrained import Classifier
+from common.system.files import InputError
+from tests.pictures import shown
 
 CLASSES = ("dark", "bright", "grey", "red")
 
@@ -31,11 +32,11 @@ def brighten(images: np.ndarray, labels: np.ndarray, levels: int) -> np.ndarray:
     return np.clip(images.astype(int) + levels * sign, 0, 255).astype(np.uint8)
 
 
-NETWORK = Attacked(brighten, by_brightness)
+NETWORK = (brighten, by_brightness)
 
 
-def known(any_size: bool, channels: int = 3, size: int = 12) -> Known:
-    return Known(None, CLASSES, size, channels, 0, any_size)
+def known(any_size: bool, channels: int = 3, size: int = 12) -> Classifier:
+    return Classifier(None, CLASSES, size, channels, 0, any_size)
 
 
 def pixels(height: int, width: int, channels: int = 3, mean: int = 100) -> np.ndarray:
@@ -50,13 +51,7 @@ def source(tmp_path: Path, height: int = 131, width: int = 97, mean: int = 100) 
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Leave out the strip, which takes most of the time."""
-    monkeypatch.setattr("common.attack_pictures.save_captioned", lambda *_: None)
-
-
-def shown(figure: Figure) -> list[tuple[np.ndarray, list[str], str]]:
-    """Return each image of a figure, the lines above it, and their colour."""
-    axes = [one for one in figure.axes if one.images]
-    return [(np.asarray(one.images[0].get_array()), one.get_title().split("\n"), one.title.get_color()) for one in axes]
+    monkeypatch.setattr("common.runs.attacks.save_captioned", lambda *_: None)
 
 
 # The change
@@ -76,7 +71,7 @@ def test_the_largest_change_is_black_or_white_and_none_is_grey():
 @pytest.mark.parametrize(("height", "width"), [(131, 97), (97, 131), (20, 20), (1, 9)])
 def test_only_the_centre_square_differs_and_what_lies_beside_says_where(height, width, tmp_path, quick):
     path = source(tmp_path, height, width)
-    attack_picture(NETWORK, known(True), path, 3, "", tmp_path / "out.png")
+    attack_image(*NETWORK, known(True), path, 3, "", tmp_path / "out.png")
     before, after, change = (
         read_image(tmp_path / name).astype(int) for name in ("in.png", "out.png", "out_change.png")
     )
@@ -90,7 +85,7 @@ def test_only_the_centre_square_differs_and_what_lies_beside_says_where(height, 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_nothing_is_lost_in_the_file(name, channels, tmp_path, quick):
     path = source(tmp_path)
-    attack_picture(NETWORK, known(True, channels), path, 1, "", tmp_path / name)
+    attack_image(*NETWORK, known(True, channels), path, 1, "", tmp_path / name)
     whole = read_image(path, channels)
     crop_square(whole)[:] += 1
     np.testing.assert_array_equal(read_image(tmp_path / name, channels), whole)
@@ -105,7 +100,7 @@ def test_a_network_of_one_size_gets_the_square_at_its_size(tmp_path, quick):
         return by_brightness(images)
 
     path = source(tmp_path)
-    attack_picture(Attacked(brighten, classify), known(False, 1), path, 8, "", tmp_path / "out.png")
+    attack_image(brighten, classify, known(False, 1), path, 8, "", tmp_path / "out.png")
     assert set(seen) == {(1, 12, 12, 1)}
     with Image.open(path) as image:
         small = image.convert("L").crop((0, 17, 97, 114)).resize((12, 12), Image.Resampling.BICUBIC)
@@ -114,7 +109,7 @@ def test_a_network_of_one_size_gets_the_square_at_its_size(tmp_path, quick):
 
 def test_the_lines_say_what_the_file_is_taken_for(tmp_path, quick):
     path = source(tmp_path, 40, 40, mean=120)
-    lines = attack_picture(NETWORK, known(True), path, 20, "", tmp_path / "out.png").split("\n")
+    lines = attack_image(*NETWORK, known(True), path, 20, "", tmp_path / "out.png").split("\n")
     before, after = (read_image(each).mean() / 2.55 for each in (path, tmp_path / "out.png"))
     assert before < 48 and after > 52
     assert lines[0] == f"{path}  dark {100 - before:.0f} %"
@@ -123,35 +118,33 @@ def test_the_lines_say_what_the_file_is_taken_for(tmp_path, quick):
 
 def test_it_speaks_of_the_file_and_not_of_what_was_computed(tmp_path, quick, monkeypatch):
     """As if writing had lost something."""
-    monkeypatch.setattr(
-        "common.attack_pictures.write_image", lambda image, path: Image.fromarray(image // 2).save(path)
-    )
-    lines = attack_picture(NETWORK, known(True), source(tmp_path, 40, 40, 200), 9, "", tmp_path / "out.png").split("\n")
+    monkeypatch.setattr("common.runs.attacks.write_image", lambda image, path: Image.fromarray(image // 2).save(path))
+    lines = attack_image(*NETWORK, known(True), source(tmp_path, 40, 40, 200), 9, "", tmp_path / "out.png").split("\n")
     assert "  bright " in lines[0] and "out.png  dark " in lines[1]
 
 
 @pytest.mark.parametrize(("label", "sign"), [("", 1), ("dark", 1), ("BRIGHT", -1), ("3", -1)])
 def test_the_label_decides_where_the_attack_leads(label, sign, tmp_path, quick):
     path = source(tmp_path, 20, 20)
-    attack_picture(NETWORK, known(True), path, 5, label, tmp_path / "out.png")
+    attack_image(*NETWORK, known(True), path, 5, label, tmp_path / "out.png")
     np.testing.assert_array_equal(read_image(tmp_path / "out.png").astype(int) - read_image(path), 5 * sign)
 
 
 @pytest.mark.parametrize(("levels", "all_levels"), [(25, [0, 1, 2, 4, 8, 25]), (4, [0, 1, 2, 4, 8])])
-def test_the_strip_has_the_square_at_several_strengths_and_mistakes_in_red(levels, all_levels, tmp_path, figures):
+def test_the_strip_has_the_square_at_several_strengths_and_mistakes_in_red(
+    levels, all_levels, tmp_path, figures, unresized
+):
     path = source(tmp_path, 30, 24, mean=125)
     square = crop_square(read_image(path)).astype(int)
-    attack_picture(NETWORK, known(True), path, levels, "", tmp_path / "out.png")
+    attack_image(*NETWORK, known(True), path, levels, "", tmp_path / "out.png")
     strip = shown(figures[0])
-    assert [lines[0] for _, lines, _ in strip] == [f"{level}/255" for level in all_levels]
-    mistakes = 0
-    for level, (image, lines, colour) in zip(all_levels, strip, strict=True):
-        np.testing.assert_array_equal(image, square + level)
+    assert [one.lines[1] for one in strip] == [f"{level}/255" for level in all_levels]
+    for level, one in zip(all_levels, strip, strict=True):
+        np.testing.assert_array_equal(one.image, square + level)
         bright = (square + level).mean() / 2.55
-        assert lines[1] == (f"bright {bright:.0f} %" if bright > 50 else f"dark {100 - bright:.0f} %")
-        assert (colour != strip[0][2]) is bool(bright > 50)
-        mistakes += bright > 50
-    assert 0 < mistakes < len(strip)
+        assert one.lines[0] == (f"bright {bright:.0f} %" if bright > 50 else f"dark {100 - bright:.0f} %")
+        assert one.framed is bool(bright > 50)
+    assert 0 < sum(one.framed for one in strip) < len(strip)
     assert np.ptp(read_image(tmp_path / "out_strip.png")) > 100
 
 
@@ -159,9 +152,9 @@ def test_the_strip_has_the_square_at_several_strengths_and_mistakes_in_red(level
 def test_a_large_square_is_made_small_in_the_strip_only(side, in_strip, tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        "common.attack_pictures.save_captioned", lambda images, *_: sizes.extend(image.shape for image in images)
+        "common.runs.attacks.save_captioned", lambda images, *_: sizes.extend(image.shape for image in images)
     )
-    attack_picture(NETWORK, known(True), source(tmp_path, side, side), 1, "", tmp_path / "out.png")
+    attack_image(*NETWORK, known(True), source(tmp_path, side, side), 1, "", tmp_path / "out.png")
     assert set(sizes) == {(in_strip, in_strip, 3)}
     assert read_image(tmp_path / "out.png").shape == (side, side, 3)
 
@@ -169,43 +162,60 @@ def test_a_large_square_is_made_small_in_the_strip_only(side, in_strip, tmp_path
 @pytest.mark.parametrize(
     ("name", "label", "message"),
     [
-        ("out.jpg", "", r"out\.jpg: this format may alter an attack; give a name that ends in \.png"),
-        ("out.webp", "", "this format may alter an attack"),
-        ("out.gif", "", "this format may alter an attack"),
-        ("out", "", "this format may alter an attack"),
-        ("out.png", "brigth", "'brigth' is none of the 4 classes; the nearest are bright"),
-        ("out.png", "4", "'4' is none of the 4 classes"),
+        ("out.jpg", "", r"out\.jpg: this format may change the attacked pixels; use a name that ends in \.png"),
+        ("out.webp", "", "this format may change the attacked pixels"),
+        ("out.gif", "", "this format may change the attacked pixels"),
+        ("out", "", "this format may change the attacked pixels"),
+        ("out.png", "brigth", "'brigth' is not one of the 4 classes; the most similar are bright"),
+        ("out.png", "4", "'4' is not one of the 4 classes"),
     ],
 )
 def test_what_cannot_be_written_or_is_no_class(name, label, message, tmp_path):
     path = source(tmp_path)
     with pytest.raises(InputError, match=message) as error:
-        attack_picture(NETWORK, known(True), path, 1, label, tmp_path / name)
+        attack_image(*NETWORK, known(True), path, 1, label, tmp_path / name)
     assert "\n" not in str(error.value) and [each.name for each in tmp_path.iterdir()] == ["in.png"]
 
 
-# The table
+# The figure
 
 
-@pytest.mark.parametrize(("most", "levels"), [(25, [0, 6, 12, 18, 25]), (2, [0, 1, 2]), (1, [0, 1])])
-def test_an_image_each_of_three_classes_in_a_row_for_each_network(most, levels, tmp_path, figures):
-    labels = np.array([1, 3, 1, 0, 2, 0], np.int32)
-    images = np.full((6, 4, 4, 1), np.array([140, 10, 1, 120, 2, 3])[:, None, None, None], np.uint8)
-    other = Attacked(lambda images, labels, level: images // 2, by_brightness)
-    path = save_attack_table({"one": NETWORK, "other": other}, Split(images, labels), CLASSES, most, tmp_path / "a.png")
+@pytest.mark.parametrize(("levels", "factor"), [(12, 10), (25, 5), (1, 127)])
+def test_an_original_its_change_and_the_attacked_image_for_each_network(levels, factor, tmp_path, figures, unresized):
+    labels = np.array([1, 3, 0, 1, 0, 2], np.int32)
+    images = np.full((6, 4, 4, 1), np.array([5, 10, 120, 140, 126, 2])[:, None, None, None], np.uint8)
+    halve = (lambda images, labels, level: images // 2, by_brightness)
+    right = np.array([False, False, True, True, True, False])
+    correct = {name: {0: right, levels: right & (name == "halve")} for name in ("classifier", "halve")}
+    curves = {f"{name}, {steps}": np.linspace(0.9, 0, len(CURVE_LEVELS)) for name in correct for steps in "ab"}
+    networks = {"classifier": NETWORK, "halve": halve}
+    path = save_attack_figure(networks, Split(images, labels), CLASSES, levels, correct, curves, tmp_path / "a.png")
     assert path == tmp_path / "a.png" and np.ptp(read_image(path)) > 100
-    rows = [(label, image, name) for label, image in ((0, 120), (1, 140), (2, 2)) for name in ("one", "other")]
-    expected = []
-    for label, image, name in rows:
-        for level in levels:
-            moved = image // 2 if name == "other" else image + (level if label == 0 else -level)
-            value = moved if level else image
-            bright = max(value, 0) / 2.55
-            found = int(bright > 50)
-            lines = [f"{level}/255" if level else name, f"{CLASSES[found]} {bright if found else 100 - bright:.0f} %"]
-            expected.append((max(value, 0), lines, found != label))
-    table = shown(figures[0])
-    assert [lines for _, lines, _ in table] == [lines for _, lines, _ in expected]
-    assert [int(image[0, 0]) for image, _, _ in table] == [value for value, _, _ in expected]
-    plain = table[0][2]
-    assert [colour != plain for _, _, colour in table] == [wrong for _, _, wrong in expected]
+    chosen = [(120, 0), (126, 0), (140, 1)]  # those that both networks classify correctly, by class
+    found = iter(shown(figures[0]))
+    for name in networks:
+        columns = {column: [next(found) for _ in chosen] for column in ("original", "change", "attacked")}
+        for (value, label), *row in zip(chosen, *columns.values(), strict=True):
+            moved = value + (levels if label == 0 else -levels) if name == "classifier" else value // 2
+            for one, shade in zip(row, (value, min(max(128 + factor * (moved - value), 0), 255), moved), strict=True):
+                np.testing.assert_array_equal(one.image, np.full((4, 4), shade))
+            for one, shade in ((row[0], value), (row[2], moved)):
+                bright = shade / 2.55
+                assert one.lines == [f"bright {bright:.0f} %" if bright > 50 else f"dark {100 - bright:.0f} %"]
+            assert not row[0].framed and not row[1].framed and not row[1].lines
+            assert row[2].framed is bool((moved > 127) != label) is (row[2].colour == RED)
+    texts = [text.get_text() for text in figures[0].texts]
+    assert (
+        f"FGSM within {levels}/255: accuracy falls from 50 % to 0 %, with adversarial training from 50 % to 50 %"
+        in texts
+    )
+    assert texts.count(f"change × {factor}") == 2 and {"Standard network", "halve", "+", "="} <= {*texts}
+    names = [text.get_text() for text in figures[0].axes[-1].get_legend().get_texts()]
+    assert names == ["standard, a", "standard, b", "halve, a", "halve, b"]
+
+
+def test_the_figure_where_no_image_is_classified_correctly(tmp_path, figures):
+    images, wrong = np.full((4, 4, 4, 3), 100, np.uint8), np.zeros(4, bool)
+    split, curves = Split(images, np.arange(4)), {"one, a": [0.0] * len(CURVE_LEVELS)}
+    save_attack_figure({"one": NETWORK}, split, CLASSES, 5, {"one": {0: wrong, 5: wrong}}, curves, tmp_path / "a.png")
+    assert len(shown(figures[0])) == 9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,51 +10,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.attacked import CURVE_LEVELS, Attacked, accuracy_under_attack, images_to_attack, in_parts, whole_levels
-from common.errors import InputError
-from common.identity import identities
-from common.imagenet import Known
-from common.labelled import Split
-from common.shard_writing import write_shards
+from common.data.identity import identities
+from common.data.labelled import Split
+from common.data.shard_writing import write_shards
+from common.runs.attacks import CURVE_LEVELS, evaluate_attacks, images_to_attack
+from common.runs.pretrained import Classifier
+from common.system.console import Progress
+from common.system.files import InputError
 from tests.pictures import noise
 
 CLASSES = ("cat", "dog", "tabby cat", "hen")
 
 
-@pytest.mark.parametrize(
-    ("epsilon", "levels"),
-    [
-        (0.004, 1),
-        (0.005, 1),
-        (1 / 255, 1),
-        (2 / 255, 2),
-        (0.007843137, 2),  # 2 / 255 as it is printed
-        (0.1, 25),
-        (0.25, 63),
-        (0.5, 127),
-        (254.9 / 255, 254),
-        (1, 255),
-    ],
-)
-def test_an_epsilon_in_whole_levels_rounded_down(epsilon, levels):
-    assert whole_levels(epsilon) == levels
-
-
-def test_every_number_of_levels_comes_back():
-    assert [whole_levels(level / 255) for level in range(1, 256)] == list(range(1, 256))
-
-
-@pytest.mark.parametrize("epsilon", [0.003, 0, -1, 1.1, 1.003, -0.1, float("nan"), float("inf")])
-def test_an_epsilon_that_is_no_level_or_more_than_all(epsilon):
-    with pytest.raises(InputError, match=rf"^epsilon must be from 0\.004 .* to 1 .*, got {epsilon}$"):
-        whole_levels(epsilon)
-
-
 # Which images
 
 
-def known(classes: tuple[str, ...] = CLASSES, size: int = 8, channels: int = 1) -> Known:
-    return Known(None, classes, size, channels, 0, any_size=False)
+def known(classes: tuple[str, ...] = CLASSES, size: int = 8, channels: int = 1) -> Classifier:
+    return Classifier(None, classes, size, channels, 0, any_size=False)
 
 
 def no_sample() -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +45,7 @@ def pictures(root: Path, layout: dict[str, int]) -> dict[str, list[bytes]]:
     return written
 
 
-def found(data: Path, classifier: Known | None = None, skip_bad: bool = False) -> dict[bytes, int]:
+def found(data: Path, classifier: Classifier | None = None, skip_bad: bool = False) -> dict[bytes, int]:
     part = images_to_attack(str(data) if data != Path("") else "", classifier or known(), no_sample, (), skip_bad)
     assert part.labels.dtype == np.int32
     return dict(zip((image.tobytes() for image in part.images(np.arange(len(part.labels)))), part.labels, strict=True))
@@ -134,7 +107,7 @@ def test_that_folder_is_known_where_it_has_moved_and_looked_at_where_it_has_chan
 def test_a_sample_of_other_classes(data):
     images, labels = noise(40, 8, 8, 1), np.arange(40) % 3
     names = ("coat", "bag", "hat")
-    with pytest.raises(InputError, match="sample: its classes are coat, bag, hat, and the classifier's"):
+    with pytest.raises(InputError, match="sample: has the classes coat, bag, hat, but the classifier has"):
         images_to_attack(data, known(), lambda: (images, labels), names)
 
 
@@ -149,18 +122,6 @@ def test_a_sample_has_the_size_of_the_classifier():
     images, labels = noise(40, 8, 8, 1), np.arange(40) % 4
     part = images_to_attack("sample", known(size=12), lambda: (images, labels), CLASSES)
     assert part.images(np.arange(8)).shape == (8, 12, 12, 1)
-
-
-def test_an_attack_in_parts_is_that_of_the_whole():
-    asked = []
-
-    def attack(images, labels, levels):
-        asked.append(len(images))
-        return images + labels[:, None].astype(np.uint8) * levels
-
-    images, labels = np.zeros((7, 2), np.uint8), np.arange(7)
-    np.testing.assert_array_equal(in_parts(attack, 3)(images, labels, 2), attack(images, labels, 2))
-    assert asked == [3, 3, 1, 7]
 
 
 def test_one_picture_of_each_class(tmp_path):
@@ -199,7 +160,7 @@ def test_a_damaged_picture(tmp_path):
 
 def test_a_folder_whose_class_is_none_of_the_classifiers(tmp_path):
     pictures(tmp_path, {"cat": 2, "dog": 2, "horse": 2})
-    with pytest.raises(InputError, match="'horse' is none of the 4 classes; the nearest are"):
+    with pytest.raises(InputError, match="'horse' is not one of the 4 classes; the most similar are"):
         found(tmp_path)
 
 
@@ -218,7 +179,7 @@ def test_the_test_part_of_arrays(tmp_path):
 @pytest.mark.parametrize("classes", [("cat", "dog", "hen", "tabby cat"), ("cat", "dog", "tabby cat", "hens")])
 def test_arrays_whose_classes_differ_in_order_or_name(classes, tmp_path):
     path = arrays(tmp_path / "data.npz", classes)
-    listed = f"its classes are {', '.join(classes)}, and the classifier's {', '.join(CLASSES)}; they must be the same"
+    listed = f"has the classes {', '.join(classes)}, but the classifier has {', '.join(CLASSES)}; choose --data"
     with pytest.raises(InputError, match=listed) as error:
         found(path)
     assert str(error.value).startswith(f"{path}: ")
@@ -240,7 +201,7 @@ class Threshold(NamedTuple):
     most: int
 
 
-def attacked_by(network: Threshold, steps: int) -> Attacked:
+def make_attack(network: Threshold, steps: int) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
     """Return an attack that adds the levels times the steps to images of 0; an image's second pixel is its class."""
 
     def attack(images: np.ndarray, labels: np.ndarray, levels: int) -> np.ndarray:
@@ -250,11 +211,12 @@ def attacked_by(network: Threshold, steps: int) -> Attacked:
         moved[:, 0, 0, 0] += np.uint8(min(levels * steps, 200))
         return moved
 
-    def classify(images: np.ndarray) -> np.ndarray:
-        answers = np.where(images[:, 0, 0, 0] < network.most + 50 * (images[:, 0, 1, 0] == 2), images[:, 0, 1, 0], 9)
-        return np.eye(10, dtype=np.float32)[answers]
+    return attack
 
-    return Attacked(attack, classify)
+
+def classify(network: Threshold, images: np.ndarray) -> np.ndarray:
+    answers = np.where(images[:, 0, 0, 0] < network.most + 50 * (images[:, 0, 1, 0] == 2), images[:, 0, 1, 0], 9)
+    return np.eye(10, dtype=np.float32)[answers]
 
 
 def test_the_share_that_is_right_at_each_strength_and_its_curves(tmp_path, figures):
@@ -262,7 +224,9 @@ def test_the_share_that_is_right_at_each_strength_and_its_curves(tmp_path, figur
     images = np.zeros((620, 4, 4, 1), np.uint8)
     images[:, 0, 1, 0] = labels
     networks = {"weak": Threshold(1), "strong": Threshold(40)}
-    scores = accuracy_under_attack(attacked_by, networks, Split(images, labels), tmp_path / "new" / "a.png", (1, 3))
+    scores = evaluate_attacks(
+        networks, make_attack, classify, Split(images, labels), tmp_path / "new" / "a.png", steps=(1, 3)
+    )
     third = (labels == 2).mean()
     curves = {}
     for name, words, moved in (
@@ -287,3 +251,38 @@ def test_the_share_that_is_right_at_each_strength_and_its_curves(tmp_path, figur
         np.testing.assert_allclose(line.get_ydata(), 100 * curve)
     with Image.open(tmp_path / "new" / "a.png") as image:
         assert image.format == "PNG" and np.ptp(np.asarray(image.convert("L"))) > 100
+
+
+def test_the_direction_of_one_step_is_computed_once_and_the_numbers_are_those_of_each_strength(tmp_path, monkeypatch):
+    """As FGSM moves each pixel: by the strength, in a direction of its own, within 0..255."""
+    calls = []
+
+    def attack_of(network: Threshold, steps: int) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
+        def attack(images: np.ndarray, labels: np.ndarray, levels: int) -> np.ndarray:
+            calls.append(levels)
+            direction = np.random.default_rng(labels[0]).integers(-1, 2, images.shape)
+            return np.clip(images.astype(int) + levels * direction, 0, 255).astype(np.uint8)
+
+        return attack
+
+    def classes_of(network: Threshold, images: np.ndarray) -> np.ndarray:
+        return np.eye(7, dtype=np.float32)[images.reshape(len(images), -1).astype(int).sum(1) % 7]
+
+    images, labels = noise(70, 5, 5, 1), (np.arange(70) % 7).astype(np.int32)
+    found = evaluate_attacks({"a": Threshold(0)}, attack_of, classes_of, Split(images, labels), tmp_path / "a.png",
+                             steps=(1,))  # fmt: skip
+    assert calls == [255, 255]  # 70 images are attacked in two parts
+    attack = attack_of(Threshold(0), 1)
+    for level in CURVE_LEVELS:
+        attacked = np.concatenate([attack(images[part], labels[part], level) for part in (slice(50), slice(50, 70))])
+        expected = np.mean(classes_of(Threshold(0), attacked).argmax(1) == labels)
+        assert found[f"a, 1 step, {level}/255"] == pytest.approx(expected)
+    assert 0 < min(found.values()) < max(found.values())
+
+
+def test_progress_is_printed_without_a_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Progress, "FIRST_LINE", 0.0)
+    images = np.zeros((60, 4, 4, 1), np.uint8)
+    labels = np.zeros(60, np.int32)
+    evaluate_attacks({"a": Threshold(9)}, make_attack, classify, Split(images, labels), tmp_path / "a.png")
+    assert "evaluating attacks: " in capsys.readouterr().err.splitlines()[0]

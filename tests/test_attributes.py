@@ -14,17 +14,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-import common.attributes
-from common.attributes import (
-    UNKNOWN,
-    Attributed,
-    attribute_index,
-    attributed_images,
-    celeba_image,
-    with_differing_attributes,
-)
-from common.errors import InputError
-from common.labelled import Split, image_batches, labelled_batches
+import common.data.celeba
+from common.data.answers import UNKNOWN
+from common.data.attributes import Attributed, attributed_images
+from common.data.celeba import celeba_image
+from common.data.labelled import Split, image_batches, labelled_batches
+from common.system.files import InputError
 from tests.pictures import noise
 
 
@@ -169,21 +164,24 @@ def test_arrays_are_brought_to_size_and_channels(tmp_path):
 
 
 BAD_ARRAYS = {
-    "ten classes": ({"y_train": np.arange(20)}, r"y_train holds 2; an attribute is 1 \(yes\), 0 or -1"),
+    "ten classes": ({"y_train": np.arange(20)}, r"y_train contains 2; expected 1 \(yes\), 0 or -1"),
     "one answer too few": ({"y_train": answers(19, 2)}, r"y_train is uint8 \[19, 2\] for 20 images"),
     "answers in words": ({"y_test": np.array([["yes", "no"]] * 5)}, r"y_test is <U3 \[5, 2\] for 5 images"),
     "three axes": ({"y_test": answers(5, 2)[..., None]}, r"y_test is uint8 \[5, 2, 1\]"),
-    "0 and -1": ({"y_train": np.array([[1, 0], [0, 1], [-1, 0], [1, 1]] * 5)}, "both 0 and -1 in column 0"),
-    "another width": ({"y_test": answers(5, 3)}, "y_train has 2 attributes, y_test 3"),
-    "a part alone": ({"y_test": None}, "has y_train alone; give both y_train and y_test, or neither"),
+    "0 and -1": ({"y_train": np.array([[1, 0], [0, 1], [-1, 0], [1, 1]] * 5)}, "contains 0 and -1 in column 0"),
+    "another width": ({"y_test": answers(5, 3)}, "y_train has 2 attributes, but y_test has 3"),
+    "a part alone": ({"y_test": None}, "has only y_train; expected both y_train and y_test, or neither"),
     "too few names": ({"attributes": np.array(["Smiling"])}, "1 names in `attributes` for 2"),
     "answers for names": ({"attributes": answers(20, 2)}, r"`attributes` is uint8 \[20, 2\]; expected .* names"),
     "objects for names": ({"attributes": np.array(["a", 1], object)}, "not a readable .npz"),
-    "equal names": ({"attributes": np.array(["No-Beard", "no_beard"])}, "'No-Beard' and 'no_beard'; change one"),
+    "equal names": (
+        {"attributes": np.array(["No-Beard", "no_beard"])},
+        "'No-Beard' and 'no_beard' differ only in case, .*; rename one",
+    ),
     "an empty name": ({"attributes": np.array(["Smiling", " "])}, "attribute 2 has no name"),
-    "no test images": ({"x_test": noise(0, 8, 8, 3), "y_test": answers(0, 2)}, "x_test holds no images"),
-    "no array": ({"x_test": np.uint8(1)}, "x_test holds no images"),
-    "no x_test": ({"x_test": None}, "but not x_test"),
+    "no test images": ({"x_test": noise(0, 8, 8, 3), "y_test": answers(0, 2)}, "x_test contains no images"),
+    "no array": ({"x_test": np.uint8(1)}, "x_test contains no images"),
+    "no x_test": ({"x_test": None}, "lacks x_test; found"),
     "other images": ({"x_train": noise(20, 8, 8, 3) / 255}, r"float64 .*; expected uint8"),
 }
 
@@ -195,9 +193,9 @@ def test_arrays_that_do_not_fit(case, tmp_path):
 
 
 def test_a_word_a_file_and_a_damaged_npz(tmp_path):
-    assert "no such folder or .npz, and not one of sample, tfds:celeb_a" in refused(tmp_path / "nowhere")
+    assert "no such file or folder; expected a folder, an .npz file, tfds:celeb_a" in refused(tmp_path / "nowhere")
     (tmp_path / "img_align_celeba.zip").write_bytes(b"PK")
-    assert "a file, not a folder or .npz" in refused(tmp_path / "img_align_celeba.zip")
+    assert "is a file; expected a folder, an .npz" in refused(tmp_path / "img_align_celeba.zip")
     whole = stored(tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
     assert "not a readable .npz" in refused(tmp_path / "a.npz")
@@ -259,7 +257,7 @@ def test_a_list_that_is_not_read_is_named(tmp_path, capsys):
     celeba(tmp_path, 6)
     (tmp_path / "list_attr_celeba.txt").rename(tmp_path / "labels.txt")
     assert read(tmp_path).names == ()
-    assert f"{tmp_path}: labels.txt is not read; attributes come from a .csv" in capsys.readouterr().err
+    assert f"{tmp_path}: ignoring labels.txt; provide attributes as a .csv" in capsys.readouterr().err
 
 
 def test_pictures_without_attributes_become_batches(tmp_path):
@@ -284,14 +282,17 @@ def test_celeba_without_parts_and_without_all_pictures(tmp_path, capsys):
     data = read(tmp_path)
     assert by_name(data) == expected and counts(data) == [7, 1, 2]
     said = capsys.readouterr().err
-    assert "10 of the 12 pictures in list_attr_celeba.txt are here" in said and "1 pictures that it does not" in said
+    assert (
+        "found 10 of the 12 images that list_attr_celeba.txt lists" in said
+        and "1 images are ignored, because list_attr_celeba.txt does not" in said
+    )
 
 
 def test_a_part_of_celeba_that_is_all_for_training_is_cut_as_other_sets(tmp_path):
     celeba(tmp_path, 12, parts="0" * 12)
     assert counts(read(tmp_path)) == [9, 1, 2]
     celeba(tmp_path, 12, parts="1" * 10 + "22")
-    assert "0 pictures for training, 10 for validation and 2 for the test" in refused(tmp_path)
+    assert "0 images for training, 10 for validation and 2 for testing" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -321,13 +322,13 @@ def written(path: Path, change: tuple[str, str]) -> None:
 
 ATTR, EVAL = "list_attr_celeba.txt", "list_eval_partition.txt"
 BAD_LISTS = {
-    "cut short": (ATTR, ("12\n", "13\n"), "12 pictures, but its first line says 13; copy the file again"),
-    "no count": (ATTR, ("12\n", ""), "expected the number of pictures, then a line of names"),
+    "cut short": (ATTR, ("12\n", "13\n"), "12 images, but its first line says 13; copy the file again"),
+    "no count": (ATTR, ("12\n", ""), "expected the number of images, a line of attribute names"),
     "a value too few": (ATTR, ("000003.jpg ", "000003.jpg\n"), "line 5: 0 values for 3 attributes"),
     "another value": (ATTR, ("000002.jpg ", "000002.jpg 7 "), "line 4: 4 values for 3"),
-    "a picture twice": (ATTR, ("000004.jpg", "000003.jpg"), "line 6: 000003.jpg is named a second time"),
-    "another part": (EVAL, ("000003.jpg 0", "000003.jpg 5"), "line 3: '000003.jpg 5'; expected a picture and 0"),
-    "a picture without a part": (EVAL, ("000003.jpg 0\n", ""), "000003.jpg is missing (of 1)"),
+    "a picture twice": (ATTR, ("000004.jpg", "000003.jpg"), "line 6: 000003.jpg is listed twice"),
+    "another part": (EVAL, ("000003.jpg 0", "000003.jpg 5"), "line 3: '000003.jpg 5'; expected a file name and 0"),
+    "a picture without a part": (EVAL, ("000003.jpg 0\n", ""), "1 images are not listed, such as 000003.jpg"),
 }
 
 
@@ -352,15 +353,15 @@ def test_celeba_without_pictures_or_with_others(tmp_path):
     celeba(tmp_path, 3)
     for path in (tmp_path / "img_align_celeba").iterdir():
         path.unlink()
-    assert "no pictures; put CelebA's into" in refused(tmp_path)
+    assert "no images; put the CelebA images into" in refused(tmp_path)
     save(tmp_path / "img_align_celeba" / "x.png", noise(9, 9, 3))
-    assert "1 pictures, but none of those that list_attr_celeba.txt names" in refused(tmp_path)
+    assert "none of the 1 images is listed in list_attr_celeba.txt" in refused(tmp_path)
 
 
 def test_an_empty_list_of_celeba(tmp_path):
     for name in (ATTR, "list_attr_celeba.csv"):
         (tmp_path / name).write_text("")
-        assert "expected the number of pictures" in refused(tmp_path)
+        assert "expected the number of images" in refused(tmp_path)
         (tmp_path / name).unlink()
 
 
@@ -400,7 +401,7 @@ def test_tfds_is_written_once_as_a_folder_of_celebas_byte_by_byte(suffix, tmp_pa
     splits = {name: examples(tmp_path, 4, suffix, seed) for seed, name in enumerate(("test", "train", "validation"))}
     features = {"attributes": {"Male": 0, "Smiling": 0}, "image": 0, "identity": 0}
     builder = builder_of(tmp_path / "set", features, splits)
-    monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch: builder)
+    monkeypatch.setattr(common.data.celeba, "tfds_builder", lambda name, fetch: builder)
     for _ in range(2):
         data = read("tfds:celeb_a", 148)
         assert data.names == ("Male", "Smiling") and counts(data) == [4, 4, 4]
@@ -414,7 +415,7 @@ def test_tfds_is_written_once_as_a_folder_of_celebas_byte_by_byte(suffix, tmp_pa
 def test_a_set_of_tfds_that_has_no_validation_part(tmp_path, monkeypatch):
     splits = {"train": examples(tmp_path, 10, "jpg", 0), "test": examples(tmp_path, 3, "jpg", 1)}
     builder = builder_of(tmp_path / "set", {"attributes": {"Male": 0, "Smiling": 0}, "image": 0}, splits)
-    monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch: builder)
+    monkeypatch.setattr(common.data.celeba, "tfds_builder", lambda name, fetch: builder)
     data = read("tfds:faces")
     assert counts(data) == [9, 1, 3]
     assert [Path(item).read_bytes() for item in data.test.items] == [face["image"] for face in splits["test"]]
@@ -426,7 +427,7 @@ def test_tfds_that_was_stopped_in_the_midst_is_written_anew(tmp_path, monkeypatc
     features = {"attributes": {"Male": 0, "Smiling": 0}, "image": 0}
     for made in (stopped, train):
         builder = builder_of(tmp_path / "set", features, {"train": made})
-        monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch, builder=builder: builder)
+        monkeypatch.setattr(common.data.celeba, "tfds_builder", lambda name, fetch, builder=builder: builder)
         if made is stopped:
             with pytest.raises(KeyError):
                 read("tfds:celeb_a")
@@ -441,7 +442,7 @@ def test_tfds_that_was_stopped_in_the_midst_is_written_anew(tmp_path, monkeypatc
 )  # fmt: skip
 def test_another_set_of_tfds(features, splits, tmp_path, monkeypatch):
     builder = builder_of(tmp_path, features, splits)
-    monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch: builder)
+    monkeypatch.setattr(common.data.celeba, "tfds_builder", lambda name, fetch: builder)
     with pytest.raises(InputError, match="tfds:flowers: expected an image, attributes and a train split, found"):
         read("tfds:flowers")
 
@@ -450,7 +451,7 @@ def test_celeba_of_tfds_that_is_not_here_may_be_had_by_hand(monkeypatch):
     def fail(name, fetch):
         raise InputError(f"tfds:{name} could not be fetched")
 
-    monkeypatch.setattr(common.attributes, "tfds_builder", fail)
+    monkeypatch.setattr(common.data.celeba, "tfds_builder", fail)
     with pytest.raises(InputError, match="tfds:celeb_a could not be fetched; or download list_attr_celeba.txt"):
         read("tfds:celeb_a")
 
@@ -463,7 +464,7 @@ def test_the_features_of_celeb_a_itself(tmp_path, monkeypatch):
         real = tfds.builder("celeb_a")
         info = SimpleNamespace(features=real.info.features, splits=["train", "validation", "test"])
         builder = SimpleNamespace(info=info, data_dir=str(tmp_path), as_dataset=real.as_dataset)
-        monkeypatch.setattr(common.attributes, "tfds_builder", lambda name, fetch: builder)
+        monkeypatch.setattr(common.data.celeba, "tfds_builder", lambda name, fetch: builder)
         data = read("tfds:celeb_a", 64)
     assert len(data.names) == 40 and {"Smiling", "Male", "Eyeglasses"} <= set(data.names)
     assert counts(data) == [4, 4, 4] and data.train.images(np.arange(4)).shape == (4, 64, 64, 3)
@@ -572,7 +573,7 @@ def test_names_with_folders_spaces_accents_and_capitals(tmp_path):
 
 def test_a_name_in_two_folders(tmp_path):
     own(tmp_path, ["a/1.png", "b/1.png", "c/2.png"], "file,hat\n2.png,1\n1.png,0\n")
-    assert "faces.csv, line 3: '1.png' may be a/1.png and b/1.png; write its folder too" in refused(tmp_path)
+    assert "faces.csv, line 3: '1.png' matches a/1.png and b/1.png; add the folder" in refused(tmp_path)
     own(tmp_path, ["1.png"])  # one directly in the folder is meant
     expected = {"a/1.png": UNKNOWN, "b/1.png": UNKNOWN, "c/2.png": 1, "1.png": 0}
     assert by_place(read(tmp_path), tmp_path) == expected
@@ -581,25 +582,28 @@ def test_a_name_in_two_folders(tmp_path):
 def test_pictures_that_no_row_names(tmp_path, capsys):
     own(tmp_path, TEN, "\n".join(PLAIN.splitlines()[:8]))
     assert by_name(read(tmp_path)) == KNOWN | dict.fromkeys(TEN[7:], (UNKNOWN, UNKNOWN))
-    assert "3 of 10 pictures, the first 7.png, are not in it; their attributes are taken as unknown" in (
-        capsys.readouterr().err
-    )
+    assert "3 of 10 images, such as 7.png, are not listed; their attributes are unknown" in (capsys.readouterr().err)
 
 
 def test_rows_of_pictures_that_are_not_here(tmp_path, capsys):
     own(tmp_path, TEN[:8], PLAIN)
     (tmp_path / "8.png").write_bytes(b"")
     message = refused(tmp_path)
-    assert f"faces.csv, line 11: there is no picture '9.png' in {tmp_path} or below (of 1 such lines)" in message
+    assert (
+        f"faces.csv, line 11: there is no image '9.png' in {tmp_path} or its sub-folders (one of 1 such lines)"
+        in message
+    )
     (tmp_path / "8.png").unlink()
-    assert "line 10" in (message := refused(tmp_path)) and "(of 2 such lines)" in message and "--skip-bad" in message
+    assert (
+        "line 10" in (message := refused(tmp_path)) and "(one of 2 such lines)" in message and "--skip-bad" in message
+    )
     data = read(tmp_path, skip_bad=True)
     assert by_name(data) == {name: KNOWN[name] for name in TEN[:8]}
     said = capsys.readouterr().err
-    assert "line 10" in said and "line 11" in said and "going on without 2 lines" in said
+    assert "line 10" in said and "line 11" in said and "ignoring 2 lines" in said
     own(tmp_path, [], "file,smile\nx.png,1\n")
     message = refused(tmp_path, skip_bad=True)  # nothing would be known
-    assert "line 2: there is no picture 'x.png'" in message and "--skip-bad" not in message
+    assert "line 2: there is no image 'x.png'" in message and "--skip-bad" not in message
 
 
 def test_a_picture_that_cannot_be_read(tmp_path):
@@ -611,20 +615,20 @@ def test_a_picture_that_cannot_be_read(tmp_path):
 
 
 BAD_TABLES = {
-    "another value": (PLAIN.replace("4.png,0", "4.png,7"), "line 6: smile is '7'; an attribute is 1 or 0"),
-    "0 and -1": (PLAIN.replace("2.png,0", "2.png,-1"), "smile is 0 in line 2 and -1 in line 4, which both mean no"),
-    "a row twice": (PLAIN + "./4.png,0,0\n", "line 12: './4.png' stands in line 6 too; delete one of them"),
+    "another value": (PLAIN.replace("4.png,0", "4.png,7"), "line 6: smile is '7'; expected 1 or 0"),
+    "0 and -1": (PLAIN.replace("2.png,0", "2.png,-1"), 'smile is 0 in line 2 and -1 in line 4, but both mean "no"'),
+    "a row twice": (PLAIN + "./4.png,0,0\n", "line 12: './4.png' is also in line 6; delete one line"),
     "a value too many": (PLAIN.replace("4.png,0", "4.png,0,1"), "line 6: 4 values for 3 columns"),
     "a value too few": (PLAIN.replace("4.png,0", "4.png"), "line 6: 2 values for 3 columns"),
-    "no header": (PLAIN.partition("\n")[2], "starts with '0.png,0,1'; the first line names the columns"),
-    "another separator": (PLAIN.replace(",", "|"), "with , or ; or a tab between"),
-    "no rows": ("file,smile\n", "no rows below the names of the columns"),
+    "no header": (PLAIN.partition("\n")[2], "starts with '0.png,0,1'; expected a header line of column names"),
+    "another separator": (PLAIN.replace(",", "|"), "separated by commas, semicolons or tabs"),
+    "no rows": ("file,smile\n", "no rows below the header line"),
     "nothing": ("", "starts with ''"),
     "a name twice": (PLAIN.replace("glasses", "Smile"), "attributes 'smile' and 'Smile'"),
     "no name": (PLAIN.replace("smile", " "), "attribute 1 has no name"),
-    "a quote that does not end": (PLAIN.replace("7.png", '"7.png'), "not a row of a .csv"),
-    "another encoding": (PLAIN.replace("smile", "lächeln").encode("cp1252"), "not text in UTF-8"),
-    "UTF-16": (PLAIN.encode("utf-16"), "not text in UTF-8"),
+    "a quote that does not end": (PLAIN.replace("7.png", '"7.png'), "not a valid .csv row"),
+    "another encoding": (PLAIN.replace("smile", "lächeln").encode("cp1252"), "not valid UTF-8"),
+    "UTF-16": (PLAIN.encode("utf-16"), "not valid UTF-8"),
 }  # fmt: skip
 
 
@@ -642,13 +646,15 @@ def test_pictures_without_a_table_and_with_two(tmp_path):
     assert set(by_name(data)) == {"1.png", "2.png", "3.png", "4.png"}
     for name in ("a.csv", "b.csv", ".hidden.csv"):
         (tmp_path / name).write_text("file,hat\n1.png,1\n")
-    assert "2 .csv files (a.csv, b.csv); leave the one with the attributes here" in refused(tmp_path)
+    assert "2 .csv files (a.csv, b.csv); keep only the one with the attributes" in refused(tmp_path)
 
 
 def test_too_few_pictures(tmp_path):
-    assert "no pictures here or in its sub-folders" in refused(tmp_path)
+    assert "no images in this folder or its sub-folders" in refused(tmp_path)
     own(tmp_path, TEN[:2])
-    assert "0 pictures for training, 1 for validation and 1 for the test; each needs at least one" in refused(tmp_path)
+    assert "0 images for training, 1 for validation and 1 for testing; each split needs at least one" in refused(
+        tmp_path
+    )
     own(tmp_path, TEN[:3])
     assert counts(read(tmp_path)) == [1, 1, 1]
 
@@ -662,39 +668,14 @@ def test_batches_from_files_keep_answers_and_pictures_together(tmp_path):
     assert dict(pairs) == by_content(data.train) and len(by_content(data.train)) == 7
 
 
-# Names
-
-
-NAMES = ("5_o_Clock_Shadow", "Mouth Open", "Smiling", "No_Beard")
-
-
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [("Smiling", 2), ("smiling", 2), ("no-beard", 3), ("NO_BEARD", 3), ("mouth-open", 1), ("5-o-clock-shadow", 0)],
-)
-def test_an_attribute_by_its_name(name, place):
-    assert attribute_index(NAMES, name) == place
-
-
-def test_an_attribute_that_there_is_not():
-    with pytest.raises(
-        InputError, match=r"^no attribute 'smile' \(did you mean Smiling\?\): there are 5_o_.*No_Beard$"
-    ):
-        attribute_index(NAMES, "smile")
-    with pytest.raises(InputError, match="^no attribute 'hat': there are"):
-        attribute_index(NAMES, "hat")
-    with pytest.raises(InputError, match="these pictures come without attributes"):
-        attribute_index((), "hat")
-
-
 def test_attributes_in_which_no_two_training_faces_differ_are_left_out(tmp_path, capsys):
     images = np.zeros((6, 16, 16, 3), np.uint8)
     labels = np.array([[1, 1, 0, 255], [0, 1, 0, 255], [1, 255, 0, 255]] * 2, np.uint8)
     parts = [Split(images, labels), Split(images[:1], labels[:1]), Split(images[:2], labels[:2])]
-    faces = with_differing_attributes(Attributed(*parts, ("smile", "all", "none", "unknown")))
+    faces = Attributed(*parts, ("smile", "all", "none", "unknown")).with_differing_attributes()
     assert faces.names == ("smile",) and faces.train.labels.shape == (6, 1) and faces.test.labels.tolist() == [[1], [0]]
     assert "all, none, unknown" in capsys.readouterr().err
-    assert with_differing_attributes(faces).names == faces.names and not capsys.readouterr().err
+    assert faces.with_differing_attributes().names == faces.names and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
@@ -702,5 +683,5 @@ def test_a_pipe_or_a_folder_in_place_of_a_table_is_named_and_not_waited_for(make
     for number in range(4):
         Image.fromarray(noise(8, 8, 3)).save(tmp_path / f"{number}.png")
     make(tmp_path / "faces.csv")
-    with pytest.raises(InputError, match="faces.csv: a folder, a device or a pipe; it must be a file that can be read"):
+    with pytest.raises(InputError, match="faces.csv: is a folder, a device or a pipe; expected a readable file"):
         attributed_images(str(tmp_path), 8, 3, no_sample)

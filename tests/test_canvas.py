@@ -1,4 +1,4 @@
-"""Pictures that are painted: sizes, colours, films and saves against closed forms, NumPy and SciPy."""
+"""Images that are optimised: sizes, colours, films and saves against closed forms, NumPy and SciPy."""
 
 from __future__ import annotations
 
@@ -12,29 +12,27 @@ import skimage.data
 from PIL import Image
 from scipy.linalg import sqrtm
 
-from common.canvas import (
-    canvas_of,
-    enlarged,
-    film_suffix,
+from common.images.films import check_image_path, save_film
+from common.images.pixels import limit_size, shrink
+from common.images.reading import read_image
+from common.images.writing import save_image, write_image
+from common.samples.paintings import synthetic_painting
+from common.system.files import InputError
+from common.training.canvas import (
+    ImageProgress,
+    Painting,
+    enlarge,
     keep_colours,
     keeping,
-    least_side,
-    magnified_centre,
+    layer_weights,
     match_colours,
-    no_larger,
-    read_painting,
     read_photo,
-    reduced,
+    resize_pixels,
     resume_painting,
-    save_film,
     save_painting,
-    smaller,
-    weighted_names,
+    smallest_side,
     with_absolute_paths,
 )
-from common.errors import InputError
-from common.images import read_image, write_image
-from common.textures import drawn_texture
 from tests.pictures import frames_of, noise
 
 
@@ -61,27 +59,29 @@ def correlated(mean: list[float], mixing: list[list[float]], seed: int) -> np.nd
     ("x=y.png=2,x=y.jpg", {"x=y.png": 2, "x=y.jpg": 1}),
 ])  # fmt: skip
 def test_names_are_read_in_their_order_with_weights(text, expected):
-    assert list(weighted_names(text).items()) == list(expected.items())
+    assert list(layer_weights(text).items()) == list(expected.items())
 
 
 @pytest.mark.parametrize("text", ["", ",", "a,", "a,,b", "a=0", "a=-1", "a=nan", "a=inf", "=2", "a,a", "a=1,b,a=2"])
 def test_names_with_weights_that_cannot_be(text):
-    with pytest.raises(InputError, match="expected NAME or NAME=WEIGHT, above 0, each name once") as error:
-        weighted_names(text)
+    with pytest.raises(
+        InputError, match="expected NAME or NAME=WEIGHT, with positive weights and unique names"
+    ) as error:
+        layer_weights(text)
     assert repr(text) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_name_may_be_a_number_or_hold_an_equals_sign():
-    assert weighted_names("2,x=3=0.5,y=") == {"2": 1, "x=3": 0.5, "y=": 1}
+    assert layer_weights("2,x=3=0.5,y=") == {"2": 1, "x=3": 0.5, "y=": 1}
     text = with_absolute_paths("x=3=1,2=0.1234567")
-    assert list(weighted_names(text).values()) == [1, 0.1234567] and "x=3=1" in text
+    assert list(layer_weights(text).values()) == [1, 0.1234567] and "x=3=1" in text
 
 
 def test_paths_in_full_keep_their_shares(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = with_absolute_paths(f"a.png=2.5,sample=0.5,{tmp_path}/deep/../b.png")
-    assert weighted_names(text) == {f"{tmp_path}/a.png": 2.5, "sample": 0.5, f"{tmp_path}/b.png": 1}
-    assert list(weighted_names(text)) == [f"{tmp_path}/a.png", "sample", f"{tmp_path}/b.png"]
+    assert layer_weights(text) == {f"{tmp_path}/a.png": 2.5, "sample": 0.5, f"{tmp_path}/b.png": 1}
+    assert list(layer_weights(text)) == [f"{tmp_path}/a.png", "sample", f"{tmp_path}/b.png"]
     assert with_absolute_paths(text) == text
 
 
@@ -96,7 +96,7 @@ def test_paths_in_full_keep_their_shares(tmp_path, monkeypatch):
     ((3, 100, 3), 8, 1, (1, 33, 3)),
 ])  # fmt: skip
 def test_smaller_divides_until_the_shorter_side_is_the_least(shape, factor, least, expected):
-    found = smaller(noise(*shape), factor, least)
+    found = shrink(noise(*shape), factor, least)
     assert found.shape == expected and found.dtype == np.uint8
 
 
@@ -107,20 +107,20 @@ def test_smaller_divides_until_the_shorter_side_is_the_least(shape, factor, leas
     ((300, 2, 3), 50, (300, 2, 3)),
 ])  # fmt: skip
 def test_no_larger_bounds_the_longer_side_and_keeps_the_proportions(shape, side, expected):
-    assert no_larger(noise(*shape), side).shape == expected
+    assert limit_size(noise(*shape), side).shape == expected
 
 
 def test_no_larger_leaves_what_is_small_as_it_is():
     image = noise(20, 30, 3)
     for side in (30, 31, 500):
-        np.testing.assert_array_equal(no_larger(image, side), image)
+        np.testing.assert_array_equal(limit_size(image, side), image)
 
 
 @pytest.mark.parametrize("size", [(12, 20), (24, 40), (17, 27), (33, 50)])
 def test_a_ramp_that_is_enlarged_is_a_ramp_of_that_size(size):
     """OpenCV's cubic kernel misses straight lines by at most 5 % of a pixel's step."""
     height, width = 12, 20
-    found = enlarged(ramp(height, width), *size)
+    found = enlarge(ramp(height, width), *size)
     assert found.shape == (*size, 3) and found.dtype == np.float32
     y = (np.arange(size[0]) + 0.5) * height / size[0] - 0.5 - (height - 1) / 2
     x = (np.arange(size[1]) + 0.5) * width / size[1] - 0.5 - (width - 1) / 2
@@ -131,20 +131,20 @@ def test_a_ramp_that_is_enlarged_is_a_ramp_of_that_size(size):
 
 def test_enlarged_edges_stay_in_the_range():
     picture = np.where(np.arange(12)[:, None, None] < 6, -1, 1) * np.ones((12, 12, 3), np.float32)
-    found = enlarged(picture.astype(np.float32), 40, 40)
+    found = enlarge(picture.astype(np.float32), 40, 40)
     assert found.min() == -1 and found.max() == 1
 
 
 def test_reduced_gives_the_mean_of_each_block():
     picture = np.random.default_rng(0).uniform(-1, 1, (12, 20, 3)).astype(np.float32)
     expected = picture.astype(float).reshape(4, 3, 5, 4, 3).mean((1, 3))
-    np.testing.assert_allclose(reduced(picture, 4, 5), expected, atol=1e-6)
+    np.testing.assert_allclose(resize_pixels(picture, 4, 5), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(12, 20), (11, 19), (7, 13), (5, 20), (1, 1)])
 def test_reduced_keeps_the_mean_where_sizes_do_not_divide(size):
     picture = np.random.default_rng(0).uniform(-1, 1, (12, 20, 3)).astype(np.float32)
-    found = reduced(picture, *size)
+    found = resize_pixels(picture, *size)
     assert found.shape == (*size, 3)
     np.testing.assert_allclose(found.astype(float).mean((0, 1)), picture.astype(float).mean((0, 1)), atol=1e-5)
 
@@ -154,7 +154,7 @@ def test_reduced_keeps_the_mean_where_sizes_do_not_divide(size):
 def test_the_centre_is_magnified_and_stays_where_it_is(height, width, zoom):
     """Places are rounded to 1/32 of a pixel, and the cubic kernel misses straight lines by 5 % of a step."""
     picture = ramp(height, width)
-    found = magnified_centre(picture, zoom)
+    found = resize_pixels(picture, *picture.shape[:2], zoom)
     assert found.shape == picture.shape and found.dtype == np.float32
     np.testing.assert_allclose(found[2:-2, 2:-2], picture[2:-2, 2:-2] / zoom, atol=0.08 * 0.02)
     if height % 2:
@@ -163,7 +163,7 @@ def test_the_centre_is_magnified_and_stays_where_it_is(height, width, zoom):
 
 def test_a_zoom_of_one_leaves_the_picture():
     picture = np.random.default_rng(0).uniform(-1, 1, (9, 12, 3)).astype(np.float32)
-    np.testing.assert_allclose(magnified_centre(picture, 1.0), picture, atol=1e-6)
+    np.testing.assert_allclose(resize_pixels(picture, *picture.shape[:2], 1.0), picture, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape, factor, least, expected", [
@@ -173,7 +173,7 @@ def test_a_zoom_of_one_leaves_the_picture():
     ((30, 90, 3), 8, 40, (30, 90, 3)),
 ])  # fmt: skip
 def test_smaller_stops_where_the_shorter_side_is_the_least(shape, factor, least, expected):
-    assert smaller(noise(*shape), factor, least).shape == expected
+    assert shrink(noise(*shape), factor, least).shape == expected
 
 
 def looking(*layers: keras.layers.Layer) -> keras.Model:
@@ -190,12 +190,12 @@ def looking(*layers: keras.layers.Layer) -> keras.Model:
 ])  # fmt: skip
 def test_the_least_side_is_the_first_that_leaves_a_pixel_of_every_map(layers, least):
     network = looking(*layers)
-    assert least_side(network) == least
-    assert least_side(network, noise(least, least + 9, 3), noise(least + 1, least, 3)) == least
+    assert smallest_side(network) == least
+    assert smallest_side(network, noise(least, least + 9, 3), noise(least + 1, least, 3)) == least
     for height, width in ((least - 1, 99), (99, least - 1)):
-        line = f"a picture of {width}x{height} px; this network needs at least {least} a side"
+        line = f"an image of {width}x{height} px is too small for this network; it needs at least {least} px"
         with pytest.raises(InputError, match=line):
-            least_side(network, noise(99, 99, 3), noise(height, width, 3))
+            smallest_side(network, noise(99, 99, 3), noise(height, width, 3))
 
 
 # Colours
@@ -312,7 +312,7 @@ def test_a_damaged_save_is_named_and_passed_over_while_there_is_another(tmp_path
 
 
 def test_ctrl_c_says_how_much_is_kept(tmp_path):
-    with pytest.raises(KeyboardInterrupt, match="^stopped; 2 epochs are kept$"), keeping(tmp_path, rows(2)):
+    with pytest.raises(KeyboardInterrupt, match="^stopped; 2 epochs are saved$"), keeping(tmp_path, rows(2)):
         raise KeyboardInterrupt
     for folder, history in ((None, rows(2)), (tmp_path, [])):
         with pytest.raises(KeyboardInterrupt, match="^$"), keeping(folder, history):
@@ -355,9 +355,9 @@ def test_a_film_has_its_speed(per_second, milliseconds, tmp_path):
 
 @pytest.mark.parametrize("name", ["film", "film.png", "film.avi", "gif"])
 def test_a_name_that_is_none_of_a_film(name, tmp_path):
-    with pytest.raises(InputError, match=f"{name}: no name of a film; it must end in .gif or .mp4"):
-        film_suffix(tmp_path / name)
-    with pytest.raises(InputError, match="no name of a film"):
+    with pytest.raises(InputError, match=f"{name}: not a video file name; it must end in .gif or .mp4"):
+        check_image_path(tmp_path / name, film=True)
+    with pytest.raises(InputError, match="not a video file name"):
         save_film(moving_square(2, 40, 40), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -367,18 +367,18 @@ def test_a_name_that_is_none_of_a_film(name, tmp_path):
 
 def test_a_canvas_is_a_copy_of_its_content():
     content = noise(40, 33, 3)
-    painting = canvas_of(content, [(noise(32, 32, 3), 2.0)])
-    painting.picture[:] = 0
+    painting = Painting.of(content, [(noise(32, 32, 3), 2.0)])
+    painting.image[:] = 0
     assert painting.content is content and content.any() and [share for _, share in painting.styles] == [1.0]
 
 
-def test_the_sample_is_the_cat_and_a_drawn_texture():
-    painting = read_painting("sample", "sample", 0)
+def test_the_sample_is_the_cat_and_a_synthetic_painting():
+    painting = Painting.read("sample", "sample", 0)
     np.testing.assert_array_equal(painting.content, skimage.data.cat())
-    np.testing.assert_array_equal(painting.picture, painting.content)
-    assert not np.shares_memory(painting.picture, painting.content)
+    np.testing.assert_array_equal(painting.image, painting.content)
+    assert not np.shares_memory(painting.image, painting.content)
     ((style, share),) = painting.styles
-    np.testing.assert_array_equal(style, no_larger(drawn_texture("strokes", 5, 512), 451))
+    np.testing.assert_array_equal(style, limit_size(synthetic_painting(), 451))
     assert style.shape == (451, 451, 3) and share == 1
 
 
@@ -386,11 +386,11 @@ def test_size_bounds_the_photo_and_its_paintings(tmp_path):
     write_image(noise(60, 100, 3), tmp_path / "photo.png")
     write_image(noise(200, 150, 3, seed=1), tmp_path / "large.png")
     write_image(noise(33, 40, 3, seed=2), tmp_path / "small.png")
-    painting = read_painting(str(tmp_path / "photo.png"), f"{tmp_path}/large.png=3,{tmp_path}/small.png=0.5,sample", 50)
+    painting = Painting.read(str(tmp_path / "photo.png"), f"{tmp_path}/large.png=3,{tmp_path}/small.png=0.5,sample", 50)
     assert painting.content.shape == (32, 53, 3)
     assert [image.shape for image, _ in painting.styles] == [(53, 40, 3), (33, 40, 3), (53, 53, 3)]
     assert [share for _, share in painting.styles] == [3 / 4.5, 0.5 / 4.5, 1 / 4.5]
-    painting = read_painting(str(tmp_path / "photo.png"), f"{tmp_path}/small.png,{tmp_path}/large.png", 0)
+    painting = Painting.read(str(tmp_path / "photo.png"), f"{tmp_path}/small.png,{tmp_path}/large.png", 0)
     np.testing.assert_array_equal(painting.content, noise(60, 100, 3))
     assert [image.shape for image, _ in painting.styles] == [(33, 40, 3), (100, 75, 3)]
     np.testing.assert_array_equal(painting.styles[0][0], noise(33, 40, 3, seed=2))
@@ -409,7 +409,7 @@ def test_paintings_that_cannot_be(style, line, tmp_path, monkeypatch):
     write_image(noise(40, 40, 3), tmp_path / "a.png")
     write_image(noise(90, 31, 3), tmp_path / "thin.png")
     with pytest.raises(InputError, match=line):
-        read_painting("a.png", style, 0)
+        Painting.read("a.png", style, 0)
 
 
 @pytest.mark.parametrize("height, width", [(31, 40), (40, 31), (1, 1)])
@@ -432,3 +432,33 @@ def test_a_photo_that_is_missing_is_named(tmp_path):
 def test_a_film_of_odd_sides_loses_nothing(tmp_path):
     frames = frames_of(save_film(np.full((3, 47, 65, 3), 90, np.uint8), tmp_path / "odd.mp4"))
     assert frames.shape == (3, 48, 66, 3) and abs(frames.astype(int) - 90).max() < 9
+
+
+def test_save_image_writes_films_and_rows(tmp_path):
+    frames = moving_square(3, 40, 48)
+    for name in ("a.gif", "a.mp4"):
+        assert frames_of(save_image(frames, tmp_path / name, milliseconds=67)).shape == frames.shape
+    with Image.open(tmp_path / "a.gif") as film:
+        assert film.info["duration"] == 60
+    assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FPS) == pytest.approx(15)
+    row = read_image(save_image([noise(40, 20, 3), noise(20, 20, 3)], tmp_path / "row.png"))
+    assert row.shape == (320, 160 + 4 + 320, 3)
+
+
+# Progress
+
+
+def test_progress_keeps_images_and_rows_and_resumes(tmp_path, capsys):
+    images = [np.full((4, 5, 3), value, np.float32) for value in (0.25, 0.5)]
+    for number, image in enumerate(images):
+        with ImageProgress(tmp_path, "painting", 6, 3) as progress:
+            assert len(progress.history) == progress.done // 3 == number
+            progress.step("loss 1")
+            progress.save(image, loss=number + 0.5, pixels=5)
+    assert [list(row) for row in progress.history] == [["epoch", "loss", "pixels", "seconds"]] * 2
+    assert [row["epoch"] for row in progress.history] == [1, 2] and progress.resized(8, 10).shape == (8, 10, 3)
+    again = ImageProgress(tmp_path, "painting", 6, 3)
+    assert again.history == progress.history
+    np.testing.assert_array_equal(again.image, images[1])
+    with pytest.raises(KeyboardInterrupt, match="^stopped; 2 epochs are saved$"), again:
+        raise KeyboardInterrupt

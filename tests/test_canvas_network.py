@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from common.runs import load_network
-from common.textures import drawn_texture
+from common.runs.run import load_network
+from common.samples.textures import synthetic_texture
 from tools import canvas_network
 from tools.canvas_network import CELL, PATCH, Patches, build, folded
 
@@ -121,7 +121,7 @@ def test_textures_that_are_held_out_are_drawn_with_seeds_that_training_leaves(sm
         return np.full((size, size, 3), 0 if seed < 2 else 250, np.uint8)
 
     monkeypatch.setattr(canvas_network, "TEXTURE_SEEDS", 16)
-    monkeypatch.setattr(canvas_network, "drawn_texture", drawn)
+    monkeypatch.setattr(canvas_network, "synthetic_texture", drawn)
     source = Patches(0)
     assert sorted(asked) == [(kind, seed) for kind in ("bricks", "dots") for seed in range(16)]
     for held_out in (False, True):
@@ -131,7 +131,7 @@ def test_textures_that_are_held_out_are_drawn_with_seeds_that_training_leaves(sm
 
 
 def test_textures_of_different_seeds_differ():
-    first, second = (drawn_texture("bricks", seed, 64).astype(int) for seed in (0, 5))
+    first, second = (synthetic_texture("bricks", seed, 64).astype(int) for seed in (0, 5))
     assert np.abs(first - second).mean() > 10
 
 
@@ -180,6 +180,6 @@ def test_a_network_that_is_trained_again_is_the_same_file(small, monkeypatch, tm
     network = load_network(tmp_path / "one", "network")
     assert [maps.shape[-1] for maps in network.outputs] == [2, 2, 3, 3, 4, 4, 5, 5]
     said = capsys.readouterr().out
-    for part in ("of 2 kinds\n", "of 6\n", "network.keras: 910 parameters"):
+    for part in (", 2 classes\n", ", 6 classes\n", "network.keras: 910 parameters"):
         assert said.count(part) == 2
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["network.keras"]

@@ -12,16 +12,19 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common.cli import run_command
-from common.datasets import image_pairs
-from common.errors import InputError
-from common.images import read_image
-from common.runs import start_run
+from common.data.datasets import image_pairs
+from common.images.reading import read_image
+from common.runs.cli import run_command
+from common.runs.run import Run, read_execution
+from common.system.files import InputError
+from common.training import Execution
+from common.training.execution import active_execution
 from recipes import dcgan, pix2pix
 from tests.forked import forked_python
 
@@ -124,10 +127,10 @@ def test_one_bad_image_among_many_is_named_counted_and_skipped_on_request(tmp_pa
     [
         (
             ["tranlsate", "a.png", "b.png"],
-            "'tranlsate' is no verb of pix2pix; choose from demo, train, translate, export",
+            "'tranlsate' is not a command of pix2pix; choose from demo, train, translate, export",
         ),
-        (["train", "--preset", "big"], "'big' is no preset of pix2pix; choose from paper, demo"),
-        (["train", "--data", "pairs", "--size", "100"], "size must be a power of two from 32 to 512, got 100"),
+        (["train", "--preset", "big"], "'big' is not a preset of pix2pix; choose from paper, demo, streets"),
+        (["train", "--data", "pairs", "--size", "100"], "size must be a multiple of 32 from 32 to 512, got 100"),
         (["translate", "a.png", "b.png", "--run", "nowhere"], "nowhere: no run here"),
         (["export", "--run", "nowhere"], "nowhere: no .keras file here"),
         (["train", "--data", "tfds:no_such_set", "--size", "32"], "tfds:no_such_set"),
@@ -157,7 +160,7 @@ def test_an_output_folder_that_cannot_be_written(tmp_path, command):
 
 def start(folder: Path, recipe: str = "pix2pix", **fields: object) -> Path:
     module = {"pix2pix": pix2pix, "dcgan": dcgan}[recipe]
-    start_run(folder, recipe, module.Config(**{"size": 32, "base_filters": 4} | fields), "sample")
+    Run(folder, recipe, module.Config(**{"size": 32, "base_filters": 4} | fields), "sample").start()
     return folder
 
 
@@ -193,7 +196,7 @@ def test_a_config_with_a_field_of_another_type(tmp_path, command):
     path.write_text(json.dumps(settings))
     status, said = command("pix2pix", "train", "--output-dir", tmp_path)
     assert status == 2
-    assert "config.json: size must be a whole number, got 'large'" in one_line(said)
+    assert "config.json: size must be an integer, got 'large'" in one_line(said)
 
 
 def test_other_settings_for_a_run_that_has_begun(tmp_path, command):
@@ -228,14 +231,14 @@ def test_a_set_that_is_not_on_this_machine_is_not_fetched_unasked(tmp_path, comm
             2,
             "error: runs/night/x.png: No space left on device",
         ),
-        (MemoryError(), 2, "error: out of memory: no memory is left; try a smaller --batch-size, --size or"),
+        (MemoryError(), 2, "error: out of memory: no memory left; try a smaller --batch-size, --size or"),
         (
             tf.errors.ResourceExhaustedError(None, None, "{{function_node f}} failed to allocate 3.8 TiB\n\t [[node]]"),
             2,
             "error: out of memory: failed to allocate 3.8 TiB; try a smaller --batch-size",
         ),
         (FloatingPointError("generator became nan at step 7"), 1, "error: generator became nan at step 7"),
-        (KeyboardInterrupt("stopped after step 7 of 9"), 130, "stopped after step 7 of 9; the same command goes on"),
+        (KeyboardInterrupt("stopped after step 7 of 9"), 130, "stopped after step 7 of 9; run the same command again"),
         (KeyboardInterrupt(), 130, "stopped\n"),
     ],
 )
@@ -263,6 +266,64 @@ def test_a_verb_that_writes_beside_damaged_scores(text, tmp_path, monkeypatch, c
     run_command(demo, presets={})
     said = capsys.readouterr().out
     assert said.endswith(f"{tmp_path / 'x.png'}\n") and ("l1  0.2500" in said) == (text == '{"l1": 0.25}')
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Return a function that runs a verb that trains with some flags: the `Execution` and policy that it had."""
+
+    def run(folder: Path, *flags: str, steps: bool = True) -> tuple[Execution, str, int]:
+        seen = []
+
+        def train(config: pix2pix.Config = pix2pix.Config(), output_dir: Path = folder) -> Path:
+            seen.append((active_execution(), keras.config.dtype_policy().name, config.size))
+            Run(output_dir, "pix2pix", config, "sample").start()
+            return output_dir
+
+        def demo(config: pix2pix.Config = pix2pix.DEMO, output_dir: Path = folder) -> Path:
+            raise AssertionError
+
+        monkeypatch.setattr(sys, "argv", ["recipes/pix2pix.py", "train", *flags])
+        run_command(demo, presets={"demo": pix2pix.DEMO, "paper": pix2pix.Config()}, steps=steps, train=train)
+        return seen[0]
+
+    return run
+
+
+def test_flags_of_the_execution_apply_and_a_resumed_run_has_them(tmp_path, executed, capsys):
+    plain, mixed = Execution(), Execution(precision="mixed_bfloat16", steps_per_call=2)
+    flags = "--precision", "mixed_bfloat16", "--steps-per-call", "2", "--preset", "demo"
+    assert executed(tmp_path / "new") == (plain, "float32", 256)
+    assert executed(tmp_path / "mixed", *flags) == (mixed, "mixed_bfloat16", 64)
+    assert keras.config.dtype_policy().name == "float32"
+    assert read_execution(tmp_path / "mixed") == mixed
+    again = executed(tmp_path / "mixed")
+    assert again == (mixed, "mixed_bfloat16", 64)
+    (tmp_path / "mixed" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        executed(tmp_path / "mixed", "--precision", "float32")
+    assert "precision 'mixed_bfloat16', not 'float32'" in one_line(capsys.readouterr().err)
+    with pytest.raises(SystemExit):
+        executed(tmp_path / "new", "--steps-per-call", "100000")
+    assert "steps_per_call must be 0 or more and at most 10000, got 100000" in one_line(capsys.readouterr().err)
+
+
+def test_a_recipe_without_steps_has_no_flags_of_the_execution(tmp_path, executed, capsys):
+    assert executed(tmp_path / "run", "--size", "32", steps=False) == (Execution(), "float32", 32)
+    with pytest.raises(SystemExit):
+        executed(tmp_path / "run", "--precision", "mixed_bfloat16", steps=False)
+    assert "--precision" in capsys.readouterr().err
+
+
+def test_a_run_of_the_first_edition_resumes_with_its_settings(tmp_path, executed):
+    """Its config.json held what is now the execution, and a setting of batch normalisation, beside the others."""
+    start(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["config"] |= {"precision": "mixed_float16", "xla": False, "steps_per_call": 3, "synchronized": True}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    found = executed(tmp_path)
+    assert found == (Execution(precision="mixed_float16", steps_per_call=3), "mixed_float16", 32)
 
 
 def test_a_verb_without_a_run_takes_a_preset_and_no_output_dir(monkeypatch, capsys):
@@ -297,32 +358,32 @@ def generator():
 @pytest.mark.parametrize(("width", "height"), [(97, 131), (1000, 600), (1, 1), (32, 32), (31, 65)])
 def test_any_size_in_the_same_size_out(width, height, tmp_path, monkeypatch, generator):
     run = start(tmp_path / "run")
-    monkeypatch.setattr(pix2pix, "load_network", lambda *_: generator)
-    written = pix2pix.translate_file(picture(tmp_path / "a.png", (width, height)), tmp_path / "b.png", run)
+    monkeypatch.setattr(Run, "network", lambda *_: generator)
+    written = pix2pix.translate_files(picture(tmp_path / "a.png", (width, height)), tmp_path / "b.png", run)
     with Image.open(written) as image:
         assert image.size == (width, height)
 
 
 def test_a_folder_is_translated_into_a_folder(tmp_path, monkeypatch, generator):
     run = start(tmp_path / "run")
-    monkeypatch.setattr(pix2pix, "load_network", lambda *_: generator)
+    monkeypatch.setattr(Run, "network", lambda *_: generator)
     for number in range(3):
         picture(tmp_path / "in" / f"{number}.jpg", (20 + number, 30))
-    pix2pix.translate_file(tmp_path / "in", tmp_path / "out", run)
+    pix2pix.translate_files(tmp_path / "in", tmp_path / "out", run)
     sizes = [read_image(path).shape for path in sorted((tmp_path / "out").iterdir())]
     assert sizes == [(30, 20, 3), (30, 21, 3), (30, 22, 3)]
     (tmp_path / "in" / "1.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"1 of 3 images cannot be used.*1\.jpg"):
-        pix2pix.translate_file(tmp_path / "in", tmp_path / "again", run)
-    pix2pix.translate_file(tmp_path / "in", tmp_path / "again", run, skip_bad=True)
+        pix2pix.translate_files(tmp_path / "in", tmp_path / "again", run)
+    pix2pix.translate_files(tmp_path / "in", tmp_path / "again", run, skip_bad=True)
     assert [path.name for path in sorted((tmp_path / "again").iterdir())] == ["0.png", "2.png"]
-    with pytest.raises(InputError, match="the folder that is read"):
-        pix2pix.translate_file(tmp_path / "in", tmp_path / "in", run)
+    with pytest.raises(InputError, match="is the source folder; give a different folder"):
+        pix2pix.translate_files(tmp_path / "in", tmp_path / "in", run)
     picture(tmp_path / "in" / "2.png")
     with pytest.raises(InputError, match=r"2.jpg and .*2.png would both become 2.png"):
-        pix2pix.translate_file(tmp_path / "in", tmp_path / "again", run)
+        pix2pix.translate_files(tmp_path / "in", tmp_path / "again", run)
     with pytest.raises(InputError, match="is a file, but"):
-        pix2pix.translate_file(tmp_path / "in", picture(tmp_path / "c.png"), run)
+        pix2pix.translate_files(tmp_path / "in", picture(tmp_path / "c.png"), run)
 
 
 @pytest.mark.slow
@@ -343,7 +404,7 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_the_same_command_goes_on(tmp_pat
             break
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "Traceback" not in said and "the same command goes on" in said
+    assert "Traceback" not in said and "run the same command again" in said
     done = subprocess.run(
         [*forked_python(), "-m", "recipes.dcgan", "train", "--output-dir", str(tmp_path), "--epochs", "4"],
         capture_output=True, text=True, cwd=ROOT,
@@ -360,12 +421,12 @@ def test_a_clock_before_1980_is_one_line(monkeypatch, capsys):
         raise AssertionError
 
     monkeypatch.setattr(sys, "argv", ["recipes/pix2pix.py"])
-    monkeypatch.setattr("common.cli.time.time", lambda: 3600.0)
+    monkeypatch.setattr("common.runs.cli.time.time", lambda: 3600.0)
     with pytest.raises(SystemExit) as end:
         run_command(demo, presets={})
     assert end.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: the clock of this machine says 1970-01-01") and said.count("\n") == 1
+    assert said.startswith("error: the system clock says 1970-01-01") and said.count("\n") == 1
 
 
 @pytest.mark.slow

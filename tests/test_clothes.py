@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.clothes import CLOTHES_CLASSES, drawn_clothes
+from common.samples.clothes import CLOTHES_CLASSES, synthetic_clothes
 
 
 @pytest.fixture(scope="module")
 def clothes() -> tuple[np.ndarray, np.ndarray]:
-    return drawn_clothes(1000, 3)
+    return synthetic_clothes(1000, 3)
 
 
 def boxes(images: np.ndarray) -> np.ndarray:
@@ -31,14 +31,14 @@ def test_classes_are_those_of_fashion_mnist_in_its_order():
 
 @pytest.mark.parametrize("size", [16, 28, 64])
 def test_shapes_and_types(size):
-    images, labels = drawn_clothes(7, 0, size)
+    images, labels = synthetic_clothes(7, 0, size)
     assert images.shape == (7, size, size, 1) and images.dtype == np.uint8
     assert labels.shape == (7,) and labels.dtype == np.uint8
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 37])
 def test_classes_are_balanced_to_within_one(count):
-    counts = np.bincount(drawn_clothes(count, 5)[1], minlength=10)
+    counts = np.bincount(synthetic_clothes(count, 5)[1], minlength=10)
     assert len(counts) == 10 and np.ptp(counts) <= 1
 
 
@@ -49,12 +49,12 @@ def test_classes_come_in_no_fixed_order(clothes):
 
 
 def test_fewer_are_the_first_of_more(clothes):
-    for whole, part in zip(clothes, drawn_clothes(23, 3), strict=True):
+    for whole, part in zip(clothes, synthetic_clothes(23, 3), strict=True):
         np.testing.assert_array_equal(whole[:23], part)
 
 
 def test_no_two_are_alike_within_a_seed_or_between_seeds(clothes):
-    other = drawn_clothes(50, 4)
+    other = synthetic_clothes(50, 4)
     assert len({image.tobytes() for image in (*clothes[0], *other[0])}) == 1050
     assert (other[1] != clothes[1][:50]).any()
 
@@ -89,7 +89,7 @@ def test_each_class_has_its_share_of_the_frame_and_its_outline(clothes):
 
 
 def test_one_garment_at_two_sizes():
-    small, large = (drawn_clothes(30, 8, size)[0].astype(float) for size in (28, 56))
+    small, large = (synthetic_clothes(30, 8, size)[0].astype(float) for size in (28, 56))
     averaged = large.reshape(30, 28, 2, 28, 2, 1).mean((2, 4))
     assert np.abs(small - averaged).mean() < 6
     assert np.abs(small - np.roll(averaged, 1, 0)).mean() > 30
@@ -99,12 +99,12 @@ def test_nearest_mean_learns_but_not_all(clothes):
     images, labels = clothes
     pixels = images.reshape(len(images), -1) / 255.0
     means = np.stack([pixels[labels == number].mean(0) for number in range(10)])
-    shown, truth = drawn_clothes(300, 12)
+    shown, truth = synthetic_clothes(300, 12)
     apart = ((shown.reshape(300, 1, -1) / 255.0 - means) ** 2).sum(2)
     assert 0.4 < (apart.argmin(1) == truth).mean() < 0.75
 
 
 @pytest.mark.parametrize(("what", "arguments"), [("count", (0, 0)), ("seed", (1, -1)), ("size", (1, 0, 15))])
 def test_too_small(what, arguments):
-    with pytest.raises(ValueError, match=f"{what} is -?[0-9]+: it must be [0-9]+ or more"):
-        drawn_clothes(*arguments)
+    with pytest.raises(ValueError, match=f"{what} must be [0-9]+ or more, got -?[0-9]+"):
+        synthetic_clothes(*arguments)

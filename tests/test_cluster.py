@@ -16,16 +16,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.batches import batches, side_by_side
-from common.cluster import Place, is_chief, joining_again, place
-from common.digits import digits_or_others
-from common.errors import InputError
-from common.files import write_text
-from common.images import write_image
-from common.labelled import image_batches
+from common.data.batches import batches, side_by_side
+from common.data.labelled import image_batches, labelled_images
+from common.images.writing import write_image
+from common.system.cluster import Place, is_chief, joining_again, place
+from common.system.files import InputError, write_text
 from recipes import conv_autoencoder, dcgan
 from tests.forked import Process, forked_python
 
+HANGS = 600.0  # seconds after which no machine, however busy, is still at work
 SMALL = {"size": 16, "base_filters": 4, "batch_size": 12, "learning_rate": 0.002, "seed": 3}
 
 
@@ -41,11 +40,11 @@ def free_addresses(count: int) -> list[str]:
 class Workers:
     """Processes that train one run together, each with a log of its own."""
 
-    def __init__(self, folder: Path, count: int, *command: str):
+    def __init__(self, folder: Path, count: int, *command: str, signalled: tuple[str, ...] = ()):
         self.addresses, self.folder, self.command = free_addresses(count), folder, command
         self.processes: list[subprocess.Popen] = []
         for number in range(count):
-            self.processes.append(self.start(number))
+            self.processes.append(self.start(number, *(signalled if number == count - 1 else ())))
 
     def __enter__(self) -> Workers:
         return self
@@ -55,11 +54,12 @@ class Workers:
             process.kill()
             process.wait()
 
-    def start(self, number: int) -> subprocess.Popen:
+    def start(self, number: int, *before: str) -> subprocess.Popen:
+        """Start one; `before` is what stands before the module in its command."""
         cluster = {"cluster": {"worker": self.addresses}, "task": {"type": "worker", "index": number}}
         with self.log(number).open("ab") as log:
             return Process(
-                [*forked_python(), "-u", "-m", *self.command, "--output-dir", str(self.output(number))],
+                [*forked_python(), "-u", *(before or ["-m"]), *self.command, "--output-dir", str(self.output(number))],
                 env=os.environ | {"TF_CONFIG": json.dumps(cluster)},
                 stdout=log,
                 stderr=log,
@@ -71,19 +71,19 @@ class Workers:
     def log(self, number: int) -> Path:
         return self.folder / f"log-{number}"
 
-    def wait(self, status: int = 0, seconds: float = 150) -> None:
+    def wait(self, status: int = 0) -> None:
         """Wait until all have ended, each with `status`."""
-        until = time.monotonic() + seconds
         for number, process in enumerate(self.processes):
-            left = max(0.1, until - time.monotonic())
-            assert process.wait(left) == status, self.log(number).read_text()[-2000:]
+            assert process.wait(HANGS) == status, self.log(number).read_text()[-2000:]
 
-    def wait_for(self, what: str, number: int, seconds: float = 100) -> None:
+    def wait_for(self, what: str, number: int) -> None:
         """Wait until one has said `what`."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + HANGS
         while what not in self.log(number).read_text():
-            assert time.monotonic() < until and self.processes[number].poll() is None, self.log(number).read_text()
-            time.sleep(0.02)
+            assert self.processes[number].poll() is None, self.log(number).read_text()
+            if time.monotonic() > until:
+                pytest.fail(f"never said {what!r}: {self.log(number).read_text()}")
+            time.sleep(0.05)
 
 
 class Apart(Workers):
@@ -103,30 +103,53 @@ def losses(run: Path) -> np.ndarray:
         return np.array([[float(row[name]) for name in row if "second" not in name] for row in csv.DictReader(file)])
 
 
+SIGNALLED = """
+import os, runpy, sys
+from common.training import loop
+
+add, (step, number, *command) = loop._Progress.add, sys.argv[1:]
+
+def add_and_signal(progress, rows, count):
+    add(progress, rows, count)
+    if progress.done == int(step):
+        os.kill(os.getpid(), int(number))
+
+loop._Progress.add = add_and_signal
+sys.argv = ["-m", *command[1:]]
+runpy._run_module_as_main(command[0])
+"""
+
+
+def signalled(step: int, number: signal.Signals) -> tuple[str, ...]:
+    """What lets a recipe get a signal when it has done a step."""
+    return "-c", SIGNALLED, str(step), str(int(number))
+
+
 @pytest.mark.slow
 def test_three_machines_train_as_one_does_and_one_that_is_killed_and_started_again_loses_nothing(tmp_path):
-    settings = SMALL | {"epochs": 5}
-    conv_autoencoder.demo(conv_autoencoder.Config(**settings), tmp_path / "alone")
-    with Workers(tmp_path, 3, "recipes.conv_autoencoder", *flags(settings)) as workers:
-        workers.wait_for("epoch 2/5", 0)
-        workers.processes[2].kill()
-        workers.processes[2].wait()
+    settings, data = SMALL | {"epochs": 4}, str(folder(tmp_path, 60))
+    conv_autoencoder.run(data, conv_autoencoder.Config(**settings), tmp_path / "alone")
+    assert (tmp_path / "alone" / "checkpoints" / "step-00000012").is_dir()  # three steps an epoch
+    command = "recipes.conv_autoencoder", "train", "--data", data, *flags(settings)
+    with Workers(tmp_path, 3, *command, signalled=signalled(7, signal.SIGKILL)) as workers:
+        assert workers.processes[2].wait(HANGS) == -signal.SIGKILL
         for number in (0, 1):
-            workers.wait_for("another machine is gone", number)
+            workers.wait_for("lost connection to another machine", number)
+            workers.wait_for("restarting from the newest checkpoint", number)
         workers.processes[2] = workers.start(2)
         workers.wait()
-    assert "epoch 2/5" not in workers.log(1).read_text()  # the chief tells
+    assert (
+        "epoch 2/4" in workers.log(0).read_text() and "epoch 2/4" not in workers.log(1).read_text()
+    )  # the chief tells
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "alone"), rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_ctrl_c_at_one_machine_stops_all_after_the_same_step_and_they_go_on_together(tmp_path):
-    settings = SMALL | {"epochs": 4}
-    command = "recipes.conv_autoencoder", *flags(settings)
-    conv_autoencoder.demo(conv_autoencoder.Config(**settings), tmp_path / "alone")
-    with Workers(tmp_path, 2, *command) as workers:
-        workers.wait_for("epoch 1/4", 0)
-        workers.processes[1].send_signal(signal.SIGINT)
+    settings, data = SMALL | {"epochs": 3}, str(folder(tmp_path, 60))
+    command = "recipes.conv_autoencoder", "train", "--data", data, *flags(settings)
+    conv_autoencoder.run(data, conv_autoencoder.Config(**settings), tmp_path / "alone")
+    with Workers(tmp_path, 2, *command, signalled=signalled(4, signal.SIGINT)) as workers:
         workers.wait(status=130)
     said = [workers.log(number).read_text().splitlines()[-1] for number in (0, 1)]
     assert said[0] == said[1] and said[0].startswith("stopped after step ")
@@ -140,7 +163,7 @@ def test_ctrl_c_at_one_machine_stops_all_after_the_same_step_and_they_go_on_toge
 def test_the_chief_alone_writes_and_synchronised_batch_normalisation_sees_the_whole_batch(tmp_path):
     settings = {"size": 16, "channels": 1, "base_filters": 4, "batch_size": 6, "epochs": 2}
     data = str(folder(tmp_path))
-    dcgan.experiment(data, dcgan.Config(**settings), tmp_path / "alone")
+    dcgan.run(data, dcgan.Config(**settings), tmp_path / "alone")
     with Apart(tmp_path, 2, "recipes.dcgan", "train", "--data", data, *flags(settings), "--synchronized") as workers:
         workers.wait()
     assert not workers.output(1).exists()
@@ -202,8 +225,10 @@ def test_machines_share_every_batch_out_without_overlap(kind, parts, tmp_path):
         "loaded": lambda: batches(numbers, 6, 1, load=noisy),
         "augmented": lambda: batches(numbers, 6, 1, augment=moved),
         "side by side": lambda: side_by_side(batches(numbers, 6, 1), batches(numbers[:20], 6, 2)),
-        "labelled": lambda: image_batches(digits_or_others("sample", 8, 1), 6, 1, shift=2, mirror=True),
-        "files": lambda: image_batches(digits_or_others(str(folder(tmp_path)), 8, 1), 6, 1),
+        "labelled": lambda: image_batches(labelled_images("sample", 8, 1, "digits"), 6, 1, shift=2, mirror=True),
+        "files": lambda: labelled_images(str(folder(tmp_path)), 8, 1, "digits", require_classes=False).image_batches(
+            6, 1
+        ),
     }
     stream = data[kind]()
     shares = [rows(stream.at(2, part, parts)) for part in range(parts)]
@@ -212,9 +237,9 @@ def test_machines_share_every_batch_out_without_overlap(kind, parts, tmp_path):
         np.testing.assert_array_equal(np.concatenate([share[number] for share in shares]), whole)
 
 
-def folder(path: Path) -> Path:
-    for number in range(20):
-        write_image(np.full((8, 8, 3), 10 * number, np.uint8), path / "pictures" / f"{number}.png")
+def folder(path: Path, count: int = 20) -> Path:
+    for number in range(count):
+        write_image(np.full((8, 8, 3), 200 * number // count, np.uint8), path / "pictures" / f"{number}.png")
     return path / "pictures"
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jinja2
 import keras
 import numpy as np
 import pytest
 
-import common.report
-from common.batches import batches
-from common.canvas import save_film
-from common.export import export
-from common.files import write_npz, write_text
-from common.health import Healthy
-from common.images import save_gif, save_samples, write_image
-from common.marks import write_marked
-from common.report import write_report
-from common.runs import check_run, convert_images, finish_run, start_run
-from common.shard_writing import write_shards
-from common.training import fit
+import common.runs.report
+from common.data.batches import batches
+from common.data.shard_writing import write_shards
+from common.images.converting import convert_images
+from common.images.films import save_film
+from common.images.marks import write_marked
+from common.images.writing import save_gif, save_samples, write_image
+from common.runs.export import export
+from common.runs.report import write_report
+from common.runs.run import Run
+from common.system.files import write_npz, write_text
+from common.training import Execution, executing, fit
+from common.training.health import Healthy
 from recipes import deepdream, gan, style_transfer
 from tests.crashes import kill_everywhere
 from tests.pictures import noise
@@ -36,35 +38,46 @@ class Networks(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def no_charts(monkeypatch):
-    """Leave the curves out of reports: they take most of the time, and are no files of their own."""
-    monkeypatch.setattr(common.report, "report_chart", lambda name, history: [])
+def short_reports(monkeypatch):
+    """Leave the curves out of reports, and compile their template once: both would take most of the time."""
+    compiled, translate = {}, jinja2.Environment.compile
+
+    def compile_once(environment: jinja2.Environment, source: str, *rest: Any, **named: Any) -> Any:
+        if source not in compiled:
+            compiled[source] = translate(environment, source, *rest, **named)
+        return compiled[source]
+
+    monkeypatch.setattr(common.runs.report, "report_chart", lambda name, history: [])
+    monkeypatch.setattr(jinja2.Environment, "compile", compile_once)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
 def test_a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been(tmp_path):
     """From config.json to the report, with saves in mid-epoch, images, a best epoch, and warnings."""
     step, state = start()
-    parts = [*state["model"].variables, *state["optimizer"].variables, state["noise"].state]
+    parts = [*state["model"].variables, *state["optimizer"].variables, state["noise"].generator.state]
     initial = [part.numpy() for part in parts]
     x = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
     data = batches((x, x[:, :1]), 4, seed=3)
+    data = data._replace(at=functools.cache(data.at))
     config = gan.Config(epochs=2)
 
     def run(folder: Path) -> None:
         for part, value in zip(parts, initial, strict=True):
             part.assign(value)
 
-        def on_epoch(epoch: int) -> dict[str, float]:
+        def on_epoch(epoch: int, losses: dict[str, float]) -> dict[str, float]:
             write_image(noise(8, 8, 3, seed=epoch), folder / "samples" / f"epoch-{epoch:04d}.png")
             return {"validation": [1.0, 2.0][epoch - 1]}
 
-        check_run(folder, "gan", config, "sample")
-        start_run(folder, "gan", config, "sample")
+        started = Run(folder, "gan", config, "sample")
+        started.start()
         options = {"on_epoch": on_epoch, "best": "validation", "healthy": {"loss": Healthy(9.0, 10.0, "odd")}}
-        fit(step, data, 2, state, folder, save_seconds=0.0, **options)
+        with executing(Execution(steps_per_call=1)):  # so that each run saves after the same steps
+            fit(step, data, 2, state, folder, save_seconds=0.0, **options)
         write_image(noise(8, 8, 3), folder / "samples.png")
-        finish_run(folder, Networks(state["model"]), lambda: {"score": 1.0})
+        started.finish(Networks(state["model"]), lambda: {"score": 1.0})
 
     assert kill_everywhere(tmp_path, run) >= 200
 
@@ -73,15 +86,16 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been(tmp_path):
 @pytest.mark.parametrize(("recipe", "traced"), [(style_transfer, "make_losses"), (deepdream, "make_gradient")])
 def test_a_picture_in_the_making_that_is_killed_anywhere(recipe, traced, tmp_path, monkeypatch):
     name = recipe.__name__.partition(".")[2]
-    config = recipe.Config(**TINY[name] | {"epochs": 4, "steps": 1})
+    longer = {"octaves": 4} if recipe is deepdream else {"epochs": 4}
+    config = recipe.Config(**TINY[name] | {"steps": 1} | longer)
     networks = recipe.build(config)
     kept = getattr(recipe, traced)(networks, *([tiny_data(name, config)] if recipe is style_transfer else []), config)
     monkeypatch.setattr(recipe, traced, lambda *arguments: kept)  # of one size, so traced once
 
     def run(folder: Path) -> None:
-        picture = tiny_data(name, config)
-        recipe.train(networks, picture, config, folder)
-        write_image(picture.picture, folder / "picture.png")
+        changed = tiny_data(name, config)
+        recipe.train(networks, changed, config, folder)
+        write_image(changed.image, folder / "image.png")
         write_report(folder)
 
     assert kill_everywhere(tmp_path, run) >= 40

@@ -7,28 +7,31 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.batches import batches, side_by_side
-from common.domains import Domains
-from common.images import from_uint8, read_image, write_image
-from common.runs import load_network
-from common.training import fit
+from common.data import Batches, Domains
+from common.data.batches import batches
+from common.images import from_uint8, read_image
+from common.images.writing import write_image
+from common.runs import Run
+from common.system.options import check_value, range_checks
+from common.training import Noise, fit
 from recipes import cyclegan
 from recipes.cyclegan import (
     Config,
+    ImagePool,
+    LinearDecay,
     Networks,
     adversarial_loss,
     build,
-    experiment,
-    falling_adam,
+    exchange,
     l1_loss,
     train,
     translate,
     translate_batch,
-    translate_file,
+    translate_files,
 )
 from tests.pictures import noise
 
-TINY = Config(size=32, base_filters=4, residual_blocks=1, pool=2, jitter=1.0, epochs=1)
+TINY = Config(size=32, base_filters=4, residual_blocks=1, pool_size=2, jitter=1.0, epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +107,52 @@ def test_what_a_generator_does_at_an_edge_is_what_it_does_to_the_mirror_image_be
 
 @pytest.mark.parametrize(
     ("settings", "rule"),
-    [({"size": 30}, "size must be 32 or more"), ({"size": 48, "generator": "unet"}, "U-Net a power of 2, got 48"),
-     ({"size": 516}, "got 516"), ({"size": 32, "patch_layers": 4}, "multiple of 4 from 48")],
+    [({"size": 30}, "size must be a multiple of 4 from 32"), ({"size": 516}, "got 516"),
+     ({"size": 48, "generator": "unet"}, "size must be a power of two from 32 to 512, got 48"),
+     ({"size": 32, "patch_layers": 4}, "multiple of 4 from 48")],
 )  # fmt: skip
 def test_a_size_it_cannot_take(settings, rule):
     with pytest.raises(ValueError, match=rule):
-        build(Config(base_filters=1, **settings))
+        Config(base_filters=1, **settings)
+    with range_checks(False):  # as the command line makes it
+        config = Config(base_filters=1, **settings)
+    with pytest.raises(ValueError, match=rule):
+        check_value("config", config, Config)
+
+
+# %% The image pool
+
+
+def numbered(*numbers: int) -> tf.Tensor:
+    return tf.reshape(tf.constant(numbers, tf.float32), (-1, 1, 1, 1)) + tf.zeros((1, 2, 2, 3))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_pool_gives_new_images_until_it_is_full_then_half_of_the_time_old_ones_which_leave(batch):
+    pool, noise_of_run = ImagePool.empty(5, 2), Noise(4)
+    give = tf.function(lambda images: exchange(pool, images, noise_of_run))
+    given = [
+        number
+        for start in range(0, 600, batch)
+        for number in give(numbered(*range(start, start + batch))).numpy()[:, 0, 0, 0]
+    ]
+    assert given[:5] == [0, 1, 2, 3, 4] and int(pool.count) == 5
+    inside, kept, old = {0, 1, 2, 3, 4}, [], 0
+    for new, returned in zip(range(5, 600), given[5:], strict=True):
+        if returned != new:  # one that was there, once, and the new one is there from now on
+            inside.remove(returned)
+            inside.add(new)
+            kept.append(new - returned)
+            old += 1
+    assert 250 < old < 345  # 297.5 and four standard deviations
+    assert {float(image[0, 0, 0]) for image in pool.images} == inside
+    assert min(inside) > 500  # nothing stays for ever
+    assert 8 < np.mean(kept) < 12  # each goes with chance 1/10 a step: ten steps on average
+
+
+def test_a_pool_of_0_gives_back_what_it_gets():
+    images = numbered(1, 2)
+    assert exchange(ImagePool.empty(0, 2), images, Noise(0)) is images
 
 
 # %% Losses and the learning rate
@@ -135,16 +178,13 @@ def test_losses_against_their_formulas():
      (1.0, [8] * 10 + [0])],
 )  # fmt: skip
 def test_the_learning_rate_is_even_then_falls_linearly_to_0(decay_from, expected):
-    variable = keras.Variable([1.0])
-    optimizer = falling_adam([variable], 10, Config(learning_rate=8.0, decay_from=decay_from))
-    for step, rate in enumerate(expected):
-        optimizer.iterations.assign(step)
-        assert float(optimizer.learning_rate) == pytest.approx(rate, abs=1e-5)
-    assert optimizer.beta_1 == 0.5
+    schedule = LinearDecay(8.0, 10, decay_from)
+    for step, learning_rate in enumerate(expected):
+        assert float(schedule(step)) == pytest.approx(learning_rate, abs=1e-5)
 
 
 @pytest.mark.slow
-def test_training_takes_the_rate_of_its_steps(monkeypatch):
+def test_training_takes_the_learning_rate_of_its_steps(monkeypatch):
     given = captured(monkeypatch, Config(size=32, base_filters=2, residual_blocks=0, epochs=3, learning_rate=1.0))
     for name in ("g_optimizer", "d_optimizer"):
         optimizer = given["state"][name]
@@ -153,6 +193,7 @@ def test_training_takes_the_rate_of_its_steps(monkeypatch):
             optimizer.iterations.assign(step)
             rates.append(float(optimizer.learning_rate))
         np.testing.assert_allclose(rates, [1, 1, 1, 0.5, 0], atol=1e-6)
+        assert optimizer.beta_1 == 0.5
 
 
 # %% A step
@@ -173,7 +214,7 @@ def captured(monkeypatch, config=TINY, networks=None):
 
 def two_domains(config: Config, **held_out):
     one, other = noise(4, config.size, config.size, 3), noise(3, config.size, config.size, 3, seed=1)
-    return side_by_side(batches(one, 1, 0, **held_out), batches(other, 1, 1, **held_out))
+    return Batches.zip(batches(one, 1, 0, **held_out), batches(other, 1, 1, **held_out))
 
 
 def unchanging() -> keras.Model:
@@ -189,7 +230,7 @@ def unchanging() -> keras.Model:
 @pytest.mark.parametrize("identity_weight", [5.0, 0.0])
 @pytest.mark.usefixtures("untraced")
 def test_generators_that_change_nothing_have_no_cycle_and_no_identity_loss(monkeypatch, identity_weight):
-    config = Config(size=32, base_filters=2, residual_blocks=0, pool=0, identity_weight=identity_weight)
+    config = Config(size=32, base_filters=2, residual_blocks=0, pool_size=0, identity_weight=identity_weight)
     _, _, judge_a, judge_b = build(config)
     networks = Networks(unchanging(), unchanging(), judge_a, judge_b)
     a, b = noise(1, 32, 32, 3), noise(1, 32, 32, 3, seed=1)
@@ -231,12 +272,12 @@ def test_a_step_goes_down_the_gradient_of_each_network_s_own_loss(monkeypatch, l
     gradients = [tape.gradient(each, network.trainable_variables) for each, network in zip(own, networks, strict=True)]
     before = [[v.numpy() for v in network.trainable_variables] for network in networks]
 
-    def plain_descent(variables, steps, config):
+    def plain_descent(learning_rate, variables, beta_1):
         optimizer = keras.optimizers.SGD(1.0)
         optimizer.build(variables)
         return optimizer
 
-    monkeypatch.setattr(cyclegan, "falling_adam", plain_descent)
+    monkeypatch.setattr(cyclegan, "adam", plain_descent)
     captured(monkeypatch, config, networks)["step"](tf.constant(a), tf.constant(b))  # the pool is empty: no exchange
     for network, olds, slopes in zip(networks, before, gradients, strict=True):
         for variable, old, slope in zip(network.trainable_variables, olds, slopes, strict=True):
@@ -248,7 +289,7 @@ def test_a_step_goes_down_the_gradient_of_each_network_s_own_loss(monkeypatch, l
 @pytest.mark.usefixtures("untraced")
 def test_discriminators_learn_from_the_pool_and_generators_from_their_newest_translations(monkeypatch):
     """With a pool full of one picture, a discriminator's losses are those of that picture or of the newest one."""
-    config = Config(size=32, base_filters=2, residual_blocks=0, pool=3, learning_rate=0.0)
+    config = Config(size=32, base_filters=2, residual_blocks=0, pool_size=3, learning_rate=0.0)
     networks = build(config)
     given = captured(monkeypatch, config, networks)
     kept = from_uint8(noise(3, 32, 32, 3, seed=9)) * 0.5
@@ -270,7 +311,7 @@ def test_discriminators_learn_from_the_pool_and_generators_from_their_newest_tra
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_has_the_pool_of_one_that_was_not_stopped(monkeypatch, tmp_path):
-    config = Config(size=32, base_filters=2, residual_blocks=0, pool=2, epochs=4)
+    config = Config(size=32, base_filters=2, residual_blocks=0, pool_size=2, epochs=4)
     ends = []
     for name, stops in (("whole", [4]), ("stopped", [2, 4])):
         for epochs in stops:
@@ -293,7 +334,7 @@ def test_a_run_that_goes_on_has_the_pool_of_one_that_was_not_stopped(monkeypatch
 def test_on_two_pictures_the_cycle_closes():
     blocks = noise(2, 4, 4, 3).repeat(8, 1).repeat(8, 2)
     config = Config(size=32, base_filters=8, residual_blocks=1, epochs=60, learning_rate=2e-3)
-    history = train(build(config), side_by_side(batches(blocks[:1], 1, 0), batches(blocks[1:], 1, 1)), config)
+    history = train(build(config), Batches.zip(batches(blocks[:1], 1, 0), batches(blocks[1:], 1, 1)), config)
     assert history[-1]["cycle"] < 0.4 * history[0]["cycle"]
     assert history[-1]["identity"] < 0.4 * history[0]["identity"]
 
@@ -315,6 +356,29 @@ def test_any_size_in_the_same_size_out(generator, shape):
     np.testing.assert_array_equal(translated, whole[: shape[0], : shape[1]])
 
 
+def test_a_u_net_that_resizes_adds_its_output_to_its_input():
+    config = Config(size=32, base_filters=2, generator="unet", upsampling="bilinear", levels=3)
+    network = build(config).generator_a2b
+    *_, last = (layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
+    kernel, bias = last.get_weights()
+    last.set_weights([kernel * 0, np.array([0.25, 0, -0.5], np.float32)])
+    image = from_uint8(noise(1, 16, 24, 3))
+    np.testing.assert_allclose(network(image) - image, np.broadcast_to([0.25, 0, -0.5], image.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("generator", ["resnet", "unet"])
+def test_only_transposed_convolutions_show_a_grid(generator):
+    """Far from the borders of a grey image, an untrained generator makes one colour, or a grid."""
+    grid = []
+    for upsampling in ("bilinear", "transposed"):
+        config = Config(
+            size=32, base_filters=4, residual_blocks=1, levels=4, generator=generator, upsampling=upsampling
+        )
+        middle = build(config).generator_a2b(tf.fill((1, 256, 256, 3), 0.5)).numpy()[0, 112:144, 112:144]
+        grid.append(np.abs(np.diff(middle, axis=1)).mean() / np.abs(middle).mean())
+    assert grid[0] < 0.01 < grid[1]
+
+
 def test_many_pictures_are_translated_as_one_by_one():
     network = build(TINY).generator_a2b
     images = noise(11, 32, 32, 3)
@@ -331,8 +395,8 @@ def run(tmp_path):
     for name, count in (("lakes", 7), ("deserts", 4)):
         for number in range(count):
             write_image(noise(40, 36 + number, 3, seed=number), tmp_path / "photos" / name / f"{number}.png")
-    picture = experiment(str(tmp_path / "photos"), TINY, tmp_path / "run")
-    assert picture == tmp_path / "run" / "translations.png" and picture.is_file()
+    image = cyclegan.run(str(tmp_path / "photos"), TINY, tmp_path / "run")
+    assert image == tmp_path / "run" / "translations.png" and image.is_file()
     return tmp_path / "run"
 
 
@@ -345,10 +409,10 @@ def test_a_run_on_own_pictures_and_both_directions(run, tmp_path):
     photo = noise(30, 45, 3, seed=9)
     write_image(photo, tmp_path / "photo.png")
     for direction in ("a2b", "b2a"):
-        translate_file(tmp_path / "photo.png", tmp_path / f"{direction}.png", direction, run)
-        expected = translate(load_network(run, f"generator_{direction}"), photo)
+        translate_files(tmp_path / "photo.png", tmp_path / f"{direction}.png", direction, run)
+        expected = translate(Run.load(run, "cyclegan", Config).network(f"generator_{direction}"), photo)
         np.testing.assert_array_equal(read_image(tmp_path / f"{direction}.png"), expected)
-    translate_file(tmp_path / "photos" / "lakes", tmp_path / "out", run=run)
+    translate_files(tmp_path / "photos" / "lakes", tmp_path / "out", run=run)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{number}.png" for number in range(7)]
     assert read_image(tmp_path / "out" / "3.png").shape == (40, 39, 3)
 
@@ -357,15 +421,23 @@ def test_a_run_on_own_pictures_and_both_directions(run, tmp_path):
 def test_a_run_of_the_sample_is_scored_by_the_truth(tmp_path, monkeypatch):
     summer, winter = noise(6, 32, 32, 3), noise(6, 32, 32, 3, seed=1)
     truth = noise(3, 32, 32, 3, seed=2), noise(3, 32, 32, 3, seed=3)
-    monkeypatch.setattr(
-        cyclegan, "sample_seasons", lambda config: Domains.of_arrays((summer, winter), truth, ("summer", "winter"))
-    )
-    experiment("sample", TINY, tmp_path)
+    domains = Domains.of_arrays((summer, winter), truth, ("summer", "winter"))
+    monkeypatch.setattr(cyclegan, "unpaired_images", lambda *_: domains)
+    cyclegan.run("sample", TINY, tmp_path)
     scores = json.loads((tmp_path / "results.json").read_text())
-    translated = translate_batch(load_network(tmp_path, "generator_a2b"), truth[0])
+    translated = translate_batch(Run.load(tmp_path, "cyclegan", Config).network("generator_a2b"), truth[0])
     assert scores["a2b_l1"] == pytest.approx(np.abs(translated / 255 - truth[1] / 255).mean(), rel=1e-3)
     assert (
         scores["a2b_unchanged_l1"]
         == scores["b2a_unchanged_l1"]
         == pytest.approx(np.abs(truth[0] / 255 - truth[1] / 255).mean())
     )
+
+
+# %% Runs of earlier versions
+
+
+def test_a_run_that_calls_the_pool_size_pool(tmp_path):
+    settings = {"recipe": "cyclegan", "data": "sample", "config": {"size": 64, "pool": 7, "precision": "float32"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert Run.load(tmp_path, "cyclegan", Config).config == Config(size=64, pool_size=7)

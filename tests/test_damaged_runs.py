@@ -21,12 +21,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import common.runs
-from common.errors import InputError
-from common.export import export
-from common.files import write_npz
-from common.keras_files import load_keras_file
-from common.runs import check_run, read_run, settings_of, start_run
+import common.runs.run
+from common.runs.export import export
+from common.runs.run import Run, settings_of
+from common.system.files import InputError, write_npz
+from common.system.keras_files import load_keras_file
 from tests.test_contract import RECIPES, TINY, in_groups
 
 CLASSES = ("dark", "bright")
@@ -71,7 +70,7 @@ def saved_run(recipe: str, folder: Path) -> Path:
         if name != "features" or recipe != "fast_style_transfer":
             (run / name).parent.mkdir(exist_ok=True)
             network.save(run / f"{name}.keras")
-    start_run(run, recipe, config, str(folder / "data.npz"), CLASSES)
+    Run(run, recipe, config, str(folder / "data.npz")).start(CLASSES)
     draw, width = np.random.default_rng(0).normal, getattr(config, "latent_dim", 0)
     square = np.eye(width, dtype=np.float32)
     if recipe == "vae_faces":
@@ -103,13 +102,13 @@ def folder(tmp_path_factory) -> Path:
 def call(folder, tmp_path, monkeypatch) -> Callable[[str, Path], Iterator[str]]:
     """Return a function that calls each verb of a recipe with a run, and yields what was wrong, or nothing."""
     loaded = functools.cache(lambda path, written: load_keras_file(path))
-    monkeypatch.setattr(common.runs, "load_keras_file", lambda path: loaded(path, path.stat().st_mtime_ns))
+    monkeypatch.setattr(common.runs.run, "load_keras_file", lambda path: loaded(path, path.stat().st_mtime_ns))
 
-    def looked_at(_: object, networks: dict[str, keras.Model], data: Any, *__: object) -> dict[str, float]:
+    def looked_at(networks: dict[str, keras.Model], _: object, __: object, data: Any, *___: object) -> dict[str, float]:
         images = data.images(np.arange(len(data.labels)))  # a curve of attacks would take a second
         return {name: float(network(images / 255).numpy().mean()) for name, network in networks.items()}
 
-    monkeypatch.setattr("recipes.fgsm.accuracy_under_attack", looked_at)
+    monkeypatch.setattr("recipes.fgsm.evaluate_attacks", looked_at)
 
     def swapped(source: Path, destination: Path, convert: Callable, size: int, *_: object) -> Path:
         convert(np.zeros((1, size, size, 3), np.uint8))  # no face has to be found
@@ -224,15 +223,15 @@ def test_a_changed_config_json(recipe, folder, call, tmp_path):
 def test_training_does_not_go_on_with_what_somebody_wrote_into_config_json(recipe, tmp_path):
     config_class = importlib.import_module(f"recipes.{recipe}").Config
     config = config_class(**TINY[recipe])
-    start_run(tmp_path, recipe, config, "sample", CLASSES)
+    Run(tmp_path, recipe, config, "sample").start(CLASSES)
     path, refused = tmp_path / "config.json", 0
     whole = json.loads(path.read_text())
-    assert read_run(tmp_path, recipe, config_class) == config
+    assert Run.load(tmp_path, recipe, config_class).config == config
     for change, content in damaged_settings(recipe, whole):
         path.write_bytes(content)
         try:
-            check_run(tmp_path, recipe, config, "sample")
-            for name, value in settings_of(read_run(tmp_path, recipe, config_class)).items():
+            Run(tmp_path, recipe, config, "sample")
+            for name, value in settings_of(Run.load(tmp_path, recipe, config_class).config).items():
                 assert type(value) is type(whole["config"][name])
         except InputError as error:
             assert "\n" not in str(error) and len(str(error)) < 1000 and str(tmp_path) in str(error)
@@ -246,7 +245,7 @@ def test_export_believes_no_config_json_either(tmp_path):
     (tmp_path / "generator.keras").touch()
     for text in ("[]", "[" * 100_000, '{"recipe": "x", "data": "x", "config": {"size": 1e99}}'):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(InputError, match=r"config\.json: (damaged|size must be a whole number, got 1e\+99)"):
+        with pytest.raises(InputError, match=r"config\.json: (damaged|size must be an integer, got 1e\+99)"):
             export(tmp_path, "litert_int8")
 
 
@@ -367,8 +366,8 @@ def test_other_networks(recipe, folder, call, tmp_path):
     files = sorted((tmp_path / "run").glob("*.keras"))
     read: set[str] = set()
     with pytest.MonkeyPatch.context() as patch:
-        load = common.runs.load_keras_file
-        patch.setattr(common.runs, "load_keras_file", lambda path: read.add(path.name) or load(path))
+        load = common.runs.run.load_keras_file
+        patch.setattr(common.runs.run, "load_keras_file", lambda path: read.add(path.name) or load(path))
         assert set(call(recipe, tmp_path / "run")) == {""}
     for path in [file for file in files if file.name in read]:
         whole, network = path.read_bytes(), load_keras_file(path)

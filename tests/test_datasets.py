@@ -11,11 +11,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common.batches import Examples, as_they_are, batches, jittered, undistorted
-from common.datasets import image_pairs, images_of
-from common.errors import InputError
-from common.images import LABEL_COLOURS, write_image
-from common.labelled import labelled_images
+from common.data.batches import Examples, as_they_are, batches, jittered, undistorted
+from common.data.datasets import image_pairs, images_of
+from common.data.labelled import labelled_images
+from common.data.synthetic import SETS
+from common.images.pixels import LABEL_COLOURS
+from common.images.writing import write_image
+from common.system.files import InputError
 from tests.pictures import noise
 
 
@@ -30,6 +32,17 @@ def sample() -> tuple[np.ndarray, np.ndarray]:
 
 def taken(stream, count: int) -> list[np.ndarray]:
     return [batch[0] for batch in stream.take(count).as_numpy_iterator()]
+
+
+def test_built_in_pairs_have_names_and_only_streets_are_label_maps(monkeypatch):
+    for name in ("sketches", "streets"):
+        monkeypatch.setitem(SETS, name, lambda size, seed, name=name: (noise(20, size, size, 3, seed=len(name)),) * 2)
+    for data, sample, is_map in (("sample", "sketches", False), ("streets", "sketches", True)):
+        for swap in (False, True):
+            examples = image_pairs(data, 16, sample, swap=swap)
+            assert examples.label_maps == ((is_map and not swap), (is_map and swap))
+            name = sample if data == "sample" else data
+            np.testing.assert_array_equal(examples.held_out()[0], noise(20, 16, 16, 3, seed=len(name))[9::10])
 
 
 # Batches
@@ -164,7 +177,7 @@ def test_side_by_side_pairs_and_a_test_folder(tmp_path):
 def test_a_picture_that_is_no_pair_among_pairs_side_by_side(tmp_path):
     for number in range(4):
         save(tmp_path / f"{number}.png", noise(16, 30 if number == 2 else 32, 3))
-    with pytest.raises(InputError, match=r"2\.png: 30x16 px; a pair side by side is twice as wide as high"):
+    with pytest.raises(InputError, match=r"2\.png: 30x16 px; a side-by-side pair must be twice as wide"):
         image_pairs(str(tmp_path), 16, sample=sample)
     assert len(image_pairs(str(tmp_path), 16, sample=sample, skip_bad=True).train) == 2
 
@@ -172,7 +185,7 @@ def test_a_picture_that_is_no_pair_among_pairs_side_by_side(tmp_path):
 def test_two_files_of_one_name_on_one_side(tmp_path):
     for name in ("A/0.png", "B/0.png", "B/0.bmp"):
         save(tmp_path / name, noise(16, 16, 3))
-    with pytest.raises(InputError, match="have the same name"):
+    with pytest.raises(InputError, match="differ only in their suffix"):
         image_pairs(str(tmp_path), 16, sample=sample)
 
 
@@ -211,7 +224,7 @@ def test_maps_of_class_numbers_are_coloured_and_never_mixed(tmp_path):
     np.testing.assert_array_equal(coloured[0], LABEL_COLOURS[labels[1]])
     smaller, _ = image_pairs(str(tmp_path), 16, sample=sample, classes=5).held_out()
     assert {tuple(pixel) for pixel in smaller.reshape(-1, 3)} <= {tuple(colour) for colour in LABEL_COLOURS[:5]}
-    with pytest.raises(InputError, match="holds 4"):
+    with pytest.raises(InputError, match="contains label 4"):
         image_pairs(str(tmp_path), 16, sample=sample, classes=4)
 
 
@@ -270,7 +283,7 @@ def test_npz(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "expected"),
     [
-        ({"images": np.zeros((2, 28, 28), np.uint8)}, "but not x_train and x_test"),
+        ({"images": np.zeros((2, 28, 28), np.uint8)}, "lacks x_train and x_test; found images"),
         ({"x_train": np.zeros((2, 28, 28), np.float32), "x_test": np.zeros((2, 28, 28), np.float32)}, "float32"),
         (
             {"x_train": np.zeros((2, 784), np.uint8), "x_test": np.zeros((2, 784), np.uint8)},
@@ -356,18 +369,18 @@ def test_npz_that_does_not_fit_into_memory(tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(np.lib.format, "read_array", fail)
-    with pytest.raises(InputError, match="a.npz: its arrays do not fit into the memory that is free; make them"):
+    with pytest.raises(InputError, match="a.npz: its arrays do not fit into memory; use fewer"):
         images_of(str(tmp_path / "a.npz"), 28, 1, no_sample)
 
 
 def test_pipes_in_place_of_data_are_named_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.npz")
     for read in (images_of, labelled_images):
-        with pytest.raises(InputError, match="a.npz: a folder, a device or a pipe; expected an .npz file"):
+        with pytest.raises(InputError, match="a.npz: is a folder, a device or a pipe; expected an .npz file"):
             read(str(tmp_path / "a.npz"), 28, 1, no_sample)
     for split in ("train", "t10k"):
         os.mkfifo(tmp_path / f"{split}-images-idx3-ubyte")
-    with pytest.raises(InputError, match="train-images-idx3-ubyte: not a whole idx file.*it is no file"):
+    with pytest.raises(InputError, match="train-images-idx3-ubyte: not a complete idx file.*not a regular file"):
         images_of(str(tmp_path), 28, 1, no_sample)
 
 
@@ -391,7 +404,7 @@ def test_idx_files(name, tmp_path):
 def test_idx_file_that_is_cut_off(tmp_path):
     for split in ("train", "t10k"):
         (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(idx(noise(4, 28, 28))[:-5])
-    with pytest.raises(InputError, match="not a whole idx file"):
+    with pytest.raises(InputError, match="not a complete idx file"):
         images_of(str(tmp_path), 28, 1, sample=no_sample)
 
 
@@ -401,8 +414,8 @@ def test_idx_files_that_claim_or_hold_too_much(tmp_path):
     damaged = bytearray(gzip.compress(good))
     damaged[len(damaged) // 2] ^= 255
     for content, said in {
-        gzip.compress(many): "values in a file of",
-        gzip.compress(good + bytes(10**7)): "3137 values or more, not 3136",
+        gzip.compress(many): "values, but the file has",
+        gzip.compress(good + bytes(10**7)): "expected 3136 values, found more",
         gzip.compress(good)[:-9]: "ended before",
         bytes(damaged): "",
         b"no gzip": "Not a gzipped file",
@@ -411,7 +424,9 @@ def test_idx_files_that_claim_or_hold_too_much(tmp_path):
     }.items():
         for split in ("train", "t10k"):
             (tmp_path / f"{split}-images-idx3-ubyte.gz").write_bytes(content)
-        with pytest.raises(InputError, match=f"not a whole idx file of unsigned bytes .*{said}.*; download it again"):
+        with pytest.raises(
+            InputError, match=f"not a complete idx file of unsigned bytes .*{said}.*; download it again"
+        ):
             images_of(str(tmp_path), 28, 1, no_sample)
 
 
@@ -435,9 +450,9 @@ def test_folder_of_pictures_with_folders_in_it(tmp_path):
 
 
 def test_words_that_mean_nothing(tmp_path):
-    with pytest.raises(InputError, match="not one of sample, mnist"):
+    with pytest.raises(InputError, match="or one of sample, mnist"):
         images_of(str(tmp_path / "nowhere"), 16, 3, sample=no_sample)
-    with pytest.raises(InputError, match="no pictures here"):
+    with pytest.raises(InputError, match="no images in this folder"):
         images_of(str(tmp_path), 16, 3, sample=no_sample)
     with pytest.raises(InputError, match="1 channels, not 3"):
         images_of("sample", 16, 3, sample=lambda: noise(20, 16, 16, 1))
@@ -533,5 +548,5 @@ def test_tfds_without_a_network_says_so_at_once(monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(InputError, match="could not be fetched.*not known.*by hand in"):
+    with pytest.raises(InputError, match="download failed.*not known.*yourself in"):
         images_of("tfds:emnist", 28, 1, sample=no_sample, fetch=True)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common.batches import batches
-from common.runs import start_run
+from common.data.batches import batches
+from common.runs import Run
 from recipes import dcgan
 from recipes.dcgan import (
     DIGITS,
@@ -18,9 +19,24 @@ from recipes.dcgan import (
     generate,
     generate_file,
     generator_loss,
+    pairing_loss,
+    squared_gradient,
     walk,
     walk_file,
 )
+
+TINY = {
+    "size": 16,
+    "channels": 1,
+    "base_filters": 2,
+    "batch_size": 4,
+    "learning_rate": 0.01,
+    "loss": "relativistic",
+    "gradient_penalty": 1.0,
+    "penalty_fraction": 0.5,
+    "ema_decay": 0.6,
+    "hidden_units": 3,
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +63,7 @@ def test_sizes(size):
 
 
 @pytest.mark.parametrize(("field", "value"), [("size", 20 + 2), ("size", 12), ("channels", 4), ("size", 0)])
-def test_settings_it_cannot_take(field, value):
+def test_hyperparameters_out_of_range(field, value):
     with pytest.raises(ValueError, match=f"{field} must .* got {value}"):
         build(Config(**{field: value}))
 
@@ -61,7 +77,67 @@ def test_losses_against_their_formulas():
     assert float(discriminator_loss(tf.zeros((3, 1)), tf.zeros((3, 1)))) == pytest.approx(2 * np.log(2))
 
 
-def test_the_same_seed_draws_the_same_images_in_any_number(generator):
+def test_the_relativistic_loss_against_its_formula():
+    real, fake = np.array([2.0, -1.0]), np.array([-0.3, 1.2])
+    tensors = [tf.constant(values[:, None], tf.float32) for values in (real, fake)]
+    assert float(pairing_loss(*tensors)) == pytest.approx(np.log1p(np.exp(real - fake)).mean(), rel=1e-6)
+    assert float(pairing_loss(*tensors[::-1])) == pytest.approx(np.log1p(np.exp(fake - real)).mean(), rel=1e-6)
+
+
+def test_the_squared_gradient_of_a_quadratic_network():
+    """For the logit x'x + b'x, the gradient is 2 x + b."""
+    images = keras.Input((2, 3, 1))
+    flat = keras.layers.Flatten()(images)
+    dense = keras.layers.Dense(1)
+    network = keras.Model(images, dense(flat) + keras.ops.sum(keras.ops.square(flat), axis=1, keepdims=True))
+    x = np.random.default_rng(0).normal(size=(5, 2, 3, 1)).astype(np.float32)
+    expected = np.sum((2 * x.reshape(5, 6) + dense.kernel.numpy()[:, 0]) ** 2, axis=1).mean()
+    assert float(squared_gradient(network, tf.constant(x))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_with_a_penalty_the_logit_of_an_image_does_not_depend_on_the_batch():
+    config = Config(size=16, channels=1, base_filters=2, gradient_penalty=1.0, hidden_units=3)
+    discriminator = build(config).discriminator
+    images = tf.constant(np.random.default_rng(0).normal(size=(4, 16, 16, 1)), tf.float32)
+    logits = discriminator(images, training=True).numpy()
+    np.testing.assert_allclose(discriminator(images[:1], training=True), logits[:1], rtol=1e-4)
+    kernels = sum(a * b * 16 + b for a, b in ((1, 2), (2, 4))) + 4 * 4 * 4 * 3 + 3 + 3 + 1
+    assert discriminator.count_params() == kernels
+
+
+@pytest.mark.usefixtures("untraced")
+def test_after_training_the_generator_has_the_mean_of_its_weights():
+    config = Config(**TINY | {"final_rate": 0.1, "epochs": 3})
+    networks, seen = build(config), []
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1)).astype(np.uint8)
+
+    def keep(epoch, losses):
+        seen.append(networks.generator.get_weights())
+
+    history = dcgan.train(networks, images, config, steps_per_epoch=1, on_epoch=keep)
+    half = [(first + second) / 2 for first, second in zip(seen[0], seen[1], strict=True)]
+    for found, mean, last in zip(networks.generator.get_weights(), half, seen[2], strict=True):
+        np.testing.assert_allclose(found, 0.6 * mean + 0.4 * last, atol=1e-5)
+        assert not np.allclose(found, last, atol=1e-5)
+    assert all(np.isfinite(row["discriminator"]) for row in history)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
+def test_a_resumed_run_continues_with_the_latest_weights_and_with_their_mean(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1)).astype(np.uint8)
+    found = []
+    for folder, stops in ((tmp_path / "whole", [2]), (tmp_path / "resumed", [1, 2])):
+        for epochs in stops:
+            config = Config(**TINY | {"epochs": epochs})
+            networks = build(config)
+            dcgan.train(networks, images, config, folder, steps_per_epoch=1)
+        found.append([*networks.generator.get_weights(), *networks.discriminator.get_weights()])
+    for whole, resumed in zip(*found, strict=True):
+        np.testing.assert_array_equal(whole, resumed)
+
+
+def test_the_same_seed_generates_the_same_images_in_any_number(generator):
     many = generate(generator, 300, seed=5)
     assert many.shape == (300, 28, 28, 1) and many.dtype == np.uint8
     np.testing.assert_array_equal(many, generate(generator, 300, seed=5))
@@ -74,7 +150,7 @@ def test_a_walk_begins_and_ends_at_the_two_seeds_and_keeps_to_their_sphere(gener
     np.testing.assert_array_equal(images[-1], generate(generator, 1, seed=2)[0])
 
     class Latents:
-        """Stands in for a generator: its images are the latents themselves."""
+        """A generator that keeps the latents it is called with."""
 
         input_shape = (None, 100)
 
@@ -89,23 +165,25 @@ def test_a_walk_begins_and_ends_at_the_two_seeds_and_keeps_to_their_sphere(gener
 
 
 def test_a_walk_that_goes_nowhere_and_no_images_at_all(generator):
-    with pytest.raises(ValueError, match="two seeds"):
+    with pytest.raises(ValueError, match="needs different seeds and 2 or more steps"):
         walk(generator, 3, 3)
-    with pytest.raises(ValueError, match="2 steps or more"):
+    with pytest.raises(ValueError, match="2 or more steps"):
         walk(generator, 3, 4, steps=1)
     with pytest.raises(ValueError, match="got 0"):
         generate(generator, 0)
 
 
-def test_files(generator, tmp_path, monkeypatch):
-    start_run(tmp_path / "run", "dcgan", DIGITS, "sample")
-    monkeypatch.setattr(dcgan, "load_network", lambda *_: generator)
+def test_files(generator, tmp_path):
+    Run(tmp_path / "run", "dcgan", DIGITS, "sample").start()
+    generator.save(tmp_path / "run" / "generator.keras")
     with Image.open(generate_file(tmp_path / "grid.png", 10, run=tmp_path / "run")) as grid:
         assert grid.width > 8 * 28
     generate_file(tmp_path / "singles", 5, singles=True, run=tmp_path / "run")
     assert len(list((tmp_path / "singles").iterdir())) == 5
     with Image.open(walk_file(tmp_path / "walk.gif", 0, 1, 6, zoom=3, run=tmp_path / "run")) as gif:
         assert gif.n_frames == 6 and gif.size == (84, 84)
+    with Image.open(walk_file(tmp_path / "walk.png", 0, 1, 6, zoom=1, run=tmp_path / "run")) as strip:
+        assert strip.size == (6 * 30 + 2, 32)
 
 
 @pytest.mark.slow
@@ -119,6 +197,6 @@ def test_a_collapse_stands_in_the_progress_and_in_the_report(tmp_path, capsys):
     config = Config(size=16, channels=1, base_filters=2, latent_dim=1, batch_size=16, learning_rate=0.01, epochs=3)
     dcgan.train(build(config), batches(images[:64], 16, 0, held_out=(images[64:],)), config, tmp_path)
     (warnings,) = json.loads((tmp_path / "warnings.json").read_text()).values()
-    expected = "samples are copies of each other"
+    expected = "mode collapse: generated images are nearly equal"
     assert any(expected in warning for warning in warnings), warnings
     assert expected in "".join(capsys.readouterr()) and expected in (tmp_path / "report.html").read_text()

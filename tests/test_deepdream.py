@@ -16,9 +16,14 @@ import tensorflow as tf
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import approx_fprime
 
-from common.canvas import resume_painting
-from common.errors import InputError
-from common.images import read_image, resize_image, write_image
+from common.images.pixels import resize_image
+from common.images.reading import read_image
+from common.images.writing import write_image
+from common.runs import Run
+from common.system.files import InputError
+from common.system.options import check_arguments, range_checks
+from common.training import canvas
+from common.training.canvas import resume_painting
 from recipes import deepdream
 from recipes.deepdream import (
     Config,
@@ -27,7 +32,6 @@ from recipes.deepdream import (
     build,
     dream_file,
     dream_octave,
-    experiment,
     make_gradient,
     smoothed,
     tiled_gradient,
@@ -40,9 +44,10 @@ from tests.three_convolutions import maps_of, maps_written_out, three_convolutio
 
 
 def settings(**changes) -> Config:
-    base: dict[str, Any] = {"network": "file", "layers": "conv2,conv3", "epochs": 2, "steps": 3, "size": 0}
+    base: dict[str, Any] = {"network": "file", "layers": "conv2,conv3", "octaves": 2, "steps": 3, "size": 0}
     base |= {"tile": 64, "border": 32}
-    return Config(**base | changes)
+    with range_checks(False):  # some borders are narrower than any that the command line accepts
+        return Config(**base | changes)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,7 @@ def loss_written_out(picture: np.ndarray, weights: dict[str, float], variation: 
 @pytest.mark.parametrize("variation", [0.0, 2.0])
 def test_the_loss_is_the_mean_square_written_out_and_the_gradient_its_slope(weights, variation):
     layers = ",".join(f"{name}={weight}" for name, weight in weights.items())
-    gradient = make_gradient(Networks(maps_of(*weights)), settings(layers=layers, variation=variation))
+    gradient = make_gradient(Networks(maps_of(*weights)), settings(layers=layers, variation_weight=variation))
     picture = unit(noise(12, 10, 3))
     loss, found = gradient(tf.constant(picture[None], tf.float32))
     assert float(loss) == pytest.approx(loss_written_out(picture, weights, variation), rel=1e-4)
@@ -178,7 +183,7 @@ def test_a_step_goes_as_far_as_it_is_told_where_the_gradient_is_one_deviation(st
     direction = np.random.default_rng(0).normal(size=(40, 48, 3))
     gradient, calls = uphill(direction)
     start = floats(soft(40, 48))
-    found, loss = dream_octave(gradient, start, settings(steps=4, step_size=step_size, smoothings=1, shift=0), 0)
+    found, loss = dream_octave(gradient, start, settings(steps=4, step_size=step_size, smoothings=1, jitter=0), 0)
     expected = start.astype(float)
     for _ in range(4):
         expected = np.clip(expected + step_size * direction / direction.std(), -1, 1)
@@ -189,7 +194,7 @@ def test_a_step_goes_as_far_as_it_is_told_where_the_gradient_is_one_deviation(st
 def test_each_step_sees_the_picture_moved_and_it_is_moved_back():
     gradient, calls = uphill(np.zeros((40, 48, 3)))
     start = floats(noise(40, 48, 3))
-    found, _ = dream_octave(gradient, start, settings(steps=12, shift=5), 0)
+    found, _ = dream_octave(gradient, start, settings(steps=12, jitter=5), 0)
     np.testing.assert_array_equal(found, start)
     moves = []
     for seen in calls:
@@ -198,8 +203,8 @@ def test_each_step_sees_the_picture_moved_and_it_is_moved_back():
         moves.append(move)
     assert len(set(moves)) > 6
     again, other = (uphill(np.zeros((40, 48, 3))) for _ in range(2))
-    dream_octave(again[0], start, settings(steps=12, shift=5), 0)
-    dream_octave(other[0], start, settings(steps=12, shift=5, seed=1), 0)
+    dream_octave(again[0], start, settings(steps=12, jitter=5), 0)
+    dream_octave(other[0], start, settings(steps=12, jitter=5, seed=1), 0)
     np.testing.assert_array_equal(again[1], calls)
     assert not np.array_equal(other[1], calls)
 
@@ -228,9 +233,9 @@ def loss_of(plain, image: np.ndarray) -> float:
 def test_the_loss_rises_in_every_octave_and_the_picture_is_changed_in_place(networks, plain):
     image = soft(48, 56)
     dream = Dream(image.copy())
-    picture = dream.picture
-    history = train(networks, dream, settings(epochs=3, steps=5, octave_scale=1.2))
-    assert picture is dream.picture and picture.dtype == np.uint8 and picture.shape == image.shape
+    picture = dream.image
+    history = train(networks, dream, settings(octaves=3, steps=5, octave_scale=1.2))
+    assert picture is dream.image and picture.dtype == np.uint8 and picture.shape == image.shape
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert [row["pixels"] for row in history] == [39, 47, 56]
     losses = [row["loss"] for row in history]
@@ -247,8 +252,8 @@ def test_a_weight_of_variation_smooths(networks):
     found = {}
     for weight in (0.0, 30.0):
         dream = Dream(noise(40, 44, 3) // 2 + 64)
-        train(networks, dream, settings(epochs=1, steps=6, variation=weight))
-        found[weight] = variation_of(dream.picture)
+        train(networks, dream, settings(octaves=1, steps=6, variation_weight=weight))
+        found[weight] = variation_of(dream.image)
     assert found[30.0] < 0.7 * found[0.0]
     assert found[30.0] < 0.9 * variation_of(noise(40, 44, 3) // 2 + 64)
 
@@ -256,63 +261,63 @@ def test_a_weight_of_variation_smooths(networks):
 def test_without_steps_of_any_size_the_picture_stays(networks):
     dream = Dream(noise(41, 53, 3))
     train(networks, dream, settings(step_size=0.0, steps=1))
-    np.testing.assert_array_equal(dream.picture, noise(41, 53, 3))
+    np.testing.assert_array_equal(dream.image, noise(41, 53, 3))
 
 
 def test_no_octave_is_smaller_than_32_pixels_and_no_size_is_dreamt_twice(networks):
-    history = train(networks, Dream(soft(34, 60)), settings(epochs=3, steps=1, octave_scale=2.0))
+    history = train(networks, Dream(soft(34, 60)), settings(octaves=3, steps=1, octave_scale=2.0))
     assert [row["pixels"] for row in history] == [32, 60]
 
 
 def test_one_layer_is_enough(networks):
     one = Networks(keras.Model(networks.features.inputs, networks.features.outputs[:1]))
     dream = Dream(soft(34, 60))
-    history = train(one, dream, settings(epochs=1, layers="one"))
-    assert history[-1]["loss"] > 0 and not np.array_equal(dream.picture, soft(34, 60))
+    history = train(one, dream, settings(octaves=1, layers="one"))
+    assert history[-1]["loss"] > 0 and not np.array_equal(dream.image, soft(34, 60))
 
 
 @pytest.mark.parametrize("octaves", [1, 2, 4])
 def test_a_dream_goes_on_with_another_number_of_octaves(octaves, networks, monkeypatch, tmp_path):
-    config = settings(epochs=3, steps=1)
+    config = settings(octaves=3, steps=1)
     with monkeypatch.context() as patch:
         stopped(patch, after=2)
         with pytest.raises(KeyboardInterrupt):
             train(networks, Dream(soft(64, 70)), config, tmp_path)
     dream = Dream(soft(64, 70))
-    history = train(networks, dream, settings(epochs=octaves, steps=1), tmp_path)
+    history = train(networks, dream, settings(octaves=octaves, steps=1), tmp_path)
     pixels = [row["pixels"] for row in history]
-    assert pixels == sorted(set(pixels)) and pixels[-1] == 70 and dream.picture.shape == (64, 70, 3)
+    assert pixels == sorted(set(pixels)) and pixels[-1] == 70 and dream.image.shape == (64, 70, 3)
 
 
 def stopped(monkeypatch, after: int):
-    save = deepdream.save_painting
+    save = canvas.save_painting
 
-    def keep(output_dir, history, picture):
-        save(output_dir, history, picture)
+    def keep(output_dir, history, image):
+        save(output_dir, history, image)
         if len(history) == after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(deepdream, "save_painting", keep)
+    monkeypatch.setattr(canvas, "save_painting", keep)
 
 
 @pytest.mark.parametrize("after", [1, 2])
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(networks, after, tmp_path, monkeypatch):
-    config, image = settings(epochs=3, steps=2, shift=6), soft(43, 54)
+    config, image = settings(octaves=3, steps=2, jitter=6), soft(43, 54)
     whole, again = Dream(image.copy()), Dream(image.copy())
     history = train(networks, whole, config, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stopped(patch, after)
         train(networks, again, config, tmp_path / "stopped")
-    np.testing.assert_array_equal(again.picture, image)
+    np.testing.assert_array_equal(again.image, image)
     assert len(resume_painting(tmp_path / "stopped")[0]) == after
     gone_on = train(networks, again, config, tmp_path / "stopped")
     assert len(history) == 3 and without_time(gone_on) == without_time(history)
-    np.testing.assert_array_equal(again.picture, whole.picture)
+    np.testing.assert_array_equal(again.image, whole.image)
     kept = [resume_painting(tmp_path / name)[1] for name in ("whole", "stopped")]
     assert kept[0] is not None and kept[1] is not None
     np.testing.assert_array_equal(kept[0], kept[1])
-    assert np.abs(whole.picture.astype(int) - image).mean() > 0.5
+    assert np.abs(whole.image.astype(int) - image).mean() > 0.5
 
 
 # What cannot be
@@ -325,13 +330,13 @@ def saved(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("changes, line", [
-    ({"tile": 48}, "tile and border must be multiples of 32, got 48 and 32"),
-    ({"border": 40}, "tile and border must be multiples of 32, got 64 and 40"),
-    ({"border": -32}, "border must be 32 or more"),
-    ({"tile": 0}, "tile must be 32 or more"),
-    ({"size": 31}, "size must be at least 32, got 31"),
+    ({"tile": 48}, "tile must be a multiple of 32 from 32 to 16384, got 48"),
+    ({"border": 40}, "border must be a multiple of 32 from 32 to 4096, got 40"),
+    ({"border": -32}, "border must be a multiple of 32 from 32"),
+    ({"tile": 0}, "tile must be a multiple of 32 from 32"),
+    ({"size": 31}, "size must be 32 or more and at most 16384, got 31"),
     ({"size": -1}, "size must be 0 or more and at most 16384, got -1"),
-    ({"layers": "conv2,conv9"}, "'conv9' is no layer of file that gives maps; .*conv1, .*pool, .*conv3"),
+    ({"layers": "conv2,conv9"}, "'conv9' is not a layer of file that outputs feature maps; .*conv1, .*pool, .*conv3"),
     ({"layers": ""}, "expected NAME or NAME=WEIGHT"),
     ({"network": "VGG16"}, "network must be one of embedded, .*file, got 'VGG16'"),
     ({"weights": "nowhere/three.keras"}, "nowhere/three.keras: there is no such file"),
@@ -342,7 +347,7 @@ def saved(tmp_path) -> Path:
 ])  # fmt: skip
 def test_settings_that_cannot_be(changes, line, saved):
     with pytest.raises(InputError, match=line):
-        build(settings(**{"weights": str(saved)} | changes))
+        build(Config(**vars(settings(**{"weights": str(saved)} | changes))))
 
 
 def test_the_network_of_a_file_does_not_learn_and_gives_the_layers_in_their_order(saved):
@@ -372,21 +377,26 @@ def test_a_picture_that_is_too_small_is_named_with_its_size(height, width, tmp_p
     with pytest.raises(InputError, match=line):
         zoom_file(tmp_path / "small.png", tmp_path / "out.gif")
     with pytest.raises(InputError, match=line):
-        experiment(str(tmp_path / "small.png"), output_dir=tmp_path / "run")
+        deepdream.run(str(tmp_path / "small.png"), output_dir=tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["small.png"]
 
 
 @pytest.mark.parametrize("name", ["out.png", "out", "out.avi"])
 def test_a_film_of_another_name_is_refused_before_anything_is_read(name, tmp_path):
-    with pytest.raises(InputError, match=f"{name}: no name of a film; it must end in .gif or .mp4"):
+    with pytest.raises(InputError, match=f"{name}: not a video file name; it must end in .gif or .mp4"):
         zoom_file(tmp_path / "absent.png", tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changes", [{"frames": 1}, {"zoom": 1.0}, {"zoom": 2.1}, {"frame_steps": 0}])
-def test_films_that_cannot_be(changes, tmp_path):
-    with pytest.raises(InputError, match="a film takes 2 frames, a zoom in 1..2, and 1 step: got"):
-        zoom_file(tmp_path / "absent.png", tmp_path / "out.gif", **changes)
+@pytest.mark.parametrize("changes, line", [
+    ({"frames": 1}, "frames must be 2 or more"),
+    ({"zoom": 1.0}, "zoom must be 1.001 or more and at most 2, got 1.0"),
+    ({"zoom": 2.1}, "zoom must be 1.001 or more and at most 2, got 2.1"),
+    ({"frame_steps": 0}, "frame_steps must be 1 or more"),
+])  # fmt: skip
+def test_films_that_cannot_be(changes, line, tmp_path):
+    with pytest.raises(InputError, match=line):
+        check_arguments(zoom_file, tmp_path / "absent.png", tmp_path / "out.gif", **changes)
 
 
 # From files to files
@@ -414,7 +424,7 @@ def test_a_film_has_as_many_frames_as_it_was_told(saved, name, size, limit, expe
     assert found.shape == (5, *expected, 3)
     dream = Dream(resize_image(soft(*size), *expected) if limit else soft(*size))
     train(build(config), dream, config)
-    assert np.abs(found[0].astype(int) - dream.picture).mean() < 10  # the palette; MPEG-4
+    assert np.abs(found[0].astype(int) - dream.image).mean() < 10  # the palette; MPEG-4
     assert all(np.abs(a.astype(int) - b).mean() > 1 for a, b in zip(found[1:], found[:-1], strict=True))
 
 
@@ -433,7 +443,7 @@ def test_a_film_falls_into_its_middle(saved, tmp_path):
 @pytest.mark.slow
 def test_a_run_says_what_its_files_show_and_a_second_call_changes_nothing(saved, photo, plain, tmp_path):
     config = ready(saved, size=48, steps=4)
-    beside = experiment(str(photo), config, tmp_path / "run")
+    beside = deepdream.run(str(photo), config, tmp_path / "run")
     dreamt, scores = read_image(tmp_path / "run" / "dream.png"), json.loads((tmp_path / "run/results.json").read_text())
     image = resize_image(soft(45, 61), 35, 48)
     assert dreamt.shape == image.shape and beside == tmp_path / "run" / "beside.png" and beside.is_file()
@@ -441,16 +451,16 @@ def test_a_run_says_what_its_files_show_and_a_second_call_changes_nothing(saved,
     assert scores["loss_after"] == pytest.approx(loss_of(plain, dreamt), rel=1e-4)
     assert scores["loss_after"] > scores["loss_before"]
     assert scores["mean_change"] == pytest.approx(np.abs(dreamt.astype(int) - image).mean())
-    experiment(str(photo), config, tmp_path / "run")
+    deepdream.run(str(photo), config, tmp_path / "run")
     np.testing.assert_array_equal(read_image(tmp_path / "run" / "dream.png"), dreamt)
     with pytest.raises(InputError, match="holds a run with steps 4, not 5"):
-        experiment(str(photo), ready(saved, size=48, steps=5), tmp_path / "run")
+        deepdream.run(str(photo), ready(saved, size=48, steps=5), tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_the_command_line_dreams_before_any_network_and_leaves_no_run(saved, photo, tmp_path):
     arguments = ["dream", "photo.png", "out.png", "--network", "file", "--weights", "three.keras", "--layers",
-                 "conv2=0.5,conv3", "--epochs", "2", "--steps", "2", "--tile", "32", "--border", "32"]  # fmt: skip
+                 "conv2=0.5,conv3", "--octaves", "2", "--steps", "2", "--tile", "32", "--border", "32"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [*forked_python(), "-m", "recipes.deepdream", *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -458,3 +468,13 @@ def test_the_command_line_dreams_before_any_network_and_leaves_no_run(saved, pho
     assert done.stdout.splitlines() == ["out.png"]
     assert read_image(tmp_path / "out.png").shape == (45, 61, 3)
     assert {path.name for path in tmp_path.iterdir()} == {"three.keras", "photo.png", "out.png"}
+
+
+# Runs of earlier versions
+
+
+def test_a_run_of_an_earlier_version_has_its_old_names(tmp_path):
+    old = {"epochs": 3, "shift": 5, "variation": 2.0, "size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "deepdream", "data": "sample", "config": old}))
+    config = Run.load(tmp_path, "deepdream", Config).config
+    assert config == Config(octaves=3, jitter=5, variation_weight=2.0, size=64)

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from common.digits import sklearn_digits
+from common.samples.digits import sklearn_digits
 
 
 @pytest.fixture(scope="module")
@@ -57,5 +57,5 @@ def test_pictures_show_the_counts_they_come_from() -> None:
 
 
 def test_too_small() -> None:
-    with pytest.raises(ValueError, match="size is 7: it must be 8 or more"):
+    with pytest.raises(ValueError, match="size must be 8 or more, got 7"):
         sklearn_digits(7)

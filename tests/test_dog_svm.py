@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import warnings
 
+import keras
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -11,10 +12,10 @@ from skimage.transform import pyramid_gaussian
 from skimage.util import view_as_windows
 from sklearn.svm import LinearSVC
 
-from common.batches import batches
-from common.lazy import keras
+from common.data.batches import batches
+from common.data.synthetic import SET_CLASSES, SETS
 from recipes import dog_svm
-from recipes.dog_svm import PYRAMID, SIGMAS, Config, build, classify, describe, svm_objective, train
+from recipes.dog_svm import PYRAMID, SIGMAS, Config, build, classify, extract_features, svm_objective, train
 
 
 def pictures(count: int, size: int, channels: int = 1) -> np.ndarray:
@@ -29,7 +30,7 @@ def test_pyramid_features_are_those_of_scikit_image(size, channels):
         np.concatenate([level.ravel() for level in pyramid_gaussian(image / 255, channel_axis=-1)]) for image in images
     ]
     config = Config(features="pyramid", size=size, channels=channels)
-    features = describe(build(config).features, images)
+    features = extract_features(build(config).features, images)
     assert features.dtype == np.float32 and (features[:, -1] == 1).all()
     np.testing.assert_allclose(features[:, :-1], expected, atol=1e-6)
 
@@ -56,7 +57,9 @@ def test_difference_features_are_those_that_scipy_and_scikit_image_give():
                 found.append(np.sqrt(cells).ravel())
             finer = coarser
         expected.append(np.concatenate([*found, finer[::2, ::2].ravel(), [1]]))
-    np.testing.assert_allclose(describe(build(Config(size=20)).features, images), expected, atol=2e-4)  # roots of 1e-8
+    np.testing.assert_allclose(
+        extract_features(build(Config(size=20)).features, images), expected, atol=2e-4
+    )  # roots of 1e-8
 
 
 def problem(count: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,24 +114,24 @@ def test_the_fit_is_that_of_scikit_learn():
     config = Config(size=12, outputs=3, tolerance=1e-5)
     networks = build(config)
     history = train(networks, batches((images, labels), 50, 0, held_out=held_out), config)
-    assert history[-1]["gap"] <= 1e-5
-    features = describe(networks.features, images)
+    assert history[-1]["duality_gap"] <= 1e-5
+    features = extract_features(networks.features, images)
     other = LinearSVC(C=1, dual=False, fit_intercept=False, tol=1e-8, max_iter=10_000).fit(features, labels)
     (kernel,) = networks.classifier.get_weights()
     scale = np.linalg.norm(kernel) / np.linalg.norm(other.coef_)  # which turns margins into probabilities
     np.testing.assert_allclose(kernel / scale, other.coef_.T, atol=0.01 * np.abs(other.coef_).max())
     found = classify(networks, held_out[0])
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
-    assert np.mean(found.argmax(1) == other.predict(describe(networks.features, held_out[0]))) > 0.98
+    assert np.mean(found.argmax(1) == other.predict(extract_features(networks.features, held_out[0]))) > 0.98
 
 
 @pytest.mark.slow
 def test_a_fit_that_is_stopped_early_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(dog_svm, "drawn_clothes", lambda count, seed, size: images_of_classes(100, size))
-    monkeypatch.setattr(dog_svm, "CLOTHES_CLASSES", ("left", "middle", "right"))
+    monkeypatch.setitem(SETS, "clothes", lambda size, seed: images_of_classes(100, size))
+    monkeypatch.setitem(SET_CLASSES, "clothes", ("left", "middle", "right"))
     for epochs, converged in ((2, "no"), (500, "yes")):
         run = tmp_path / converged
-        dog_svm.experiment("sample", Config(size=12, epochs=epochs), run)
+        dog_svm.run("sample", Config(size=12, epochs=epochs), run)
         results = json.loads((run / "results.json").read_text())
         assert results["converged"] == converged and results["iterations"] <= epochs
 

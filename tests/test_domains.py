@@ -3,24 +3,19 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
-from common.batches import Examples, as_they_are
-from common.domains import (
+from common.data.batches import Examples, as_they_are
+from common.data.domains import (
     DOMAIN_LAYOUTS,
     Domains,
-    ImagePool,
-    epoch_translations,
-    judge_translations,
-    unpaired_batches,
+    save_translations,
     unpaired_images,
 )
-from common.errors import InputError
-from common.images import read_image
+from common.images.reading import read_image
+from common.system.files import InputError
 from tests.pictures import noise
 
 
@@ -101,16 +96,16 @@ def test_the_centre_square_in_the_size_asked_for_whatever_the_suffix(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        ({}, "found nothing; expected two folders of pictures"),
-        ({"A": 3}, "found A/ with 3 pictures; expected"),
-        ({"trainA": 3, "testA": 2}, "found testA/ with 2 pictures, trainA/ with 3 pictures; expected"),
-        ({"x": 3, "y": 2, "z": 1}, "found x/ with 3 pictures, y/ with 2 pictures, z/ with 1 pictures; expected"),
-        ({"A": 3, "B": 0}, r"B: no pictures here \(png.*expected two folders"),
-        ({"trainA": 0, "trainB": 2}, "trainA: no pictures here"),
-        ({"summer": 3, "winter": 0}, "found summer/ with 3 pictures, winter/ with 0 pictures"),
-        ({"A": 3, "B": 1}, "B: one picture only; a domain needs at least two, one of them to hold out"),
-        ({"A": 3, "B": 3, "test/A": 1, "test/B": 0}, "test/B: no pictures here"),
-        ({".": 4}, "found 4 pictures in no sub-folder; expected"),
+        ({}, "found nothing; expected two folders of images"),
+        ({"A": 3}, "found A/ with 3 images; expected"),
+        ({"trainA": 3, "testA": 2}, "found testA/ with 2 images, trainA/ with 3 images; expected"),
+        ({"x": 3, "y": 2, "z": 1}, "found x/ with 3 images, y/ with 2 images, z/ with 1 images; expected"),
+        ({"A": 3, "B": 0}, r"B: no images here \(png.*expected two folders"),
+        ({"trainA": 0, "trainB": 2}, "trainA: no images here"),
+        ({"summer": 3, "winter": 0}, "found summer/ with 3 images, winter/ with 0 images"),
+        ({"A": 3, "B": 1}, r"B: only one image; a domain needs at least two \(one is held out\)"),
+        ({"A": 3, "B": 3, "test/A": 1, "test/B": 0}, "test/B: no images here"),
+        ({".": 4}, "found 4 images outside sub-folders; expected"),
     ],
 )
 def test_a_folder_that_will_not_do(folders, message, tmp_path):
@@ -132,12 +127,12 @@ def test_a_folder_that_is_not_there_and_one_that_is_both_domains(tmp_path):
 def test_a_picture_that_cannot_be_read(tmp_path):
     for folder in "AB":
         fill(tmp_path / folder, 3)
-    (tmp_path / "B" / "01.png").write_bytes(b"no picture")
+    (tmp_path / "B" / "01.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"B/01\.png.*--skip-bad"):
         read(str(tmp_path), 16)
     assert [len(part) for part in read(str(tmp_path), 16, skip_bad=True).b[:2]] == [1, 1]
     (tmp_path / "B" / "02.png").write_bytes(b"")
-    with pytest.raises(InputError, match="B: one picture only"):
+    with pytest.raises(InputError, match="B: only one image"):
         read(str(tmp_path), 16, skip_bad=True)
 
 
@@ -164,7 +159,7 @@ def test_arrays(tmp_path):
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
-    [({"a": 3}, "has a, but not b"), ({"a": 3, "b": 0}, "b: no pictures"), ({"a": 1, "b": 3}, "a: one picture only"),
+    [({"a": 3}, "lacks b; found a"), ({"a": 3, "b": 0}, "b: no images"), ({"a": 1, "b": 3}, "a: only one image"),
      ({"a": 3, "b": 3, "test_a": 0}, "test_a is empty")],
 )  # fmt: skip
 def test_arrays_that_will_not_do(arrays, message, tmp_path):
@@ -209,9 +204,7 @@ def test_a_set_that_tfds_prepared(tmp_path, monkeypatch):
         assert [len(part) for part in (*domains.a[:2], *domains.b[:2])] == [4, 2, 3, 1]
         expected = {noise(18, 16 + number, 3, seed=number).tobytes() for number in range(4)}
         assert {read_image(Path(name)).tobytes() for name in domains.a.train} == expected
-    with pytest.raises(
-        InputError, match="tfds:no_domains: expected pictures in the splits trainA and trainB.*in trainA"
-    ):
+    with pytest.raises(InputError, match="tfds:no_domains: expected images in the splits trainA and trainB.*in trainA"):
         read("tfds:no_domains", 16)
 
 
@@ -228,57 +221,22 @@ def test_an_epoch_is_as_long_as_the_larger_domain_and_partners_change():
         np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 16, 16, 3), np.uint8) for count in (6, 4)
     )
     domains = Domains(Examples(a, a, as_they_are), Examples(b, b, as_they_are))
-    stream = unpaired_batches(domains, 1, 3, 16, 1.0)
+    stream = domains.batches(1, 3, size=16, jitter=1.0)
     assert stream.steps_per_epoch == 6 and [len(images) for images in stream.held_out] == [6, 4]
     seen = [(int(one[0, 0, 0, 0]), int(other[0, 0, 0, 0])) for one, other in stream.at(0).take(36).as_numpy_iterator()]
     assert all(sorted(one for one, _ in seen[start : start + 6]) == list(range(6)) for start in range(0, 36, 6))
     assert all(sorted(other for _, other in seen[start : start + 4]) == list(range(4)) for start in range(0, 36, 4))
     assert len(set(seen)) > 12
-    small = unpaired_batches(domains, 5, 3, 16, 1.0)
+    small = domains.batches(5, 3, size=16, jitter=1.0)
     (batch,) = small.at(0).take(1).as_numpy_iterator()
     assert [len(images) for images in batch] == [4, 4] and small.steps_per_epoch == 1
 
 
 def test_domains_of_equal_size_are_in_different_orders():
     images = np.arange(40, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 16, 16, 3), np.uint8)
-    stream = unpaired_batches(Domains(*[Examples(images, images, as_they_are)] * 2), 1, 0, 16, 1.0)
+    stream = Domains(*[Examples(images, images, as_they_are)] * 2).batches(1, 0, size=16, jitter=1.0)
     pairs = [(one[0, 0, 0, 0], other[0, 0, 0, 0]) for one, other in stream.at(0).take(40).as_numpy_iterator()]
     assert sum(one == other for one, other in pairs) < 8
-
-
-# %% The pool
-
-
-def numbered(*numbers: int) -> tf.Tensor:
-    return tf.reshape(tf.constant(numbers, tf.float32), (-1, 1, 1, 1)) + tf.zeros((1, 2, 2, 3))
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_pool_gives_new_images_until_it_is_full_then_half_of_the_time_old_ones_which_leave(batch):
-    pool, seeds = ImagePool.empty(5, 2), keras.random.SeedGenerator(4)
-    exchange = tf.function(lambda images: pool.exchange(images, seeds))
-    given = [
-        number
-        for start in range(0, 600, batch)
-        for number in exchange(numbered(*range(start, start + batch))).numpy()[:, 0, 0, 0]
-    ]
-    assert given[:5] == [0, 1, 2, 3, 4] and int(pool.count) == 5
-    inside, kept, old = {0, 1, 2, 3, 4}, [], 0
-    for new, returned in zip(range(5, 600), given[5:], strict=True):
-        if returned != new:  # one that was there, once, and the new one is there from now on
-            inside.remove(returned)
-            inside.add(new)
-            kept.append(new - returned)
-            old += 1
-    assert 250 < old < 345  # 297.5 and four standard deviations
-    assert {float(image[0, 0, 0]) for image in pool.images} == inside
-    assert min(inside) > 500  # nothing stays for ever
-    assert 8 < np.mean(kept) < 12  # each goes with chance 1/10 a step: ten steps on average
-
-
-def test_a_pool_of_0_gives_back_what_it_gets():
-    images = numbered(1, 2)
-    assert ImagePool.empty(0, 2).exchange(images, keras.random.SeedGenerator(0)) is images
 
 
 # %% Pictures and scores
@@ -296,29 +254,29 @@ def test_scores_beside_those_of_simple_answers(tmp_path):
     light = noise(4, 16, 16, 3) // 2 * 2
     light[light < 4] = 4
     domains = Domains.of_arrays((light, darker(light)), (light, darker(light)), ("day", "night"))
-    scores = judge_translations(domains, darker, lighter, tmp_path / "table.png")
+    scores = domains.evaluate(darker, lighter, tmp_path / "table.png")
     assert scores["a2b_l1"] == scores["b2a_l1"] == scores["a_cycle_l1"] == scores["b_cycle_l1"] == 0
     assert scores["a2b_ssim"] == pytest.approx(1)
     unchanged = (light / 2).mean() / 255
     assert scores["a2b_unchanged_l1"] == scores["b2a_unchanged_l1"] == pytest.approx(unchanged)
-    assert scores["a2b_colours_l1"] < 0.003 < unchanged  # half of the mean and of the deviation: the answer
+    assert scores["a2b_colour_shift_l1"] < 0.003 < unchanged  # half of the mean and of the deviation: the answer
     assert read_image(tmp_path / "table.png").shape[0] == 4 * (16 * 8 + 4)
 
 
-def test_the_mean_picture_of_the_other_kind_s_training_pictures_is_an_answer_too(tmp_path):
+def test_the_mean_image_of_the_other_kind_s_training_pictures_is_an_answer_too(tmp_path):
     light, dark, held_a, held_b = (noise(6, 16, 16, 3, seed=seed) // 2 + 100 * (seed % 2) for seed in range(4))
     domains = Domains.of_arrays((light, dark), (held_a, held_b), ("day", "night"))
-    scores = judge_translations(domains, np.copy, np.copy, tmp_path / "table.png")
+    scores = domains.evaluate(np.copy, np.copy, tmp_path / "table.png")
     for way, train, truth in (("a2b", dark, held_b), ("b2a", light, held_a)):
         apart = np.abs(truth - np.rint(train.mean(0))).mean() / 255
-        assert scores[f"{way}_mean_picture_l1"] == pytest.approx(apart)
-        assert scores[f"{way}_mean_picture_ssim"] < 0.5 and scores[f"{way}_unchanged_ssim"] == scores[f"{way}_ssim"]
+        assert scores[f"{way}_mean_image_l1"] == pytest.approx(apart)
+        assert scores[f"{way}_mean_image_ssim"] < 0.5 and scores[f"{way}_unchanged_ssim"] == scores[f"{way}_ssim"]
 
 
 def test_without_the_truth_there_is_the_cycle_alone(tmp_path):
     a, b = noise(20, 16, 16, 3), noise(12, 16, 16, 3, seed=1)
     domains = Domains(Examples(a[:10], a[10:], as_they_are), Examples(b[:9], b[9:], as_they_are))
-    scores = judge_translations(domains, darker, darker, tmp_path / "table.png")
+    scores = domains.evaluate(darker, darker, tmp_path / "table.png")
     assert scores == {
         "a_cycle_l1": pytest.approx(np.abs(a[10:] / 255 - a[10:] // 4 / 255).mean()),
         "b_cycle_l1": pytest.approx(np.abs(b[9:] / 255 - b[9:] // 4 / 255).mean()),
@@ -332,12 +290,10 @@ def test_an_epoch_s_picture_and_a_collapse_that_shows(tmp_path):
     def collapsed(images: np.ndarray) -> np.ndarray:
         return np.broadcast_to(b[:1], images.shape)
 
-    found = epoch_translations((a, b), collapsed, np.flip, tmp_path, 3)
+    found = save_translations(a, b, collapsed, np.flip, tmp_path / "samples" / "epoch-0003.png")
     assert (tmp_path / "samples" / "epoch-0003.png").is_file()
     assert found["diversity_a2b"] == 0 and 0.9 < found["diversity_b2a"] < 1.1
-    assert (
-        epoch_translations((a, b[:1]), darker, darker, None, 1) == epoch_translations((), darker, darker, None, 1) == {}
-    )
+    assert save_translations(a, b[:1], darker, darker, None) == {}
 
 
 def test_layouts_are_told_in_one_line():

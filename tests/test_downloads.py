@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from common.downloads import download, file_sha256
-from common.errors import InputError
+from common.system.downloads import download, file_sha256
+from common.system.files import InputError
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -115,15 +115,15 @@ def test_second_attempt(server: Server, tmp_path: Path, first: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "attempts", "words"),
     [
-        ("cut off", 3, "cut off after 128000 of 256000 bytes"),
-        ("503", 3, "the server answered 503"),
-        ("404", 1, "the server answered 404 Not Found"),
+        ("cut off", 3, "connection lost after 128000 of 256000 bytes"),
+        ("503", 3, "the server responded with 503"),
+        ("404", 1, "the server responded with 404 Not Found"),
     ],
 )
 def test_failure_after_all_attempts(server: Server, tmp_path: Path, answer: str, attempts: int, words: str) -> None:
     server.answers = [answer]
     message = failure(server.url, tmp_path)
-    assert words in message and f"by hand from {server.url} and save it as" in message
+    assert words in message and f"manually from {server.url} and save it as" in message
     assert server.requests == attempts
 
 
@@ -131,7 +131,7 @@ def test_failure_after_all_attempts(server: Server, tmp_path: Path, answer: str,
 def test_timeout(server: Server, tmp_path: Path, answer: str, received: int) -> None:
     server.answers = [answer]
     message = failure(server.url, tmp_path, timeout=0.3, retries=1)
-    assert f"timed out: nothing for 0.3 s after {received} bytes" in message
+    assert f"timed out: no data for 0.3 s after {received} bytes" in message
     assert server.requests == 2
 
 
@@ -142,22 +142,22 @@ def test_retries_can_be_none(server: Server, tmp_path: Path) -> None:
 
 
 def test_no_attempt_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="retries is -1: it must be 0 or more"):
+    with pytest.raises(ValueError, match="retries must be 0 or more, got -1"):
         download("http://127.0.0.1/a", tmp_path / "a", None, retries=-1)
 
 
 def test_wrong_checksum(server: Server, tmp_path: Path) -> None:
     server.answers = ["ok"]
     message = failure(server.url, tmp_path, checksum="0" * 64, by_hand="https://example.org/page")
-    assert f"checksum wrong: got {SHA256}, expected {'0' * 64}" in message
-    assert "by hand from https://example.org/page" in message
+    assert f"wrong checksum: got {SHA256}, expected {'0' * 64}" in message
+    assert "manually from https://example.org/page" in message
     assert server.requests == 1
 
 
 def test_wrong_file_already_there(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "digits.npz"
     path.write_bytes(b"mine")
-    with pytest.raises(InputError, match="digits.npz: checksum wrong: got [0-9a-f]{64}, expected") as caught:
+    with pytest.raises(InputError, match="digits.npz: wrong checksum: got [0-9a-f]{64}, expected") as caught:
         download(server.url, path, SHA256)
     assert "\n" not in str(caught.value)
     assert server.requests == 0

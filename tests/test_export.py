@@ -13,16 +13,16 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.export import Case, against, compare
-from common.errors import InputError
-from common.execution import Execution
-from common.export import EXPORT_ENDINGS, export, export_network, in_float32
-from common.runs import start_run
+from common.runs.export import EXPORT_ENDINGS, export, export_network, in_float32
+from common.runs.run import Run
+from common.system.files import InputError
+from common.training import Execution, executing
 from recipes import lenet, pix2pix
 from tests.forked import forked_python
-from tests.test_contract import RECIPES, in_groups, load, tiny
+from tests.test_contract import RECIPES, build_short, in_groups, load, tiny
 
 ROOT = Path(__file__).parents[1]
-Run = Callable[[list[np.ndarray]], list[np.ndarray]]
+Runtime = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def needs_the_extra() -> None:
@@ -56,7 +56,7 @@ def outputs_of(network: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarra
     return [np.asarray(each) for each in keras.tree.flatten(found)]
 
 
-def loaded(path: Path, format: str, network: keras.Model) -> Run:
+def loaded(path: Path, format: str, network: keras.Model) -> Runtime:
     """Return a function that runs what was exported in its own runtime, with inputs and outputs by their names."""
     names = [each.name for each in network.inputs]
     outputs = [f"output_{number}" for number in range(len(network.outputs))]
@@ -98,7 +98,7 @@ def of_different_forms(networks: tuple[keras.Model, ...]) -> list[keras.Model]:
 def test_every_network_gives_the_same_in_every_format_for_any_number_and_size(name, tmp_path):
     needs_the_extra()
     module = load(name)
-    for network in map(drawn, of_different_forms(module.build(tiny(module, name)))):
+    for network in map(drawn, of_different_forms(build_short(module, tiny(module, name)))):
         sizes = {(32, 32), (64, 96)} if None in network.inputs[0].shape[1:] else {(0, 0)}
         cases = [examples(network, count, *size) for count in (1, 3) for size in sizes]
         expected = [outputs_of(network, inputs) for inputs in cases]
@@ -132,7 +132,8 @@ def test_eight_bits_make_a_small_file_that_gives_nearly_the_same(tmp_path):
 @pytest.mark.parametrize("name", ["lenet", "cyclegan", "mobilenet", "adversarial_autoencoder"])
 def test_what_was_trained_in_16_bits_is_written_in_float32(name):
     module = load(name)
-    mixed = module.build(tiny(module, name, execution=Execution(precision="mixed_bfloat16")))
+    with executing(Execution(precision="mixed_bfloat16")):
+        mixed = module.build(tiny(module, name))
     for network, same in zip(mixed, module.build(tiny(module, name)), strict=True):
         same.set_weights(network.get_weights())
         shapes = [[2, *(32 if side is None else side for side in each.shape[1:])] for each in network.inputs]
@@ -153,7 +154,7 @@ def test_eight_bits_need_a_size_for_transposed_convolutions_of_any_size(tmp_path
 def test_what_litert_has_not_is_one_line(tmp_path):
     inputs = keras.Input((4, 4), name="matrices")
     network = keras.Model(inputs, keras.ops.linalg.svd(inputs)[1], name="values")
-    with pytest.raises(InputError, match="^values holds what LiteRT has not .*; choose another format$"):
+    with pytest.raises(InputError, match="^values has operations that LiteRT lacks .*; choose another format$"):
         export_network(network, tmp_path / "values.tflite", "litert")
     assert not list(tmp_path.iterdir())
 
@@ -161,7 +162,7 @@ def test_what_litert_has_not_is_one_line(tmp_path):
 def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    with pytest.raises(InputError, match="onnx needs tf2onnx, which comes with the `export` extra"):
+    with pytest.raises(InputError, match="onnx needs tf2onnx; install this project with the `export` extra"):
         export_network(network, tmp_path / "network.onnx", "onnx")
 
 
@@ -172,7 +173,7 @@ def test_a_folder_without_networks_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_line_exports_a_run_again_and_again(tmp_path):
-    start_run(tmp_path, "pix2pix", pix2pix.Config(size=32, base_filters=4), "sample")
+    Run(tmp_path, "pix2pix", pix2pix.Config(size=32, base_filters=4), "sample").start()
     network = drawn(pix2pix.build(pix2pix.Config(size=32, base_filters=4)).generator)
     network.save(tmp_path / "generator.keras")
     (tmp_path / "generator").mkdir()
@@ -202,14 +203,14 @@ def test_a_row_for_each_runtime_with_its_size_and_what_8_bits_cost(tmp_path):
     assert len(floats) == 4 and eight_bits == "LiteRT, 8 bits"
     for name in floats:
         assert 1000 * rows[name]["size"] + 500 > 64 * 192 * 4 and rows[name]["time"] > 0
-        assert rows[name]["quality"] == "to Keras: no level differs"
+        assert rows[name]["quality"] == "identical to Keras"
     assert 64 * 192 < 1000 * rows[eight_bits]["size"] < 64 * 192 * 3
-    assert 20 < float(rows[eight_bits]["quality"].removeprefix("to Keras: ").removesuffix(" dB")) < 60
+    assert 20 < float(rows[eight_bits]["quality"].removeprefix("PSNR to Keras ").removesuffix(" dB")) < 60
 
 
 def test_ratio_of_signal_to_noise():
     black = np.full((1, 2, 2, 3), -1.0, np.float32)
-    assert against(black)(black) == {"quality": "to Keras: no level differs"}
-    assert against(black)(-black) == {"quality": "to Keras: 0.0 dB"}
+    assert against(black)(black) == {"quality": "identical to Keras"}
+    assert against(black)(-black) == {"quality": "PSNR to Keras 0.0 dB"}
     one_level = black + np.float32(1 / 127.5)
-    assert against(black)(one_level) == {"quality": "to Keras: 48.1 dB"}  # 20 log10 255
+    assert against(black)(one_level) == {"quality": "PSNR to Keras 48.1 dB"}  # 20 log10 255

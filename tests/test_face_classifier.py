@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.faces import FACE_ATTRIBUTES, drawn_faces
-from common.files import data_file
-from common.lazy import keras
+from common.samples.faces import FACE_ATTRIBUTES, synthetic_faces
+from common.system.files import data_file
+from common.system.lazy import keras
 from tools import face_classifier
 
 
@@ -32,7 +32,7 @@ def test_softened_pictures_keep_their_mean_and_lose_their_edges():
 def test_the_classifier_that_is_shipped_knows_every_attribute_of_new_faces():
     """Faces that it never saw: its own begin with another seed."""
     classifier = keras.models.load_model(data_file("face_classifier.keras"))
-    images, labels = drawn_faces(300, seed=4321)
+    images, labels = synthetic_faces(300, seed=4321)
     shares = face_classifier.accuracies(classifier, images, labels)
     assert dict(zip(FACE_ATTRIBUTES, shares, strict=True)) and shares.min() > 0.93 and shares.mean() > 0.97
 

@@ -7,28 +7,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import InputError
-from common.face_finding import (
+from common.data.people import (
     ColourShift,
-    FaceBox,
     PersonShift,
     TwoPeople,
-    blend_face,
     colours_of,
     convert_faces,
-    cut_face,
-    drawn_people,
-    face_mask,
-    find_faces,
-    judge_swaps,
     report_faceless,
+    synthetic_people,
     two_people,
 )
-from common.faces import drawn_faces
-from common.images import read_image, write_image
-from common.latents import NormalMap
-from common.marks import SYNTHETIC_SOURCE
-from common.scores import frechet_distance
+from common.images.face_finding import FaceBox, blend_face, cut_face, face_mask, find_faces
+from common.images.marks import SYNTHETIC_SOURCE
+from common.images.reading import read_image
+from common.images.writing import write_image
+from common.metrics.latents import NormalMap
+from common.metrics.scores import frechet_distance
+from common.samples.faces import synthetic_faces
+from common.system.files import InputError
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +37,7 @@ def astronaut() -> np.ndarray:
 @pytest.fixture(scope="module")
 def portraits() -> np.ndarray:
     """Four faces that the cascade finds, uint8 [4, 96, 96, 3]."""
-    return drawn_faces(4, 9, 96, character=8)[0]
+    return synthetic_faces(4, 9, 96, character=8)[0]
 
 
 @pytest.fixture
@@ -89,7 +85,7 @@ def test_no_face_where_there_is_none():
 @pytest.mark.slow
 def test_the_box_of_a_drawn_face_is_where_the_recipe_expects_it():
     """So that a run on drawn faces can be tried on photos."""
-    faces = [face for character in (11, 8) for face in drawn_faces(12, 3, 96, character=character)[0]]
+    faces = [face for character in (11, 8) for face in synthetic_faces(12, 3, 96, character=character)[0]]
     found = [boxes[0] for boxes in map(find_faces, faces) if boxes]
     assert len(found) > 0.8 * len(faces)
     assert abs(np.median([box.side for box in found]) / 96 - 0.61) < 0.05
@@ -258,7 +254,7 @@ def test_photos_without_a_face_are_named_and_left_out(album, capsys):
     people = two_people(str(album), 32, 0.4, no_sample)
     assert (len(people.a), len(people.b)) == (3, 3)
     said = capsys.readouterr().err
-    assert said.count(".jpg: no face was found\n") == 5 and "left out 7 of 11 photos" in said
+    assert said.count(".jpg: no face was found\n") == 5 and "skipped 7 of 11 photos" in said
 
 
 def test_nobody_to_be_found(album, capsys):
@@ -293,15 +289,15 @@ def test_ready_faces_in_an_npz(tmp_path, portraits):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x_train": np.zeros(1)}, "has x_train, but not a and b"),
+        ({"x_train": np.zeros(1)}, "lacks a and b; found x_train"),
         ({"a": np.zeros((4, 8, 8, 3), np.uint8), "b": np.zeros((4, 8, 8, 3))}, "b: images are float64"),
         (
             {"a": np.zeros((1, 8, 8, 3), np.uint8), "b": np.zeros((4, 8, 8, 3), np.uint8)},
-            r"A has 1 face\(s\); at least two",
+            r"A has 1 face\(s\); a person needs at least two",
         ),
         (
             {"a": np.zeros((0, 8, 8, 3), np.uint8), "b": np.zeros((4, 8, 8, 3), np.uint8)},
-            r"A has 0 face\(s\); at least two",
+            r"A has 0 face\(s\); a person needs at least two",
         ),
     ],
 )
@@ -322,20 +318,18 @@ def test_swaps_are_scored_where_the_truth_is_known(tmp_path):
     b = a + 50
     people = TwoPeople(a, b, a, b, paired=True)
     shift = ColourShift(np.ones(3), np.full(3, 50.0))
-    scores = judge_swaps(
-        people, lambda faces, way: faces + (50 if way == "a2b" else -50 % 256), shift, tmp_path / "s.png"
-    )
+    scores = people.evaluate(lambda faces, way: faces + (50 if way == "a2b" else -50 % 256), shift, tmp_path / "s.png")
     assert scores["a2b_l1"] == scores["b2a_l1"] == scores["a2b_recoloured_l1"] == scores["b2a_recoloured_l1"] == 0
     assert scores["a2b_copied_l1"] == pytest.approx(50 / 255) and scores["b2a_ssim"] == pytest.approx(1)
     unpaired = TwoPeople(a, b, a[:3], b[:5])
-    assert judge_swaps(unpaired, lambda faces, way: faces, shift, tmp_path / "t.png") == {}
+    assert unpaired.evaluate(lambda faces, way: faces, shift, tmp_path / "t.png") == {}
     with Image.open(tmp_path / "t.png") as picture, Image.open(tmp_path / "s.png") as paired:
         assert picture.height == 4 * (128 + 4) and paired.height == 6 * (128 + 4)
 
 
 @pytest.mark.slow
-def test_drawn_people_show_the_same_moments_where_held_out_and_others_to_learn_from():
-    people = drawn_people(32, 0.1, 0)
+def test_synthetic_people_show_the_same_moments_where_held_out_and_others_to_learn_from():
+    people = synthetic_people(32, 0.1, 0)
     assert people.paired and len(people.held_out_a) == len(people.held_out_b) == 200
     assert len(people.a) != len(people.b)
     corner = np.abs(people.held_out_a[:, -3:, :3].astype(int) - people.held_out_b[:, -3:, :3])
@@ -378,7 +372,7 @@ def test_a_folder_of_photos(astronaut, tmp_path, capsys):
     convert_faces(tmp_path / "in", tmp_path / "out", invert, 32, 0.4)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["one.png"]
     said = capsys.readouterr().err
-    assert "none.png: no face was found" in said and "left out 1 of 2 photos" in said
+    assert "none.png: no face was found" in said and "skipped 1 of 2 photos" in said
     (tmp_path / "in" / "one.jpg").unlink()
     with pytest.raises(InputError, match="no face was found in 1 photos"):
         convert_faces(tmp_path / "in", tmp_path / "out", invert, 32, 0.4)
@@ -389,11 +383,11 @@ def test_what_cannot_be_converted(astronaut, tmp_path):
     source = tmp_path / "in" / "one.png"
     write_image(np.zeros((80, 80, 3), np.uint8), tmp_path / "black.png")
     for place, target, message in (
-        (source, tmp_path / "out.gif", "no room for the marks"),
-        (source, source, "the photo that is read"),
-        (source, tmp_path / "in", "the photo that is read"),
-        (tmp_path / "in", tmp_path / "in", "another folder"),
-        (tmp_path / "in", source, "another folder"),
+        (source, tmp_path / "out.gif", "cannot store metadata"),
+        (source, source, "this is the source"),
+        (source, tmp_path / "in", "this is the source"),
+        (tmp_path / "in", tmp_path / "in", "a different folder"),
+        (tmp_path / "in", source, "a different folder"),
         (tmp_path / "black.png", tmp_path / "out.png", "black.png: no face was found"),
         (tmp_path / "absent.png", tmp_path / "out.png", "absent.png"),
     ):

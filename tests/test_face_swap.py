@@ -7,15 +7,17 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common.batches import batches, side_by_side
-from common.errors import InputError
-from common.face_finding import ColourShift, PersonShift
-from common.faces import drawn_faces
-from common.images import from_uint8, read_image, to_uint8, write_image
-from common.latents import NormalMap
-from common.runs import load_network
+from common.data import Batches, PersonShift
+from common.data.batches import batches
+from common.data.people import ColourShift
+from common.images import from_uint8, read_image, to_uint8
+from common.images.writing import write_image
+from common.metrics.latents import NormalMap
+from common.runs import Run
+from common.samples.faces import synthetic_faces
+from common.system.files import InputError
 from recipes import face_swap
-from recipes.face_swap import Config, build, decode, encode, experiment, l1_loss, swap, swap_file, train, warp
+from recipes.face_swap import Config, build, decode, encode, l1_loss, swap, swap_files, train, warp
 
 TINY = Config(size=32, base_filters=4, latent_dim=8, batch_size=4, epochs=1)
 
@@ -40,13 +42,47 @@ def test_parameters_at_the_usual_size_counted_by_hand():
 
 @pytest.mark.parametrize("size", [16, 40, 272, 0])
 def test_a_size_it_cannot_take(size):
-    with pytest.raises(ValueError, match=f"size must be .*(multiple of 16|at most 256), got {size}"):
-        build(Config(size=size))
+    with pytest.raises(ValueError, match=f"size must be a multiple of 16 from 32 to 256, got {size}"):
+        Config(size=size)
     assert build(Config(size=48, base_filters=1, latent_dim=1)).decoder_b.output_shape == (None, 48, 48, 3)
 
 
 def test_the_loss_is_the_mean_absolute_difference():
     assert float(l1_loss(tf.constant([1.0, -1.0]), tf.constant([0.0, 0.5]))) == pytest.approx(1.25)
+
+
+def test_dssim_is_that_of_windows_computed_one_by_one():
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(-1, 1, (2, 2, 32, 32, 3)).astype(np.float32)
+    found = []
+    for top in range(0, 25, 4):
+        for left in range(0, 25, 4):
+            x, y = (part[:, top : top + 8, left : left + 8].astype(float).transpose(0, 3, 1, 2) for part in (a, b))
+            x, y = (part.reshape(6, 64) for part in (x, y))
+            covariances = [np.cov(one, other, bias=True) for one, other in zip(x, y, strict=True)]
+            for mx, my, ((vx, c), (_, vy)) in zip(x.mean(1), y.mean(1), covariances, strict=True):
+                brightness = (2 * mx * my + 0.0004) / (mx**2 + my**2 + 0.0004)
+                found.append(brightness * (2 * c + 0.0036) / (vx + vy + 0.0036))
+    assert float(face_swap.dssim_loss(a, b)) == pytest.approx((1 - np.mean(found)) / 2, abs=1e-5)
+    assert float(face_swap.dssim_loss(a, a)) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_mask_is_1_at_the_eyes_and_the_mouth_and_symmetric():
+    mask = face_swap.eyes_mouth_mask(64)[..., 0]
+    assert mask.shape == (64, 64) and mask.max() <= 1
+    for y, x in ((24, 21), (24, 42), (48, 32)):
+        assert mask[y, x] > 0.95
+    assert mask[:10].max() < 0.05 and mask[:, :5].max() < 0.05
+    np.testing.assert_allclose(mask, mask[:, ::-1], atol=1e-6)
+
+
+def test_light_networks_have_the_same_shapes_and_fewer_layers_at_high_resolution():
+    light, full = (build(Config(size=48, base_filters=2, latent_dim=3, light=light)) for light in (True, False))
+    assert light.encoder.output_shape == full.encoder.output_shape == (None, 3)
+    assert light.inter.output_shape == full.inter.output_shape == (None, 6, 6, 8)
+    assert light.decoder_a.output_shape == full.decoder_b.output_shape == (None, 48, 48, 3)
+    first, last = light.encoder.layers[1], light.decoder_a.layers[-1]
+    assert first.kernel.shape == (8, 8, 3, 2) and first.strides == (4, 4) and last.kernel.shape == (4, 4, 3, 2)
 
 
 # %% Warping
@@ -98,7 +134,7 @@ def captured(monkeypatch, config, networks):
         return []
 
     monkeypatch.setattr(face_swap, "fit", spy)
-    train(networks, side_by_side(batches(faces(4, 0), 4, 0), batches(faces(6, 1), 4, 0)), config)
+    train(networks, Batches.zip(batches(faces(4, 0), 4, 0), batches(faces(6, 1), 4, 0)), config)
     return given
 
 
@@ -125,7 +161,7 @@ def test_a_step_takes_the_plain_face_as_target_and_the_warped_one_as_input(monke
     networks = build(config)
     given = captured(monkeypatch, config, networks)
     a, b = faces(4, 0), faces(4, 1)
-    state = given["state"]["seeds"].state.numpy()
+    state = given["state"]["noise"].generator.state.numpy()
     seeds = face_swap.keras.random.SeedGenerator(0)
     seeds.state.assign(state)
     moves = face_swap.keras.random.normal((8, 5, 5, 2), stddev=3.2, seed=seeds)
@@ -137,6 +173,19 @@ def test_a_step_takes_the_plain_face_as_target_and_the_warped_one_as_input(monke
     ]
     losses = given["step"](tf.constant(a), tf.constant(b))
     np.testing.assert_allclose([losses["l1_a"], losses["l1_b"]], expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("untraced")
+def test_the_warp_decays_to_0(monkeypatch):
+    config = Config(size=32, base_filters=1, latent_dim=2, batch_size=4, mirror=False, warp_decay=True, epochs=2)
+    given = captured(monkeypatch, config, build(config))  # two steps
+    seen = []
+    monkeypatch.setattr(face_swap, "warp", lambda images, moves: seen.append(moves.numpy()) or images)
+    monkeypatch.setattr(given["state"]["noise"], "normal", lambda shape: tf.ones((8, 5, 5, 2)))
+    for done in range(3):
+        given["state"]["optimizer"].iterations.assign(done)
+        given["step"].python_function(tf.constant(faces(4, 0)), tf.constant(faces(4, 1)))
+    np.testing.assert_allclose([moves.mean() for moves in seen], [0.96, 0.48, 0], atol=1e-6)
 
 
 @pytest.mark.slow
@@ -188,8 +237,8 @@ def test_many_faces_are_coded_and_decoded_as_one_by_one(networks):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run of two people in an .npz, which are few and ready."""
-    np.savez(tmp_path / "faces.npz", a=drawn_faces(12, 1, 32, 11)[0], b=drawn_faces(9, 2, 32, 8)[0])
-    experiment(str(tmp_path / "faces.npz"), TINY, tmp_path / "run")
+    np.savez(tmp_path / "faces.npz", a=synthetic_faces(12, 1, 32, 11)[0], b=synthetic_faces(9, 2, 32, 8)[0])
+    face_swap.run(str(tmp_path / "faces.npz"), TINY, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -203,13 +252,13 @@ def test_a_run_on_own_faces_and_a_photo(run, tmp_path):
     mean_a, mean_b, spread_a, spread_b = (f(x.reshape(-1, 3), 0) for f in (np.mean, np.std) for x in (a, b))
     np.testing.assert_allclose(mean_a * colours.factor + colours.offset, mean_b, atol=1e-6)
     np.testing.assert_allclose(colours.factor, spread_b / spread_a, rtol=1e-6)
-    encoder = load_network(run, "encoder")
+    encoder = Run.load(run, "face_swap", Config).network("encoder")
     expected = NormalMap.between(encode(encoder, colours.there(a)), encode(encoder, b))
     np.testing.assert_allclose(latents.matrix, expected.matrix, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(latents.target, encode(encoder, b).mean(0), atol=1e-5)
-    write_image(drawn_faces(1, 3, 128, character=11)[0][0], tmp_path / "photo.png")
+    write_image(synthetic_faces(1, 3, 128, character=11)[0][0], tmp_path / "photo.png")
     for direction in ("a2b", "b2a"):
-        target = swap_file(tmp_path / "photo.png", tmp_path / f"{direction}.jpg", direction, run=run)
+        target = swap_files(tmp_path / "photo.png", tmp_path / f"{direction}.jpg", direction, run=run)
         with Image.open(target) as picture:
             assert picture.size == (128, 128) and "Synthetic face" in picture.getexif()[270]
     both = [read_image(tmp_path / f"{direction}.jpg") for direction in ("a2b", "b2a")]
@@ -220,9 +269,9 @@ def test_a_run_on_own_faces_and_a_photo(run, tmp_path):
 def test_a_photo_without_a_face_and_a_format_without_room_for_the_marks(run, tmp_path):
     write_image(np.zeros((80, 80, 3), np.uint8), tmp_path / "black.png")
     with pytest.raises(InputError, match="black.png: no face was found"):
-        swap_file(tmp_path / "black.png", tmp_path / "out.png", run=run)
-    with pytest.raises(InputError, match="no room for the marks"):
-        swap_file(tmp_path / "black.png", tmp_path / "out.bmp", run=run)
+        swap_files(tmp_path / "black.png", tmp_path / "out.png", run=run)
+    with pytest.raises(InputError, match="cannot store metadata"):
+        swap_files(tmp_path / "black.png", tmp_path / "out.bmp", run=run)
 
 
 @pytest.mark.slow
@@ -239,7 +288,7 @@ def test_two_tints_under_changing_light_are_learnt_and_swapped():
     red, blue = (40, 0, -40), (-40, 0, 40)
     a, b = (people(tint, rng.uniform(-0.7, 0.7, (160, 2))) for tint in (red, blue))
     networks = build(config)
-    train(networks, side_by_side(batches(a, 16, 0), batches(b, 16, 1)), config)
+    train(networks, Batches.zip(batches(a, 16, 0), batches(b, 16, 1)), config)
     lights = rng.uniform(-0.7, 0.7, (32, 2))
     asked, truth = people(red, lights), people(blue, lights)
     still = NormalMap(np.eye(8), np.zeros(8), np.zeros(8))
@@ -251,3 +300,9 @@ def test_two_tints_under_changing_light_are_learnt_and_swapped():
     copied, blind = np.abs(asked - truth.astype(int)).mean(), np.abs(b.mean(0) - truth).mean()
     assert errors[1].mean() < 0.4 * min(copied, blind)
     assert errors[1].mean() < errors[0].mean()
+
+
+def test_a_run_of_an_earlier_version_has_its_old_names(tmp_path):
+    stored = {"recipe": "face_swap", "data": "sample", "config": {"size": 32, "deviation": False, "xla": False}}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert Run.load(tmp_path, "face_swap", Config).config == Config(size=32, match_deviation=False)

@@ -15,26 +15,29 @@ import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-from common.batches import batches
-from common.canvas import photo_squares
-from common.errors import InputError
-from common.images import read_image, resize_image, write_image
-from common.seasons import drawn_seasons
+from common.data import synthetic as sets
+from common.data.batches import batches
+from common.images.pixels import resize_image
+from common.images.reading import read_image
+from common.images.writing import write_image
+from common.runs import Run
+from common.samples.photos import photo_squares
+from common.samples.seasons import synthetic_seasons
+from common.system.files import InputError
 from recipes import fast_style_transfer
 from recipes.fast_style_transfer import (
     Config,
     Networks,
     build,
     evaluate,
-    experiment,
     gram,
+    layer_weights,
     make_losses,
     mean_and_covariance,
-    sample_pictures,
-    save_beside,
-    share_left,
+    relative_error,
+    save_comparison,
     stylize,
-    stylize_file,
+    stylize_files,
     total_variation,
     train,
     with_colours,
@@ -144,16 +147,16 @@ def test_a_gram_matrix_is_the_mean_of_products_in_each_image(shape):
     ([[1.0, 5.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 2.0]], 1 / 8),
     ([[3.0, 4.0], [2.0, 2.0]], [0.0, 2.0], (13 / 4 + 1) / 2),
 ])  # fmt: skip
-def test_the_share_that_is_left_is_one_of_each_image_and_then_their_mean(found, wanted, expected):
+def test_the_relative_error_is_one_of_each_image_and_then_their_mean(found, wanted, expected):
     """The last wanted tensor is one for all images."""
     wanted = np.broadcast_to(wanted, np.shape(found)).astype(np.float32)
-    assert float(share_left(tf.constant(found), tf.constant(wanted))) == pytest.approx(expected)
+    assert float(relative_error(tf.constant(found), tf.constant(wanted))) == pytest.approx(expected)
 
 
 def test_a_gram_matrix_that_all_images_should_have_is_compared_with_each():
     found, wanted = np.random.default_rng(0).normal(size=(3, 4, 4)), np.random.default_rng(1).normal(size=(1, 4, 4))
     expected = np.mean([((image - wanted[0]) ** 2).sum() / (wanted**2).sum() for image in found])
-    assert float(share_left(tf.constant(found), tf.constant(wanted))) == pytest.approx(expected)
+    assert float(relative_error(tf.constant(found), tf.constant(wanted))) == pytest.approx(expected)
 
 
 def test_total_variation_in_closed_form():
@@ -294,7 +297,7 @@ def painter(tmp_path_factory) -> keras.Model:
     """One whose normalisations do not leave things as they are, and which changes a photo much."""
     path = tmp_path_factory.mktemp("looks") / "three.keras"
     three_convolutions().save(path)
-    network = build(replace(SMALL, weights=str(path), base_filters=3)).painter
+    network = build(replace(SMALL, weights=str(path), base_filters=3)).transform_network
     generator = np.random.default_rng(0)
     for layer in network.layers:
         if isinstance(layer, keras.layers.LayerNormalization):
@@ -347,7 +350,7 @@ def test_the_painter_is_the_one_written_out_and_edges_are_mirrored(painter):
 def test_at_first_a_painter_changes_photos_little(weights):
     config = replace(Config(), network="file", content_layers="conv2", style_layers="conv1", weights=str(weights))
     photos = unit(noise(2, 32, 40, 3))
-    found = build(config).painter(tf.constant(photos, tf.float32))
+    found = build(config).transform_network(tf.constant(photos, tf.float32))
     assert 1e-3 < np.abs(found - np.tanh(1.5 * photos)).mean() < 0.03
 
 
@@ -388,12 +391,44 @@ def test_the_default_painter_has_as_many_weights_as_counted_by_hand(weights):
     network = build(
         replace(Config(), network="file", content_layers="conv2", style_layers="conv1", weights=str(weights))
     )
-    assert network.painter.count_params() == down + 10 * convolution(3, 64, 64) + up + norms
+    assert network.transform_network.count_params() == down + 10 * convolution(3, 64, 64) + up + norms
     assert network.features.trainable_variables == []
 
 
+def test_waves_are_sines_of_the_position_that_are_not_trained(weights):
+    network = build(replace(SMALL, weights=str(weights), waves=5)).transform_network
+    layer = network.get_layer("waves")
+    added = next(each for each in network.layers if isinstance(each, keras.layers.Conv2D) and each.kernel.shape[2] == 5)
+    found = keras.Model(network.input, added.input)(np.zeros((1, 24, 32, 3), np.float32)).numpy()
+    kernel, bias = layer.get_weights()
+    down, across = np.mgrid[1:7, 1:9]  # at a quarter of the resolution
+    expected = np.sin(np.stack([down, across], -1) @ kernel[0, 0].astype(np.float64) + bias)
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    assert not layer.trainable_variables and 0 < bias.min() < bias.max() < 2 * np.pi
+
+
+def test_only_with_waves_a_photo_of_one_colour_gets_a_pattern(weights):
+    grey = np.full((1, 64, 64, 3), 0.2, np.float32)
+    for waves in (0, 8):
+        network = build(replace(SMALL, weights=str(weights), waves=waves)).transform_network
+        assert (network(grey).numpy().std((1, 2)).max() > 1e-4) == (waves > 0)
+
+
+@pytest.mark.slow
+def test_crops_for_training_have_the_size_of_the_option(style, weights, photos, tmp_path, monkeypatch):
+    """At the resolution of the photos, enlarged by `jitter`; a crop is never larger than a photo."""
+    sizes = []
+    monkeypatch.setattr(fast_style_transfer, "train", lambda networks, data, config, folder: sizes.append(data))
+    for crop, expected in ((0, 48), (32, 32), (64, 48)):
+        config = settings(style, weights, size=48, crop=crop, jitter=1.5)
+        fast_style_transfer.run(str(photos), config, tmp_path / f"run{crop}")
+        assert next(iter(sizes[-1].at(0)))[0].shape == (2, expected, expected, 3)
+
+
 def test_the_seed_decides_the_painter(weights):
-    kernels = [build(replace(SMALL, weights=str(weights), seed=seed)).painter.get_weights()[0] for seed in (0, 0, 1)]
+    kernels = [
+        build(replace(SMALL, weights=str(weights), seed=seed)).transform_network.get_weights()[0] for seed in (0, 0, 1)
+    ]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert np.abs(kernels[0] - kernels[2]).max() > 0.01
 
@@ -418,7 +453,7 @@ def mixer() -> keras.Model:
 def test_a_row_tells_the_losses_of_what_is_painted(style):
     networks, photos = networks_of(), noise(2, 12, 16, 3)
     (row,) = train(networks, batches(photos, 2, 0), settings(style, learning_rate=0.0))
-    kernel, bias = networks.painter.get_weights()
+    kernel, bias = networks.transform_network.get_weights()
     before = np.stack([coloured_written_out(photo, unit(PAINTING)) for photo in unit(photos)])
     painted = np.tanh(before @ kernel[0, 0] + bias)
     layers = {"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0}
@@ -431,9 +466,8 @@ def test_a_row_tells_the_losses_of_what_is_painted(style):
 def test_what_has_a_weight_falls_and_what_looks_does_not_learn(style, wanted):
     networks = networks_of()
     looked = [each.copy() for each in networks.features.get_weights()]
-    none = {"content_weight": 0.0, "style_weight": 0.0, "variation": 0.0}
-    name = wanted if wanted == "variation" else f"{wanted}_weight"
-    config = settings(style, epochs=30, learning_rate=0.05, **none | {name: 1.0})
+    none = {"content_weight": 0.0, "style_weight": 0.0, "variation_weight": 0.0}
+    config = settings(style, epochs=30, learning_rate=0.05, **none | {f"{wanted}_weight": 1.0})
     history = train(networks, batches(noise(2, 12, 16, 3), 2, 0), config)
     assert history[-1][wanted] < 0.4 * history[0][wanted]
     for before, after in zip(looked, networks.features.get_weights(), strict=True):
@@ -443,7 +477,7 @@ def test_what_has_a_weight_falls_and_what_looks_does_not_learn(style, wanted):
 @pytest.mark.slow
 def test_a_few_steps_of_a_painter_lower_the_loss_of_style(style, weights):
     """Of smooth photos, to which the painting's grain is to be added."""
-    config = settings(style, weights, epochs=12, learning_rate=0.01, variation=0.0)
+    config = settings(style, weights, epochs=12, learning_rate=0.01, variation_weight=0.0)
     smooth = np.stack([resize_image(noise(3, 3, 3, seed=seed), 32, 32) for seed in range(4)])
     history = train(build(config), batches(smooth, 2, 0), config)
     assert history[0]["style"] > 0.01 and history[-1]["style"] < 0.5 * history[0]["style"]
@@ -451,7 +485,7 @@ def test_a_few_steps_of_a_painter_lower_the_loss_of_style(style, weights):
 
 def test_scores_are_means_over_held_out_photos_and_their_eight_bit_paintings(style):
     networks, photos = networks_of(), noise(3, 16, 24, 3)
-    kernel, bias = networks.painter.get_weights()
+    kernel, bias = networks.transform_network.get_weights()
     before = np.stack([coloured_written_out(photo, unit(PAINTING)) for photo in unit(photos)])
     painted = np.rint((np.tanh(before @ kernel[0, 0] + bias) + 1) * 127.5)
     target, layers = unit(PAINTING), ({"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0})
@@ -466,19 +500,19 @@ def test_scores_are_means_over_held_out_photos_and_their_eight_bit_paintings(sty
 
 
 @pytest.mark.slow
-def test_the_embedded_data_are_drawn_landscapes_and_squares_of_photographs_in_any_order(monkeypatch):
+def test_the_built_in_data_are_synthetic_landscapes_and_squares_of_photographs_in_any_order(monkeypatch):
     """Of 120 landscapes, 60 here."""
-    fewer = {(120, 3, 32): drawn_seasons(60, 3, 32)}
+    fewer = {(120, 3, 32): synthetic_seasons(60, 3, 32)}
     squares = {32: photo_squares(32)}
-    monkeypatch.setattr(fast_style_transfer, "drawn_seasons", lambda *arguments: fewer[arguments])
-    monkeypatch.setattr(fast_style_transfer, "photo_squares", squares.__getitem__)
-    found = sample_pictures(replace(SMALL, seed=3))
+    monkeypatch.setattr(sets, "synthetic_seasons", lambda *arguments: fewer[arguments])
+    monkeypatch.setattr(sets, "photo_squares", squares.__getitem__)
+    found = sets.synthetic("photos", 32, 3)
     parts = [*fewer[120, 3, 32][0], *squares[32]]
     assert found.shape == (len(parts), 32, 32, 3) and found.dtype == np.uint8
     assert sorted(each.tobytes() for each in found) == sorted(each.tobytes() for each in parts)
     drawn = {each.tobytes() for each in parts[:60]}
     assert all(10 <= sum(each.tobytes() in drawn for each in third) <= 30 for third in np.array_split(found, 3))
-    np.testing.assert_array_equal(found, sample_pictures(replace(SMALL, seed=3)))
+    np.testing.assert_array_equal(found, sets.synthetic("photos", 32, 3))
 
 
 def test_squares_of_photographs_are_many_in_colour_and_not_alike():
@@ -492,10 +526,12 @@ def test_squares_of_photographs_are_many_in_colour_and_not_alike():
 @pytest.mark.parametrize("count, shown", [(3, [0, 1, 2]), (6, [0, 1, 2, 3, 4, 5]), (13, [0, 2, 4, 6, 8, 10])])
 def test_photos_stand_above_their_paintings(count, shown, tmp_path):
     network, photos = mixer(), noise(count, 16, 16, 3)
-    picture = read_image(save_beside(network, PAINTING, photos, tmp_path / "beside.png"))
-    assert picture.shape == (2 * 18 + 2, 18 * len(shown) + 2, 3)
+    picture = read_image(save_comparison(network, PAINTING, photos, tmp_path / "beside.png"))
+    left = round(32 * PAINTING.shape[1] / PAINTING.shape[0]) + 4  # of the photos, right of the style image
+    assert picture.shape == (26 + 2 * 16, left + 20 * len(shown), 3)
+    np.testing.assert_array_equal(picture[26:, : left - 4], resize_image(PAINTING, 32, left - 4))
     for column, number in enumerate(shown):
-        above, below = (picture[top : top + 16, 18 * column + 2 :][:, :16] for top in (2, 20))
+        above, below = (picture[top : top + 16, left + 20 * column :][:, :16] for top in (26, 42))
         np.testing.assert_array_equal(above, photos[number])
         kernel, bias = network.get_weights()
         before = coloured_written_out(unit(photos[number]), unit(PAINTING))
@@ -511,7 +547,7 @@ def photos(tmp_path) -> Path:
 
 def outcome(run: Path) -> tuple[list[np.ndarray], list[str], str]:
     """The painter's weights, what its history says besides times, and its scores."""
-    weights = keras.models.load_model(run / "painter.keras").get_weights()
+    weights = keras.models.load_model(run / "transform_network.keras").get_weights()
     rows = [line.rsplit(",", 2)[0] for line in (run / "history.csv").read_text().splitlines()]
     return weights, rows, (run / "results.json").read_text()
 
@@ -519,17 +555,17 @@ def outcome(run: Path) -> tuple[list[np.ndarray], list[str], str]:
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_as_one_that_was_not_bit_for_bit(style, weights, photos, tmp_path, monkeypatch):
     config = settings(style, weights, residual_blocks=0, epochs=2)
-    experiment(str(photos), config, tmp_path / "whole")
+    fast_style_transfer.run(str(photos), config, tmp_path / "whole")
 
     def stop(painter: keras.Model, style: np.ndarray, images: np.ndarray, path: Path) -> Path:
         if path.stem == "epoch-0002":
             raise KeyboardInterrupt
-        return save_beside(painter, style, images, path)
+        return save_comparison(painter, style, images, path)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fast_style_transfer, "save_beside", stop)
-        experiment(str(photos), config, tmp_path / "stopped")
-    picture = experiment(str(photos), config, tmp_path / "stopped")
+        patch.setattr(fast_style_transfer, "save_comparison", stop)
+        fast_style_transfer.run(str(photos), config, tmp_path / "stopped")
+    picture = fast_style_transfer.run(str(photos), config, tmp_path / "stopped")
     assert picture == tmp_path / "stopped" / "beside.png"
     (one, rows, scores), (other, other_rows, other_scores) = (outcome(tmp_path / name) for name in ("whole", "stopped"))
     assert rows == other_rows and len(rows) == 3 and rows[0] == "epoch,content,style,variation"
@@ -547,14 +583,14 @@ def test_the_painting_is_kept_with_its_whole_path_and_a_run_keeps_to_it(style, w
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     config = settings(Path(style.name), weights)
-    experiment(str(photos), config, run)
+    fast_style_transfer.run(str(photos), config, run)
     assert json.loads((run / "config.json").read_text())["config"]["style"] == str(style.resolve())
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    experiment(str(photos), replace(config, style=f"../{style.name}"), run)
+    fast_style_transfer.run(str(photos), replace(config, style=f"../{style.name}"), run)
     other = write_image(255 - read_image(style), tmp_path / "elsewhere" / style.name)
     with pytest.raises(InputError, match=f"holds a run with style '{style}', not '{other}'"):
-        experiment(str(photos), config, run)
+        fast_style_transfer.run(str(photos), config, run)
 
 
 @pytest.mark.parametrize("content, line", [
@@ -567,34 +603,35 @@ def test_a_painting_that_cannot_be_read_is_found_before_anything_is_written(cont
     if content is not None:
         (tmp_path / "no.jpg").write_bytes(content)
     with pytest.raises(InputError, match=line):
-        experiment(str(photos), settings(tmp_path / "no.jpg", weights), tmp_path / "run")
+        fast_style_transfer.run(str(photos), settings(tmp_path / "no.jpg", weights), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_painting_that_is_too_small_is_refused(weights, photos, tmp_path):
     small = write_image(noise(31, 50, 3), tmp_path / "small.png")
     with pytest.raises(InputError, match="small.png: 50x31 px; each side must be at least 32"):
-        experiment(str(photos), settings(small, weights), tmp_path / "run")
+        fast_style_transfer.run(str(photos), settings(small, weights), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("changes, line", [
-    ({"size": 34}, "size must be a multiple of 4, got 34"),
-    ({"size": 28}, "size must be 32 or more and at most 2048, got 28"),
+    ({"size": 34}, "size must be a multiple of 4 from 32 to 2048, got 34"),
+    ({"size": 28}, "size must be a multiple of 4 from 32 to 2048, got 28"),
     ({"style_size": 31}, "style_size must be 32 or more and at most 16384, got 31"),
-    ({"style_layers": "conv1,conv9"}, "'conv9' is no layer of file that gives maps"),
-    ({"content_layers": "conv9"}, "'conv9' is no layer"),
+    ({"style_layers": "conv1,conv9"}, "'conv9' is not a layer of file that outputs feature maps"),
+    ({"content_layers": "conv9"}, "'conv9' is not a layer"),
     ({"style_layers": "conv1=-1"}, "expected NAME or NAME=WEIGHT"),
     ({"network": "VGG16"}, "network must be one of embedded, .*VGG19, file, got 'VGG16'"),
     ({"weights": "nowhere/three.keras"}, "nowhere/three.keras: there is no such file"),
     ({"style_weight": -1.0}, "style_weight must be 0 or more"),
     ({"jitter": 0.9}, "jitter must be 1 or more"),
+    ({"crop": 28}, "crop must be a multiple of 4 from 32 to 2048, got 28"),
     ({"base_filters": 0}, "base_filters must be 1 or more"),
     ({"batch_size": 7}, "6 items are fewer than one batch of 7"),
 ])  # fmt: skip
 def test_settings_that_cannot_be(changes, line, style, weights, photos, tmp_path):
     with pytest.raises(InputError, match=line):
-        experiment(str(photos), replace(settings(style, weights), **changes), tmp_path / "run")
+        fast_style_transfer.run(str(photos), replace(settings(style, weights), **changes), tmp_path / "run")
     assert not list(tmp_path.glob("run/**/*.keras")) and not list(tmp_path.glob("run/checkpoints"))
 
 
@@ -603,12 +640,14 @@ def test_a_size_that_the_network_cannot_look_at_is_refused(style, photos, tmp_pa
     for name in ("conv1", "conv2", "conv3"):
         x = keras.layers.Conv2D(2, 3, name=name)(keras.layers.AveragePooling2D(3)(x))
     keras.Model(images, x).save(tmp_path / "deep.keras")
-    config = settings(style, tmp_path / "deep.keras")  # least: ((3 * 3 + 2) * 3 + 2) * 3
+    config = settings(Path("sample"), tmp_path / "deep.keras")  # least: ((3 * 3 + 2) * 3 + 2) * 3
     assert build(replace(config, size=108)).features(np.zeros((1, 108, 108, 3)))[2].shape == (1, 1, 1, 2)
-    with pytest.raises(InputError, match="size must be at least 105 for this network, got 104"):
+    with pytest.raises(InputError, match="images of 36 px are too small for this network"):
+        build(replace(config, size=108, style=str(style)))
+    with pytest.raises(InputError, match="104 px are too small for this network; it needs at least 105 px per side"):
         build(replace(config, size=104))
-    with pytest.raises(InputError, match="size must be at least 105 for this network, got 32"):
-        experiment(str(photos), config, tmp_path / "run")
+    with pytest.raises(InputError, match="images of 32 px are too small for this network; it needs at least 105 px"):
+        fast_style_transfer.run(str(photos), config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -617,17 +656,15 @@ def test_a_size_that_the_network_cannot_look_at_is_refused(style, photos, tmp_pa
 
 @pytest.fixture
 def finished_run(painter, tmp_path) -> Path:
-    from common.runs import start_run
-
-    start_run(tmp_path / "run", "fast_style_transfer", SMALL, "sample")
-    painter.save(tmp_path / "run" / "painter.keras")
+    Run(tmp_path / "run", "fast_style_transfer", SMALL, "sample").start()
+    painter.save(tmp_path / "run" / "transform_network.keras")
     write_image(PAINTING, tmp_path / "run" / "style.png")
     return tmp_path / "run"
 
 
 def test_a_file_is_painted_into_a_file(finished_run, painter, tmp_path):
     write_image(noise(21, 34, 3), tmp_path / "photo.png")
-    found = stylize_file(tmp_path / "photo.png", tmp_path / "new" / "out.png", finished_run)
+    found = stylize_files(tmp_path / "photo.png", tmp_path / "new" / "out.png", finished_run)
     assert found == tmp_path / "new" / "out.png"
     np.testing.assert_array_equal(read_image(found), stylize(painter, PAINTING, noise(21, 34, 3)))
 
@@ -636,7 +673,7 @@ def test_a_folder_is_painted_into_a_folder_each_picture_in_its_size(finished_run
     pictures = {name: noise(*size, 3, seed=size[0]) for name, size in (("a", (21, 34)), ("b", (32, 16)), ("c", (9, 9)))}
     for name, picture in pictures.items():
         write_image(picture, tmp_path / "photos" / f"{name}.png")
-    assert stylize_file(tmp_path / "photos", tmp_path / "out", finished_run) == tmp_path / "out"
+    assert stylize_files(tmp_path / "photos", tmp_path / "out", finished_run) == tmp_path / "out"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "c.png"}
     for name, picture in pictures.items():
         np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{name}.png"), stylize(painter, PAINTING, picture))
@@ -646,8 +683,8 @@ def test_a_bad_picture_of_a_folder_is_named_and_left_out_where_that_is_asked_for
     write_image(noise(16, 16, 3), tmp_path / "photos" / "a.png")
     (tmp_path / "photos" / "b.png").write_bytes(b"words")
     with pytest.raises(InputError, match="b.png: not a PNG"):
-        stylize_file(tmp_path / "photos", tmp_path / "out", finished_run)
-    stylize_file(tmp_path / "photos", tmp_path / "out", finished_run, skip_bad=True)
+        stylize_files(tmp_path / "photos", tmp_path / "out", finished_run)
+    stylize_files(tmp_path / "photos", tmp_path / "out", finished_run, skip_bad=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
     assert "b.png" in capsys.readouterr().err
 
@@ -655,7 +692,7 @@ def test_a_bad_picture_of_a_folder_is_named_and_left_out_where_that_is_asked_for
 def test_without_a_run_nothing_is_painted(tmp_path):
     write_image(noise(16, 16, 3), tmp_path / "a.png")
     with pytest.raises(InputError, match="nowhere: no run here"):
-        stylize_file(tmp_path / "a.png", tmp_path / "out.png", tmp_path / "nowhere")
+        stylize_files(tmp_path / "a.png", tmp_path / "out.png", tmp_path / "nowhere")
     assert not (tmp_path / "out.png").exists()
 
 
@@ -670,7 +707,7 @@ def test_a_run_without_its_painting_paints_nothing(content, line, finished_run, 
         (finished_run / "style.png").write_bytes(content)
     write_image(noise(16, 16, 3), tmp_path / "a.png")
     with pytest.raises(InputError, match=line):
-        stylize_file(tmp_path / "a.png", tmp_path / "out.png", finished_run)
+        stylize_files(tmp_path / "a.png", tmp_path / "out.png", finished_run)
     assert not (tmp_path / "out.png").exists()
 
 
@@ -694,6 +731,25 @@ def test_the_command_line_trains_and_then_paints_in_the_manner_of_a_file_with_a_
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert config["style_layers"] == "conv1=2,conv3" and config["base_filters"] == 2
     assert (tmp_path / "run" / "report.html").is_file()
-    out = stylize_file(photos / "0.png", tmp_path / "out.png", tmp_path / "run")
-    network = keras.models.load_model(tmp_path / "run" / "painter.keras")
+    out = stylize_files(photos / "0.png", tmp_path / "out.png", tmp_path / "run")
+    network = keras.models.load_model(tmp_path / "run" / "transform_network.keras")
     np.testing.assert_array_equal(read_image(out), stylize(network, PAINTING, read_image(photos / "0.png")))
+
+
+# Runs of earlier versions
+
+
+def test_a_run_of_an_earlier_version_is_found_under_its_old_names(finished_run, painter, tmp_path):
+    (finished_run / "transform_network.keras").rename(finished_run / "painter.keras")
+    stored = json.loads((finished_run / "config.json").read_text())
+    stored["config"]["variation"] = stored["config"].pop("variation_weight") + 1
+    (finished_run / "config.json").write_text(json.dumps(stored))
+    assert Run.load(finished_run, "fast_style_transfer", Config).config.variation_weight == SMALL.variation_weight + 1
+    write_image(noise(21, 34, 3), tmp_path / "photo.png")
+    found = stylize_files(tmp_path / "photo.png", tmp_path / "out.png", finished_run)
+    np.testing.assert_array_equal(read_image(found), stylize(painter, PAINTING, noise(21, 34, 3)))
+
+
+@pytest.mark.parametrize("text, expected", [("a", [1]), ("a,b", [0.5, 0.5]), ("a=3,b", [0.75, 0.25])])
+def test_weights_of_layers_have_a_sum_of_1(text, expected):
+    np.testing.assert_allclose(layer_weights(text), expected)

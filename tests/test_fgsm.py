@@ -13,15 +13,27 @@ import tensorflow as tf
 from PIL import Image
 from scipy.special import log_softmax, softmax
 
-from common.attacked import CURVE_LEVELS
-from common.batches import batches
-from common.clothes import CLOTHES_CLASSES
-from common.errors import InputError
-from common.imagenet import Known
-from common.images import read_image
-from common.runs import load_network, start_run
+from common.data.batches import batches
+from common.data.synthetic import SETS
+from common.images.reading import read_image
+from common.runs.attacks import CURVE_LEVELS
+from common.runs.cli import _in_range
+from common.runs.pretrained import Classifier
+from common.runs.run import Run, load_network
+from common.samples.clothes import CLOTHES_CLASSES, synthetic_clothes
+from common.system.files import InputError
 from recipes import fgsm
-from recipes.fgsm import Config, attack_file, attacked_by, build, classify, evaluate_file, experiment, train
+from recipes.fgsm import (
+    Config,
+    attack_file,
+    build,
+    classify,
+    evaluate_file,
+    make_attack,
+    run,
+    to_levels,
+    train,
+)
 
 SMALL = {"size": 8, "outputs": 3, "base_filters": 4, "batch_size": 6}
 
@@ -77,7 +89,7 @@ def test_one_step_on_a_linear_network_is_the_sign_of_its_closed_form(classes, le
     gradient = known.gradient(images, labels)
     assert np.abs(gradient).min() > 1e-6 * np.abs(gradient).max()  # no sign hangs on a rounding
     expected = np.clip(images + levels * np.sign(gradient), 0, 255).astype(np.uint8)
-    found = attacked_by(known.network).attack(images, labels, levels)
+    found = make_attack(known.network)(images, labels, levels)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)
 
@@ -90,7 +102,7 @@ def test_a_pixel_that_says_nothing_does_not_move(steps):
     known.network.layers[-1].set_weights([weights, known.offset])
     images = noise(4, 6, 6, 3)
     images[(images < 9) | (images > 246)] = 128
-    moved = attacked_by(known.network, steps).attack(images, numbers(4, 3), 8) != images
+    moved = make_attack(known.network, steps)(images, numbers(4, 3), 8) != images
     assert 10 < silent.sum() < 98
     assert not moved[:, silent].any() and moved[:, ~silent].all()
 
@@ -109,13 +121,13 @@ def test_many_steps_on_a_linear_network_are_those_written_out_in_whole_levels(st
         turned |= direction != first
         expected = np.clip(expected + each * direction, low, high).astype(int)
     assert turned.any()  # or one step would do as well
-    np.testing.assert_array_equal(attacked_by(known.network, steps).attack(images, labels, levels), expected)
+    np.testing.assert_array_equal(make_attack(known.network, steps)(images, labels, levels), expected)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_no_value_leaves_its_bound_nor_a_byte(steps):
     """In a wider type, and against the bound in whole levels: 0 less 1 must not become 255."""
-    attack = attacked_by(linear(3, size=8, channels=1).network, steps).attack
+    attack = make_attack(linear(3, size=8, channels=1).network, steps)
     generator = np.random.default_rng(steps)
     reached = 0
     for case in range(200):
@@ -131,7 +143,7 @@ def test_no_value_leaves_its_bound_nor_a_byte(steps):
 def test_the_loss_of_a_linear_network_rises_for_each_image(classes):
     known = linear(classes, seed=2)
     images, labels = noise(100, 6, 6, 3, seed=1), numbers(100, classes, seed=1)
-    once, often = (attacked_by(known.network, steps).attack(images, labels, 8) for steps in (1, 10))
+    once, often = (make_attack(known.network, steps)(images, labels, 8) for steps in (1, 10))
     before, after, later = (known.losses(each, labels) for each in (images, once, often))
     assert (after > before).all()
     assert later.mean() >= after.mean()
@@ -148,15 +160,55 @@ def test_the_mean_loss_of_a_network_with_convolutions_rises():
     def loss(of: np.ndarray) -> float:
         return -float(np.log(classify(network, of)[np.arange(50), labels]).mean())
 
-    losses = [loss(images), *(loss(attacked_by(network, steps).attack(images, labels, 12)) for steps in (1, 10))]
+    losses = [loss(images), *(loss(make_attack(network, steps)(images, labels, 12)) for steps in (1, 10))]
     assert losses[0] < losses[1] < losses[2]
 
 
 def test_what_the_network_says_is_a_probability_of_each_class():
     known = linear(4)
     images = noise(230, 6, 6, 3)
-    found = attacked_by(known.network).classify(images)
+    found = classify(known.network, images)
     np.testing.assert_allclose(found, softmax(known.logits(images), 1), atol=1e-5)
+
+
+# Epsilon
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "levels"),
+    [
+        (0.004, 1),
+        (0.005, 1),
+        (1 / 255, 1),
+        (2 / 255, 2),
+        (0.007843137, 2),  # 2 / 255 as it is printed
+        (0.1, 25),
+        (0.25, 63),
+        (0.5, 127),
+        (254.9 / 255, 254),
+        (1, 255),
+    ],
+)
+def test_an_epsilon_in_whole_levels_rounded_down(epsilon, levels):
+    assert to_levels(epsilon) == levels
+
+
+def test_every_number_of_levels_comes_back():
+    assert [to_levels(level / 255) for level in range(1, 256)] == list(range(1, 256))
+
+
+@pytest.mark.parametrize("epsilon", [0.003, 0, -1, 1.1, 1.003, -0.1, float("nan"), float("inf")])
+def test_an_epsilon_that_is_no_level_or_more_than_all(epsilon):
+    with pytest.raises(InputError, match=rf"^epsilon must be 0\.00392 or more and at most 1, got {epsilon}$"):
+        Config(epsilon=epsilon)
+
+
+def test_an_attack_takes_fifty_images_at_once_and_gives_what_it_gives_for_each():
+    known = linear(3)
+    images, labels = noise(60, 6, 6, 3), numbers(60, 3)
+    attack = make_attack(known.network)
+    each = [attack(images[n : n + 1], labels[n : n + 1], 4) for n in range(60)]
+    np.testing.assert_array_equal(attack(images, labels, 4), np.concatenate(each))
 
 
 # Training
@@ -168,7 +220,7 @@ def stepped(monkeypatch, config: Config, steps: int = 1):
     found = {}
     monkeypatch.setattr(fgsm, "fit", lambda step, *_, **options: found.update(step=step, **options))
 
-    def plain_descent(rate, variables, execution):
+    def plain_descent(rate, variables):
         optimizer = keras.optimizers.SGD(rate)
         optimizer.build(variables)
         return optimizer
@@ -195,24 +247,26 @@ def losses_and_gradients(config: Config) -> tuple[dict[str, float], list[list[np
         first, length = np.clip(origin + start.numpy(), low, high), 1.25 * bound
     x = tf.Variable(first)
     with tf.GradientTape() as tape:
-        loss = mean_loss(labels, networks.hardened(x))
+        loss = mean_loss(labels, networks.robust(x))
     attacked = np.clip(first + length * np.sign(tape.gradient(loss, x)), low, high).astype(np.float32)
     with tf.GradientTape(persistent=True) as tape:
         plain = mean_loss(labels, networks.classifier(origin))
-        clean, under = (mean_loss(labels, networks.hardened(each)) for each in (origin, attacked))
-        mixture = (1 - config.adversarial) * clean + config.adversarial * under
+        clean, under = (mean_loss(labels, networks.robust(each)) for each in (origin, attacked))
+        mixture = (1 - config.adversarial_weight) * clean + config.adversarial_weight * under
     pairs = zip((plain, mixture), networks, strict=True)
     gradients = [[g.numpy() for g in tape.gradient(of, network.trainable_variables)] for of, network in pairs]
-    losses = {"classifier": plain, "hardened": clean, "hardened_attacked": under}
+    losses = {"classifier": plain, "robust": clean, "robust_attacked": under}
     return {name: float(value) for name, value in losses.items()}, gradients
 
 
-@pytest.mark.parametrize(("adversarial", "random_start"), [(0.0, True), (0.3, False), (1.0, True)])
+@pytest.mark.parametrize(("adversarial_weight", "random_start"), [(0.0, True), (0.3, False), (1.0, True)])
 @pytest.mark.usefixtures("untraced")
-def test_losses_and_update_of_one_step_against_keras_and_numpy(adversarial, random_start, monkeypatch):
-    config = Config(**SMALL, random_start=random_start, adversarial=adversarial, epsilon=0.08, learning_rate=0.1)
+def test_losses_and_update_of_one_step_against_keras_and_numpy(adversarial_weight, random_start, monkeypatch):
+    config = Config(
+        **SMALL, random_start=random_start, adversarial_weight=adversarial_weight, epsilon=0.08, learning_rate=0.1
+    )
     expected, gradients = losses_and_gradients(config)
-    assert expected["hardened_attacked"] > expected["hardened"] + 0.01
+    assert expected["robust_attacked"] > expected["robust"] + 0.01
     networks, _, losses = stepped(monkeypatch, config)
     assert losses == pytest.approx(expected, rel=1e-5)
     for network, fresh, parts in zip(networks, build(config), gradients, strict=True):
@@ -225,11 +279,11 @@ def test_losses_and_update_of_one_step_against_keras_and_numpy(adversarial, rand
 def test_without_a_random_start_it_learns_from_the_images_that_fgsm_makes(monkeypatch):
     config = Config(**SMALL, random_start=False, epsilon=20 / 255)
     images, labels = noise(12, 8, 8, 1)[:6], numbers(12, 3)[:6]
-    hardened = build(config).hardened
-    probabilities = classify(hardened, attacked_by(hardened).attack(images, labels, 20))
+    robust = build(config).robust
+    probabilities = classify(robust, make_attack(robust)(images, labels, 20))
     _, _, losses = stepped(monkeypatch, config)
     expected = -np.log(probabilities[np.arange(6), labels]).mean()
-    assert losses["hardened_attacked"] == pytest.approx(expected, rel=1e-5)
+    assert losses["robust_attacked"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.usefixtures("untraced")
@@ -238,33 +292,33 @@ def test_every_step_has_a_random_start_of_its_own(monkeypatch):
     _, found, _ = stepped(monkeypatch, config)
     again = {name: float(loss) for name, loss in found["step"](noise(12, 8, 8, 1)[:6], numbers(12, 3)[:6]).items()}
     _, _, first = stepped(monkeypatch, config)
-    assert again["hardened"] == pytest.approx(first["hardened"]) and again["classifier"] == first["classifier"]
-    assert again["hardened_attacked"] != first["hardened_attacked"]
+    assert again["robust"] == pytest.approx(first["robust"]) and again["classifier"] == first["classifier"]
+    assert again["robust_attacked"] != first["robust_attacked"]
 
 
 @pytest.mark.usefixtures("untraced")
-def test_an_epoch_is_judged_on_images_that_attack_the_hardened_network(monkeypatch):
+def test_an_epoch_is_judged_on_images_that_attack_the_robust_network(monkeypatch):
     config = Config(**SMALL, epsilon=0.1)
-    (classifier, hardened), found, _ = stepped(monkeypatch, config, steps=3)
+    (classifier, robust), found, _ = stepped(monkeypatch, config, steps=3)
     images, labels = noise(12, 8, 8, 1), numbers(12, 3)
-    attacked = attacked_by(hardened).attack(images, labels, 25)
+    attacked = make_attack(robust)(images, labels, 25)
     expected = {
         "accuracy": (classify(classifier, images).argmax(1) == labels).mean(),
-        "hardened_accuracy": (classify(hardened, images).argmax(1) == labels).mean(),
-        "hardened_attacked_accuracy": (classify(hardened, attacked).argmax(1) == labels).mean(),
+        "robust_accuracy": (classify(robust, images).argmax(1) == labels).mean(),
+        "robust_attacked_accuracy": (classify(robust, attacked).argmax(1) == labels).mean(),
     }
     assert len(set(expected.values())) > 1
-    assert found["on_epoch"](1) == expected
+    assert found["on_epoch"][0](1, {}) == expected
 
 
 # Networks
 
 
 def test_parameters_counted_by_hand_and_two_networks_that_begin_otherwise():
-    classifier, hardened = build()
+    classifier, robust = build()
     convolutions = 9 * 1 * 16 + 16 + 9 * 16 * 16 + 16 + 9 * 16 * 32 + 32 + 9 * 32 * 32 + 32
     assert classifier.count_params() == convolutions + 7 * 7 * 32 * 128 + 128 + 128 * 10 + 10
-    assert not np.array_equal(classifier.get_weights()[0], hardened.get_weights()[0])
+    assert not np.array_equal(classifier.get_weights()[0], robust.get_weights()[0])
 
 
 @pytest.mark.parametrize("size", [4, 7, 30])
@@ -293,10 +347,10 @@ def written(path: Path, classes: tuple[str, ...] = CLASSES) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A folder with `data.npz` and the run that `experiment` makes of it."""
+    """A folder with `data.npz` and the run that `run` makes of it."""
     folder = tmp_path_factory.mktemp("fgsm")
     config = Config(size=16, base_filters=4, batch_size=27, epochs=2, epsilon=0.1, mirror=False)
-    picture = experiment(str(written(folder / "data.npz")), config, folder / "run")
+    picture = run(str(written(folder / "data.npz")), config, folder / "run")
     assert picture == folder / "run" / "attacks.png"
     return folder
 
@@ -304,12 +358,12 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory) -> Path:
     """A run with the two networks as they begin."""
-    run = tmp_path_factory.mktemp("run")
+    folder = tmp_path_factory.mktemp("run")
     config = Config(size=8, base_filters=4, outputs=3)
-    start_run(run, "fgsm", config, "data.npz", CLASSES)
+    Run(folder, "fgsm", config, "data.npz").start(CLASSES)
     for name, network in build(config)._asdict().items():
-        network.save(run / f"{name}.keras")
-    return run
+        network.save(folder / f"{name}.keras")
+    return folder
 
 
 def said(path: Path, probabilities: np.ndarray) -> str:
@@ -335,13 +389,13 @@ def picture(path: Path, mode: str = "RGB", width: int = 97, height: int = 131) -
     return path
 
 
-@pytest.mark.parametrize("hardened", [False, True])
+@pytest.mark.parametrize("robust", [False, True])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_the_file_is_taken_for_what_was_printed(hardened, steps, untrained, tmp_path, capsys):
+def test_the_file_is_taken_for_what_was_printed(robust, steps, untrained, tmp_path, capsys):
     source, destination = picture(tmp_path / "in.png"), tmp_path / "new" / "out.png"
-    assert attack_file(source, destination, 0.1, steps, hardened=hardened, run=untrained) == destination
+    assert attack_file(source, destination, 0.1, steps, robust=robust, run=untrained) == destination
     before, after = capsys.readouterr().out.splitlines()
-    network = load_network(untrained, "hardened" if hardened else "classifier")
+    network = load_network(untrained, "robust" if robust else "classifier")
     square = square_of(source, 8)
     assert before == said(source, classify(network, square)[0])
     again = np.asarray(Image.open(destination))[None, ..., None]
@@ -349,7 +403,7 @@ def test_the_file_is_taken_for_what_was_printed(hardened, steps, untrained, tmp_
     assert 0 < np.abs(again.astype(int) - square).max() <= 25
     assert sorted(path.name for path in destination.parent.iterdir()) == ["out.png", "out_change.png", "out_strip.png"]
     number = classify(network, square).argmax(1)
-    np.testing.assert_array_equal(again, attacked_by(network, steps).attack(square, number, 25))
+    np.testing.assert_array_equal(again, make_attack(network, steps)(square, number, 25))
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("L", ".png"), ("RGBA", ".PNG"), ("RGB", ".bmp"), ("RGB", ".tif")])
@@ -367,7 +421,7 @@ def test_the_attack_leads_away_from_the_class_that_is_given(untrained, tmp_path)
     files = {label: attack_file(source, tmp_path / f"{place}.png", 0.1, label=label, run=untrained)
              for place, label in enumerate(("dark", "Grey_Cloth"))}  # fmt: skip
     for number, path in enumerate(files.values()):
-        expected = attacked_by(network).attack(square_of(source, 8), np.array([number]), 25)
+        expected = make_attack(network)(square_of(source, 8), np.array([number]), 25)
         np.testing.assert_array_equal(np.asarray(Image.open(path)), expected[0, ..., 0])
     assert len({path.read_bytes() for path in files.values()}) == 2
 
@@ -376,10 +430,10 @@ def test_beyond_the_centre_square_nothing_changes_where_a_network_takes_any_size
     images = keras.Input((None, None, 3))
     dense = keras.layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(0))
     network = keras.Model(images, dense(keras.layers.Flatten()(keras.layers.Resizing(8, 8)(images))))
-    known = Known(network, CLASSES, 8, 3, 0, any_size=True)
-    monkeypatch.setattr(fgsm, "known_classifier", lambda *_: known)
+    known = Classifier(network, CLASSES, 8, 3, 0, any_size=True)
+    monkeypatch.setattr(Classifier, "load", lambda *_: known)
     source = picture(tmp_path / "in.png")
-    attack_file(source, tmp_path / "out.png", 0.05)
+    attack_file(source, tmp_path / "out.png", 0.05, weights="imagenet")
     before, after = (read_image(path).astype(int) for path in (source, tmp_path / "out.png"))
     assert before.shape == after.shape == (131, 97, 3)
     inside = np.zeros((131, 97), bool)
@@ -391,13 +445,13 @@ def test_beyond_the_centre_square_nothing_changes_where_a_network_takes_any_size
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"destination": "out.jpg"}, r"out\.jpg: this format may alter an attack; give a name that ends in \.png"),
-        ({"epsilon": 0.003}, r"epsilon must be from 0\.004 .* to 1 .*, got 0\.003"),
+        ({"destination": "out.jpg"}, r"out\.jpg: this format may change .* pixels; use a name that ends in \.png"),
+        ({"epsilon": 0.003}, r"epsilon must be 0\.00392 or more and at most 1, got 0\.003"),
         ({"epsilon": 1.1}, r"epsilon must be .*, got 1\.1"),
-        ({"steps": 0}, "steps must be 1 or more, got 0"),
-        ({"steps": -2}, "steps must be 1 or more, got -2"),
-        ({"label": "gray cloth"}, "'gray cloth' is none of the 3 classes; the nearest are grey cloth"),
-        ({"label": "3"}, "'3' is none of the 3 classes"),
+        ({"steps": 0}, "steps must be 1 or more and at most 10000, got 0"),
+        ({"steps": -2}, "steps must be 1 or more and at most 10000, got -2"),
+        ({"label": "gray cloth"}, "'gray cloth' is not one of the 3 classes; the most similar are grey cloth"),
+        ({"label": "3"}, "'3' is not one of the 3 classes"),
         ({"source": "nowhere.png"}, r"nowhere\.png: No such file"),
         ({"run": "nowhere"}, "nowhere: no run here .*; make one with"),
     ],
@@ -407,7 +461,7 @@ def test_an_attack_that_cannot_be_made_is_one_line_and_leaves_no_file(changes, m
     given = {"source": tmp_path / "in.png", "destination": tmp_path / "out.png", "run": untrained}
     paths = {name: tmp_path / value for name, value in changes.items() if name in given}
     with pytest.raises(InputError, match=message) as error:
-        attack_file(**(given | changes | paths))
+        _in_range(attack_file)(**(given | changes | paths))  # as the command line does
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
@@ -418,7 +472,7 @@ def test_a_label_of_two_classes_and_a_run_that_is_not_fgsms(untrained, tmp_path)
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(settings | changes))
         (tmp_path / name / "classifier.keras").hardlink_to(untrained / "classifier.keras")
-    with pytest.raises(InputError, match="'crane' is the name of classes 0 and 2: give the number"):
+    with pytest.raises(InputError, match="'crane' is the name of classes 0 and 2; give the class index"):
         attack_file(source, tmp_path / "out.png", label="crane", run=tmp_path / "twins")
     attack_file(source, tmp_path / "out.png", label="2", run=tmp_path / "twins")
     with pytest.raises(InputError, match="other: a run of lenet, not of fgsm; choose a run of fgsm"):
@@ -437,7 +491,7 @@ def printed(capsys) -> dict[str, float]:
 
 
 def share_right(network: keras.Model, images: np.ndarray, labels: np.ndarray, steps: int, level: int) -> float:
-    seen = attacked_by(network, steps).attack(images, labels, level) if level else images
+    seen = make_attack(network, steps)(images, labels, level) if level else images
     return float((classify(network, seen).argmax(1) == labels).mean())
 
 
@@ -445,11 +499,11 @@ def share_right(network: keras.Model, images: np.ndarray, labels: np.ndarray, st
 def test_a_run_has_its_pictures_and_the_accuracy_of_what_it_saved(made):
     scores = json.loads((made / "run" / "results.json").read_text())
     images, labels = shades(21)
-    assert {"attacks.png", "accuracy.png", "classifier.keras", "hardened.keras", "report.html"} <= {
+    assert {"attacks.png", "accuracy.png", "classifier.keras", "robust.keras", "report.html"} <= {
         path.name for path in (made / "run").iterdir()
     }
     assert len(scores) == 2 * 2 * len(CURVE_LEVELS)
-    for name in ("classifier", "hardened"):
+    for name in ("classifier", "robust"):
         network = load_network(made / "run", name)
         for words, steps, level in (
             ("1 step", 1, 0),
@@ -478,7 +532,7 @@ def test_no_images_at_all(images, made, tmp_path):
 
 
 def few(monkeypatch) -> None:
-    monkeypatch.setattr("common.attacked.CURVE_LEVELS", (0, 4))
+    monkeypatch.setattr("common.runs.attacks.CURVE_LEVELS", (0, 4))
 
 
 def test_accuracy_on_a_folder_of_pictures(untrained, tmp_path, capsys, monkeypatch):
@@ -492,7 +546,7 @@ def test_accuracy_on_a_folder_of_pictures(untrained, tmp_path, capsys, monkeypat
     right = np.repeat(np.arange(3), 7)
     found = printed(capsys)
     assert len(found) == 8
-    for name in ("classifier", "hardened"):
+    for name in ("classifier", "robust"):
         network = load_network(untrained, name)
         for level in (0, 4):
             expected = 100 * share_right(network, small, right, 1, level)
@@ -508,7 +562,7 @@ def test_so_many_images_are_used(images, share, untrained, tmp_path, capsys, mon
 
 def test_data_of_other_classes(untrained, tmp_path):
     data = written(tmp_path / "data.npz", ("dark", "grey", "bright"))
-    message = "its classes are dark, grey, bright, and the classifier's dark, grey cloth, bright; they must be the same"
+    message = "has the classes dark, grey, bright, but the classifier has dark, grey cloth, bright; choose --data"
     with pytest.raises(InputError, match=message):
         evaluate_file(tmp_path / "curve.png", str(data), run=untrained)
     assert not (tmp_path / "curve.png").exists()
@@ -519,7 +573,7 @@ def test_a_folder_of_other_classes(untrained, tmp_path):
         (tmp_path / name).mkdir()
         for number in range(2):
             picture(tmp_path / name / f"{number}.png")
-    with pytest.raises(InputError, match="'night' is none of the 3 classes; the nearest are .*bright"):
+    with pytest.raises(InputError, match="'night' is not one of the 3 classes; the most similar are .*bright"):
         evaluate_file(tmp_path / "curve.png", str(tmp_path), run=untrained)
 
 
@@ -527,13 +581,25 @@ def test_a_folder_of_other_classes(untrained, tmp_path):
 def test_a_run_on_drawn_clothes_is_judged_by_those_it_has_not_seen(tmp_path, capsys, monkeypatch):
     few(monkeypatch)
     config = Config(size=16, base_filters=4, seed=3)
-    start_run(tmp_path, "fgsm", config, "sample", CLOTHES_CLASSES)
+    Run(tmp_path, "fgsm", config, "sample").start(CLOTHES_CLASSES)
     for name, network in build(config)._asdict().items():
         network.save(tmp_path / f"{name}.keras")
-    drawn, labels = fgsm.drawn_clothes(5000, 3, 16)
+    drawn, labels = synthetic_clothes(5000, 3, 16)
     chosen = np.arange(4, 5000, 5)
-    monkeypatch.setattr(fgsm, "drawn_clothes", lambda *given: (drawn, labels) if given == (5000, 3, 16) else None)
+    monkeypatch.setitem(SETS, "clothes", lambda size, seed: (drawn, labels) if (size, seed) == (16, 3) else None)
     evaluate_file(tmp_path / "curve.png", run=tmp_path)
     network = load_network(tmp_path, "classifier")
     expected = 100 * share_right(network, drawn[chosen].reshape(-1, 16, 16, 1), labels[chosen], 1, 4)
     assert printed(capsys)["classifier, 1 step, 4/255"] == pytest.approx(expected, abs=0.051)
+
+
+def test_a_run_of_the_first_edition_loads_with_its_hardened_network(untrained, tmp_path):
+    settings = json.loads((untrained / "config.json").read_text())
+    settings["config"]["adversarial"] = settings["config"].pop("adversarial_weight")
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "hardened.keras").hardlink_to(untrained / "robust.keras")
+    loaded = Run.load(tmp_path, "fgsm", Config)
+    assert loaded.config == Run.load(untrained, "fgsm", Config).config
+    expected = load_network(untrained, "robust").get_weights()
+    for weights, others in zip(loaded.network("robust").get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(weights, others)

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.datasets import npz_entries
-from common.errors import InputError
-from common.files import (
+from common.data.arrays import npz_entries
+from common.data.labelled import labelled_images
+from common.system.files import (
+    InputError,
     cached_array,
     data_file,
     delete,
@@ -23,7 +24,6 @@ from common.files import (
     write_json,
     write_npz,
 )
-from common.labelled import labelled_images
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -75,7 +75,7 @@ def test_a_full_disk_is_one_line_with_the_path_and_the_room_that_is_left(tmp_pat
     try:
         (tmp_path / "filler").write_bytes(bytes(40_000))
         for failure in (None, RuntimeError("unable to flush file's cached information"), OSError("Can't write data")):
-            with pytest.raises(OSError, match="no space left on the disk .0.0 MB are free.; make room") as raised:
+            with pytest.raises(OSError, match="no space left on the disk .0.0 MB free.; free some space") as raised:
                 write_filling(tmp_path / "a.npz", failure)
             assert raised.value.filename == str(tmp_path / "a.npz")
             assert [path.name for path in tmp_path.iterdir()] == ["filler"]
@@ -136,14 +136,14 @@ def test_arrays_must_be_those_that_are_expected(tmp_path):
     write_npz(path, arrays)
     assert sorted(read_npz(path, shapes, texts=["names"])) == sorted(arrays)
     for name, array, message in [
-        ("vectors", np.ones((3, 3)), r"vectors is \[3, 3\], expected \[2, 3\]"),
-        ("vectors", np.ones((2, 4)), r"vectors is \[2, 4\], expected \[2, 3\]"),
-        ("vectors", np.ones(()), r"vectors is \[\], expected \[2, 3\]"),
-        ("vectors", np.ones((2, 3), int), "vectors is of int64, expected floats"),
-        ("vectors", np.full((2, 3), np.nan), "vectors holds values that are not finite"),
-        ("vectors", np.full((2, 3), 1e30), "vectors holds values that are not finite, or huge"),
-        ("square", np.ones((3, 2)), r"square is \[3, 2\], expected \[3, 3\]"),
-        ("names", np.ones(2), "names is of float64, expected texts"),
+        ("vectors", np.ones((3, 3)), r"vectors has shape \[3, 3\], expected \[2, 3\]"),
+        ("vectors", np.ones((2, 4)), r"vectors has shape \[2, 4\], expected \[2, 3\]"),
+        ("vectors", np.ones(()), r"vectors has shape \[\], expected \[2, 3\]"),
+        ("vectors", np.ones((2, 3), int), "vectors has dtype int64, expected floats"),
+        ("vectors", np.full((2, 3), np.nan), "vectors holds values that are huge or not finite"),
+        ("vectors", np.full((2, 3), 1e30), "vectors holds values that are huge or not finite"),
+        ("square", np.ones((3, 2)), r"square has shape \[3, 2\], expected \[3, 3\]"),
+        ("names", np.ones(2), "names has dtype float64, expected text"),
     ]:
         write_npz(path, arrays | {name: array})
         with pytest.raises(InputError, match=f"a.npz: cannot be read .{message}.*; train again, or restore the file"):
@@ -198,5 +198,5 @@ def test_an_archive_that_unpacks_to_more_than_it_is_large(tmp_path):
     path = tmp_path / "a.npz"
     np.savez_compressed(path, a=np.zeros(9_000_000))  # 72 MB
     assert npz_entries(path, ["a"])["a"].shape == (9_000_000,)  # somebody's images may be black
-    with pytest.raises(InputError, match="it claims more than its [0-9]+ bytes can hold"):
+    with pytest.raises(InputError, match="it claims more data than its [0-9]+ bytes can hold"):
         read_npz(path)  # nothing of ours is

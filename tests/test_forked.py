@@ -76,7 +76,12 @@ def test_how_it_ends(code, status, said):
 
 @pytest.mark.slow
 def test_signals_reach_it_and_it_dies_with_its_client():
-    code = "import os, time; print(os.getpid()); time.sleep(600)"
+    code = """
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in the background ignore otherwise
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         process = Process([*forked_python(), "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         with process:
@@ -89,7 +94,7 @@ def test_signals_reach_it_and_it_dies_with_its_client():
 @pytest.mark.slow
 def test_tensorflow_starts_afresh_with_the_threads_that_the_environment_says():
     code = """
-from common.lazy import keras, tf
+from common.system.lazy import keras, tf
 import sys
 assert not {"keras", "tensorflow"} & set(sys.modules)
 assert keras.Model and {"keras", "tensorflow"} <= set(sys.modules)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import fuzz_images
-from common.errors import InputError
-from common.images import read_image
+from common.images.reading import read_image
+from common.system.files import InputError
 
 
 @pytest.mark.parametrize(("count", "seed"), [(200, 0), pytest.param(2_000, 1, marks=pytest.mark.slow)])
@@ -31,7 +31,7 @@ def test_the_seeds_are_images_of_every_kind_but_for_values_that_have_no_place() 
     assert {mode for kind, mode in kinds if kind == "PNG"} == {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
     assert {mode for kind, mode in kinds if kind == "JPEG"} == {"L", "RGB", "CMYK"}
     found = fuzz_images.fuzz(75, 0)  # the seeds themselves come first
-    assert found.counts["image"] > 60 and found.counts["CIELAB colours"] > 0
+    assert found.counts["image"] > 60 and found.counts["has CIELAB colours"] > 0
 
 
 def test_a_seed_makes_the_same_files_again_and_another_makes_others() -> None:
@@ -69,7 +69,7 @@ def no_remedy(path: Path, channels: int = 3) -> np.ndarray:
 @pytest.mark.parametrize(
     ("reader", "said"),
     [(wrong_shape, "uint8"), (wrong_type, "float64"), (crash, "AssertionError: from a decoder"),
-     (two_lines, "not one line"), (no_remedy, "not one line")],
+     (two_lines, "not a one-line"), (no_remedy, "not a one-line")],
 )  # fmt: skip
 def test_what_is_wrong_is_counted_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], reader: object, said: str

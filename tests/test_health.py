@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from common.health import COPIES, Healthy, epoch_warnings, run_warnings, sample_diversity
-from common.report import write_report
+from common.metrics.scores import sample_diversity
+from common.runs.report import write_report
+from common.training.health import MODE_COLLAPSE, Healthy, epoch_warnings, run_warnings
 
-LIMITS = {"loss": Healthy(0.1, 5.0, "it is off"), "diversity": COPIES}
+LIMITS = {"loss": Healthy(0.1, 5.0, "it is off"), "diversity": MODE_COLLAPSE}
 
 
 def test_a_value_outside_of_its_limits_is_named_with_the_limit():
@@ -17,8 +18,7 @@ def test_a_value_outside_of_its_limits_is_named_with_the_limit():
     assert epoch_warnings({"loss": 5.01}, LIMITS) == ["it is off (loss 5.01, above 5)"]
     assert epoch_warnings({"loss": 0.05, "diversity": 0.02}, LIMITS) == [
         "it is off (loss 0.05, below 0.1)",
-        "samples are copies of each other: the generator has collapsed, or has barely begun "
-        "(diversity 0.02, below 0.3)",
+        "mode collapse: generated images are nearly equal, or training has just begun (diversity 0.02, below 0.3)",
     ]
     assert epoch_warnings({"loss": math.nan}, LIMITS) == []
 
@@ -51,7 +51,7 @@ def test_diversity_of_as_varied_images_is_one_and_of_copies_none():
     assert sample_diversity(noise(200, 3), real) == pytest.approx(1, abs=0.02)
     assert sample_diversity(noise(300, 3)[:200], real) == sample_diversity(noise(300, 3), real)  # of the same number
     assert sample_diversity(np.tile(noise(10, 4), (20, 1, 1, 1)), real) == 0  # ten kinds only
-    with pytest.raises(ValueError, match="needs 2 samples and 2 real images, got 1 and 200"):
+    with pytest.raises(ValueError, match="needs at least 2 samples and 2 real images, got 1 and 200"):
         sample_diversity(real[:1], real)
 
 

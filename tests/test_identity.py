@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import common.identity
-from common.datasets import pictures_below
-from common.errors import InputError
-from common.identity import difference, identities, readable_files
-from common.images import write_image
-from common.runs import check_run, load_network, read_data, run_settings, start_run
+import common.data.identity
+from common.data.datasets import images_below
+from common.data.identity import difference, identities, readable_files
+from common.images.writing import write_image
+from common.runs.run import Run, load_network, read_data, run_settings
+from common.system.files import InputError
 from recipes import deepdream, fast_style_transfer, gan, mobilenet, style_transfer
 from recipes.pix2pix import Config
 
@@ -51,7 +51,7 @@ def test_what_no_recipe_reads_does_not_count(tmp_path):
     before = of(files(tmp_path))
     files(tmp_path, ".DS_Store A/.hidden.png .cache/0.png Thumbs.db README.txt A/notes.md LICENSE model.keras")
     assert of(tmp_path) == before
-    for name in ("more.csv", "list_attr_celeba.txt", "pictures-00000.tfrecord", "index.json", "t10k-labels-idx1-ubyte"):
+    for name in ("more.csv", "list_attr_celeba.txt", "images-00000.tfrecord", "index.json", "t10k-labels-idx1-ubyte"):
         count = of(tmp_path)["files"]
         assert of(files(tmp_path, name))["files"] == count + 1, name
 
@@ -60,20 +60,20 @@ def test_it_says_whether_files_came_or_went_have_other_names_or_other_contents(t
     before = of(files(tmp_path))
     assert difference(before, before) == ""
     (tmp_path / "B" / "1.png").rename(tmp_path / "B" / "2.png")
-    assert difference(before, of(tmp_path)) == "as many files as before (4), but with other names"
+    assert difference(before, of(tmp_path)) == "the same number of files (4), but different names"
     (tmp_path / "B" / "2.png").unlink()
-    assert difference(before, of(tmp_path)) == "4 files of 72 bytes before, 3 files of 54 bytes now"
+    assert difference(before, of(tmp_path)) == "4 files (72 bytes) before, 3 files (54 bytes) now"
     files(tmp_path)
     assert of(tmp_path) == before
     (tmp_path / "A" / "0.png").write_bytes(b"CONTENT of A/0.png")  # as long as before
-    assert difference(before, of(tmp_path)) == "the same names, but other contents (72 bytes before, 72 now)"
+    assert difference(before, of(tmp_path)) == "the same names, but different contents (72 bytes before, 72 now)"
 
 
 def test_two_files_that_swap_their_names_are_noticed(tmp_path):
     before = of(files(tmp_path))
     a, b = tmp_path / "A" / "0.png", tmp_path / "B" / "0.png"
     a.rename(tmp_path / "kept"), b.rename(a), (tmp_path / "kept").rename(b)
-    assert "other contents" in difference(before, of(tmp_path))
+    assert "different contents" in difference(before, of(tmp_path))
 
 
 def test_a_file_is_known_by_its_content_whatever_it_is_called(tmp_path):
@@ -82,12 +82,12 @@ def test_a_file_is_known_by_its_content_whatever_it_is_called(tmp_path):
     assert of(tmp_path / "a.npz") == of(tmp_path / "b.npz")
     (tmp_path / "b.npz").write_bytes(b"1" * 999 + b"2")
     found = difference(of(tmp_path / "a.npz"), of(tmp_path / "b.npz"))
-    assert found == "another content (1000 bytes before, 1000 now)"
+    assert found == "different content (1000 bytes before, 1000 now)"
 
 
 @pytest.mark.parametrize("place", [0, 50_000, 99_999])
 def test_beginning_middle_and_end_of_a_large_file_count(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(common.identity, "SAMPLED_BYTES", 16_000)
+    monkeypatch.setattr(common.data.identity, "SAMPLED_BYTES", 16_000)
     content = bytearray(100_000)
     (tmp_path / "a.npz").write_bytes(content)
     content[max(0, place - 6000) : place + 6000] = b"1" * len(content[max(0, place - 6000) : place + 6000])
@@ -96,7 +96,7 @@ def test_beginning_middle_and_end_of_a_large_file_count(place, tmp_path, monkeyp
 
 
 def test_tables_count_whatever_the_number_of_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr(common.identity, "SAMPLED_FILES", 2)
+    monkeypatch.setattr(common.data.identity, "SAMPLED_FILES", 2)
     before = of(files(tmp_path, "a.png b.png c.png labels.csv x.png y.png"))
     (tmp_path / "labels.csv").write_bytes(b"CONTENT of labels.csv")
     assert difference(before, of(tmp_path))
@@ -135,32 +135,32 @@ def test_a_prepared_set_is_known_by_its_version(tmp_path, monkeypatch):
 
 
 def started(run: Path, data: Path | str, config=Config(), recipe: str = "pix2pix") -> Path:
-    start_run(run, recipe, config, str(data))
+    Run(run, recipe, config, str(data)).start()
     (run / "checkpoints" / "step-00000001").mkdir(parents=True, exist_ok=True)
     return run
 
 
 def test_a_run_resumes_with_data_that_moved(tmp_path, capsys):
     before, after, run = files(tmp_path / "before"), tmp_path / "after", started(tmp_path / "run", tmp_path / "before")
-    check_run(run, "pix2pix", Config(), str(before))
+    Run(run, "pix2pix", Config(), str(before))
     assert capsys.readouterr().err == ""
     before.rename(after)
-    check_run(run, "pix2pix", Config(epochs=300), str(after))
+    moved = Run(run, "pix2pix", Config(epochs=300), str(after))
     assert capsys.readouterr().err == f"{run}: data moved from {before} to {after}; the run resumes with it\n"
-    start_run(run, "pix2pix", Config(epochs=300), str(after))
+    moved.start()
     assert read_data(run) == str(after)
-    check_run(run, "pix2pix", Config(epochs=300), str(after))
+    Run(run, "pix2pix", Config(epochs=300), str(after))
     assert capsys.readouterr().err == ""
 
 
 def test_data_that_are_gone_are_asked_for(tmp_path):
     run = started(tmp_path / "run", files(tmp_path / "before"))
     (tmp_path / "before").rename(tmp_path / "after")
-    with pytest.raises(InputError, match=f"its data {tmp_path / 'before'} is not there any more; .* with --data$"):
-        check_run(run, "pix2pix", Config(), read_data(run))
+    with pytest.raises(InputError, match=rf"{tmp_path / 'before'} \(--data\) no longer exists; .* with --data$"):
+        Run(run, "pix2pix", Config(), read_data(run))
     shutil.rmtree(run / "checkpoints")  # stopped before its first save
-    with pytest.raises(InputError, match="its data .* is not there any more"):
-        check_run(run, "pix2pix", Config(), read_data(run))
+    with pytest.raises(InputError, match=r" \(--data\) no longer exists"):
+        Run(run, "pix2pix", Config(), read_data(run))
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -172,36 +172,36 @@ def test_a_run_does_not_resume_with_other_data_unless_they_are_accepted(moved, t
     for pair in ("A", "B"):
         (data / pair / "1.png").unlink()
     with pytest.raises(InputError) as error:
-        check_run(run, "pix2pix", Config(), str(data))
-    said = f"data {data} is not the same as {tmp_path / 'data'}" if moved else f"data {data} has changed since this run"
+        Run(run, "pix2pix", Config(), str(data))
+    said = f"data {data} differs from {tmp_path / 'data'}" if moved else f"data {data} has changed since this run"
     assert str(error.value).startswith(f"{run}: {said}") and "--accept-data" in str(error.value)
-    assert "4 files of 72 bytes before, 2 files of 36 bytes now" in str(error.value)
+    assert "4 files (72 bytes) before, 2 files (36 bytes) now" in str(error.value)
     assert "\n" not in str(error.value) and not capsys.readouterr().err
-    check_run(run, "pix2pix", Config(), str(data), accept_data=True)
+    accepted = Run(run, "pix2pix", Config(), str(data), accept_data=True)
     assert capsys.readouterr().err.count("\n") == 1
-    start_run(run, "pix2pix", Config(), str(data))
-    check_run(run, "pix2pix", Config(), str(data))
+    accepted.start()
+    Run(run, "pix2pix", Config(), str(data))
     assert not capsys.readouterr().err
 
 
 def test_accepting_data_accepts_nothing_else(tmp_path):
     run = started(tmp_path / "run", files(tmp_path / "data"))
     with pytest.raises(InputError, match="a run with seed 0, not 1"):
-        check_run(run, "pix2pix", Config(seed=1), str(tmp_path / "data"), accept_data=True)
+        Run(run, "pix2pix", Config(seed=1), str(tmp_path / "data"), accept_data=True)
 
 
 def test_other_data_may_be_given_before_anything_is_saved(tmp_path):
-    start_run(tmp_path / "run", "pix2pix", Config(), str(files(tmp_path / "one")))
-    check_run(tmp_path / "run", "pix2pix", Config(), str(files(tmp_path / "two", "A/3.png B/3.png")))
+    Run(tmp_path / "run", "pix2pix", Config(), str(files(tmp_path / "one"))).start()
+    Run(tmp_path / "run", "pix2pix", Config(), str(files(tmp_path / "two", "A/3.png B/3.png")))
 
 
 def test_the_head_of_a_network_is_a_save_as_well(tmp_path):
     run, config = tmp_path / "run", mobilenet.Config()
-    start_run(run, "mobilenet", config, str(files(tmp_path / "data")))
+    Run(run, "mobilenet", config, str(files(tmp_path / "data"))).start()
     (run / "head" / "checkpoints" / "step-00000001").mkdir(parents=True)
     files(tmp_path / "data", "A/3.png")
-    with pytest.raises(InputError, match="has changed since this run began"):
-        check_run(run, "mobilenet", config, str(tmp_path / "data"))
+    with pytest.raises(InputError, match="has changed since this run was started"):
+        Run(run, "mobilenet", config, str(tmp_path / "data"))
 
 
 @pytest.mark.parametrize("kept", [None, 3, {"data": "?"}])
@@ -210,12 +210,11 @@ def test_a_run_of_an_earlier_version_is_known_by_its_path(kept, tmp_path, capsys
     settings = {key: value for key, value in run_settings(run, "pix2pix").items() if key != "identity"}
     settings |= {"identity": kept} if kept else {}
     (run / "config.json").write_text(json.dumps(settings))
-    check_run(run, "pix2pix", Config(), str(data))
+    Run(run, "pix2pix", Config(), str(data))
     other = shutil.copytree(data, tmp_path / "other")
     with pytest.raises(InputError, match=f"a run with data '{data}', not '{other}'"):
-        check_run(run, "pix2pix", Config(), str(other))
-    check_run(run, "pix2pix", Config(), str(other), accept_data=True)
-    start_run(run, "pix2pix", Config(), str(other))
+        Run(run, "pix2pix", Config(), str(other))
+    Run(run, "pix2pix", Config(), str(other), accept_data=True).start()
     assert run_settings(run, "pix2pix")["identity"] == {"data": of(other)}
 
 
@@ -224,17 +223,16 @@ def test_of_several_machines_the_chief_alone_speaks(tmp_path, capsys, monkeypatc
     (tmp_path / "before").rename(tmp_path / "after")
     cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
-    check_run(run, "pix2pix", Config(), str(tmp_path / "after"))
-    start_run(run, "pix2pix", Config(), str(tmp_path / "after"))
+    Run(run, "pix2pix", Config(), str(tmp_path / "after")).start()
     assert not capsys.readouterr().err and read_data(run) == str(tmp_path / "before")
 
 
 def test_what_a_run_writes_into_its_own_data_is_not_data(tmp_path):
     run = started(tmp_path / "runs" / "mine", files(tmp_path))
-    pictures = pictures_below(tmp_path)
+    pictures = images_below(tmp_path)
     files(run, "samples/epoch-0001.png translations.png")
-    assert pictures_below(tmp_path) == pictures and len(pictures) == 4
-    check_run(run, "pix2pix", Config(), str(tmp_path))
+    assert images_below(tmp_path) == pictures and len(pictures) == 4
+    Run(run, "pix2pix", Config(), str(tmp_path))
 
 
 # Photos, paintings and weights
@@ -246,8 +244,8 @@ def test_a_photo_that_was_replaced_under_its_name_is_noticed(recipe, tmp_path):
     photo.write_bytes(b"one")
     run = started(tmp_path / "run", photo, recipe.Config(), name)
     photo.write_bytes(b"two")
-    with pytest.raises(InputError, match=f"data {photo} has changed since this run began"):
-        check_run(run, name, recipe.Config(), str(photo))
+    with pytest.raises(InputError, match=f"data {photo} has changed since this run was started"):
+        Run(run, name, recipe.Config(), str(photo))
 
 
 @pytest.mark.parametrize(("recipe", "setting"), [(style_transfer, "style"), (fast_style_transfer, "style"),
@@ -258,14 +256,14 @@ def test_paintings_and_weights_may_move_but_not_change(recipe, setting, tmp_path
     config, elsewhere = (recipe.Config(**{setting: str(path)}) for path in (file, moved))
     run = started(tmp_path / "run", "sample", config, name)
     file.rename(moved)
-    with pytest.raises(InputError, match=f"its {setting} .* is not there any more.* with --{setting}$"):
-        check_run(run, name, config, "sample")
-    check_run(run, name, elsewhere, "sample")
+    with pytest.raises(InputError, match=rf" \(--{setting}\) no longer exists.* with --{setting}$"):
+        Run(run, name, config, "sample")
+    resumed = Run(run, name, elsewhere, "sample")
     assert f"{setting} moved from {file} to {moved}" in capsys.readouterr().err
-    start_run(run, name, elsewhere, "sample")
+    resumed.start()
     moved.write_bytes(b"two")
-    with pytest.raises(InputError, match=f"{setting} {moved} has changed since this run began: another content"):
-        check_run(run, name, elsewhere, "sample")
+    with pytest.raises(InputError, match=f"{setting} {moved} has changed since this run was started: different"):
+        Run(run, name, elsewhere, "sample")
 
 
 def test_several_paintings_keep_their_order_and_their_shares(tmp_path):
@@ -276,21 +274,21 @@ def test_several_paintings_keep_their_order_and_their_shares(tmp_path):
         return style_transfer.Config(style=text.replace("@", str(tmp_path / folder)))
 
     run = started(tmp_path / "run", "sample", config("one", "@/a.jpg=2.0,@/b.jpg"), "style_transfer")
-    check_run(run, "style_transfer", config("two", "@/a.jpg=2.0,@/b.jpg"), "sample")
+    Run(run, "style_transfer", config("two", "@/a.jpg=2.0,@/b.jpg"), "sample")
     for other in ("@/a.jpg,@/b.jpg=2.0", "@/b.jpg=2.0,@/a.jpg", "@/a.jpg=3.0,@/b.jpg", "@/a.jpg"):
         for accept in (False, True):
             with pytest.raises(InputError, match="holds a run with style "):
-                check_run(run, "style_transfer", config("two", other), "sample", accept)
+                Run(run, "style_transfer", config("two", other), "sample", accept)
 
 
 def test_a_drawn_painting_may_be_one_of_several(tmp_path):
     files(tmp_path, "a.jpg")
     config = style_transfer.Config(style=f"{tmp_path / 'a.jpg'},sample=2.0")
     run = started(tmp_path / "run", "sample", config, "style_transfer")
-    check_run(run, "style_transfer", config, "sample")
+    Run(run, "style_transfer", config, "sample")
     (tmp_path / "a.jpg").write_bytes(b"other")
-    with pytest.raises(InputError, match="style .* has changed since this run began"):
-        check_run(run, "style_transfer", config, "sample")
+    with pytest.raises(InputError, match="style .* has changed since this run was started"):
+        Run(run, "style_transfer", config, "sample")
 
 
 # Recipes
@@ -298,9 +296,9 @@ def test_a_drawn_painting_may_be_one_of_several(tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_the_flag_and_heeds_it(name):
-    experiment = importlib.import_module(f"recipes.{name}").experiment
-    assert inspect.signature(experiment).parameters["accept_data"].default is False
-    assert "data, accept_data)" in inspect.getsource(experiment)
+    run = importlib.import_module(f"recipes.{name}").run
+    assert inspect.signature(run).parameters["accept_data"].default is False
+    assert "data, accept_data)" in inspect.getsource(run)
 
 
 @pytest.mark.slow
@@ -309,14 +307,14 @@ def test_a_run_whose_data_moved_ends_as_if_they_had_not(tmp_path, capsys):
     for number in range(20):
         shade = np.full((8, 8, 3), 12 * number, np.uint8)
         write_image(shade, tmp_path / "before" / f"{number:02d}.png")
-    gan.experiment(str(tmp_path / "before"), config, tmp_path / "whole")
-    gan.experiment(str(tmp_path / "before"), replace(config, epochs=1), tmp_path / "moved")
+    gan.run(str(tmp_path / "before"), config, tmp_path / "whole")
+    gan.run(str(tmp_path / "before"), replace(config, epochs=1), tmp_path / "moved")
     (tmp_path / "before").rename(tmp_path / "after")
-    gan.experiment(str(tmp_path / "after"), config, tmp_path / "moved")
+    gan.run(str(tmp_path / "after"), config, tmp_path / "moved")
     assert f"data moved from {tmp_path / 'before'} to {tmp_path / 'after'}" in capsys.readouterr().err
     whole, moved = (load_network(tmp_path / name, "generator").get_weights() for name in ("whole", "moved"))
     for one, other in zip(whole, moved, strict=True):
         np.testing.assert_array_equal(one, other)
     (tmp_path / "after" / "19.png").unlink()  # 18.png, trained on before, would be held out
-    with pytest.raises(InputError, match="has changed since this run began: 20 files"):
-        gan.experiment(str(tmp_path / "after"), replace(config, epochs=3), tmp_path / "moved")
+    with pytest.raises(InputError, match="has changed since this run was started: 20 files"):
+        gan.run(str(tmp_path / "after"), replace(config, epochs=3), tmp_path / "moved")

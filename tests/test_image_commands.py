@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import face_finding
-from common.canvas import save_film
-from common.cli import run_command
-from common.errors import InputError
-from common.face_finding import convert_faces
-from common.images import png_targets, read_image, write_image
-from common.marks import write_marked
-from common.runs import convert_images
+from common.data.people import convert_faces
+from common.images import face_finding
+from common.images.converting import convert_images
+from common.images.films import save_film
+from common.images.marks import write_marked
+from common.images.reading import read_image
+from common.images.writing import png_targets, write_image
+from common.runs.cli import run_command
+from common.system.files import InputError
 from recipes.__main__ import main
 from tests.pictures import noise
 
@@ -87,14 +88,14 @@ def test_a_format_that_is_too_small_is_named_before_anything_is_computed(
         raise AssertionError("computed")
 
     wide = write_image(np.zeros((1, 16_384, 3), np.uint8), tmp_path / "wide.png")
-    with pytest.raises(InputError, match="out.webp: this format holds at most 16,383 px a side"):
+    with pytest.raises(InputError, match="out.webp: this format stores at most 16,383 px per side"):
         convert_images(wide, tmp_path / "out.webp", compute)
-    with pytest.raises(InputError, match="out: no suffix of an image"):
+    with pytest.raises(InputError, match="out: not an image name"):
         convert_images(wide, tmp_path / "out", compute)
     monkeypatch.setattr(face_finding, "find_faces", compute)
-    with pytest.raises(InputError, match="out.webp: this format holds at most 16,383 px a side"):
+    with pytest.raises(InputError, match="out.webp: this format stores at most 16,383 px per side"):
         convert_faces(wide, tmp_path / "out.webp", compute, 32, 0.4)
-    with pytest.raises(InputError, match="at most 65,500 px a side"):
+    with pytest.raises(InputError, match="at most 65,500 px per side"):
         write_marked(np.zeros((65_501, 1, 3), np.uint8), tmp_path / "a.jpg", "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["wide.png"]
     convert_images(wide, tmp_path / "out.png", lambda image: image)
@@ -102,7 +103,7 @@ def test_a_format_that_is_too_small_is_named_before_anything_is_computed(
 
 def test_a_film_too_large_for_its_format(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name, side in (("a.mp4", 8192), ("a.gif", 65_536)):
-        with pytest.raises(InputError, match=f"{name}: this format holds at most {side - 1:,} px a side"):
+        with pytest.raises(InputError, match=f"{name}: this format stores at most {side - 1:,} px per side"):
             save_film(np.zeros((2, 2, side, 3), np.uint8), tmp_path / name)
     assert list(tmp_path.iterdir()) == [] and capfd.readouterr().err == ""
     assert save_film(np.zeros((1, 16, 8190, 3), np.uint8), tmp_path / "a.mp4").stat().st_size > 0
@@ -143,13 +144,13 @@ def test_the_flag_sets_the_limit_for_every_verb(tmp_path: Path, command) -> None
     for arguments in (["--max-pixels", "399"], ["--max-pixels=399"], ["--max_pixels", "399"]):
         status, _, said = command("show", path, *arguments)
         assert status == 2 and said == (
-            f"error: {path}: too large (20x20 px); at most 399 pixels are read: scale it down, or raise the limit with "
-            "--max-pixels\n"
+            f"error: {path}: too large (20x20 px); at most 399 pixels are allowed; scale it down, or raise the limit "
+            "with --max-pixels\n"
         )
     status, printed, _ = command("show", "--max-pixels", "400", path)
     assert status == 0 and printed.startswith("(20, 20, 3)\n")
     status, printed, _ = command("show", "--help")
-    assert status == 0 and "--max-pixels N reads images of up to N pixels" in " ".join(printed.split())
+    assert status == 0 and "--max-pixels N allows images of up to N pixels" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("arguments", [["--max-pixels"], ["--max-pixels", "0"], ["--max-pixels", "a\x1b[2Jlot"]])
@@ -164,7 +165,7 @@ def test_shards_take_the_limit_too(
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     folder_of_links(tmp_path / "in", 3)
-    arguments = ["shards", str(tmp_path / "in"), str(tmp_path / "out"), "--layout", "pictures"]
+    arguments = ["shards", str(tmp_path / "in"), str(tmp_path / "out"), "--layout", "images"]
     assert main([*arguments, "--max-pixels", "63"]) == 2
     assert "too large (8x8 px); at most 63 pixels" in capsys.readouterr().err
     assert main([*arguments, "--max-pixels", "no"]) == 2

@@ -11,26 +11,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import imagenet
-from common.digits import held_out_digits
-from common.errors import InputError
-from common.imagenet import (
+from common.runs import pretrained as imagenet
+from common.runs.pretrained import (
     CLASS_INDEX,
     Application,
-    Pretrained,
+    Classifier,
     caffe_images,
-    frozen_classifier,
     frozen_features,
     imagenet_classes,
     imagenet_classifier,
-    known_classifier,
 )
-from common.runs import start_run
+from common.runs.run import Run
+from common.samples.digits import held_out_digits
+from common.system.files import InputError
 from recipes import fgsm
 from recipes.lenet import Config
 
 NAMES = tuple(f"class number {number}" for number in range(1000))
-NOWHERE = Path("nowhere")
 
 
 def written_index(folder: Path, count: int = 1000, name: str = "class_number") -> Path:
@@ -103,10 +100,10 @@ def test_caffe_is_said_of_the_networks_that_keras_gives_such_images(name):
 def test_a_picture_of_the_networks_own_size_gives_the_logits_of_keras_own(name, small, tmp_path):
     network, weights = stored(tmp_path)
     written_index(tmp_path)
-    known = known_classifier(Pretrained(network=name, weights=str(weights)), NOWHERE, "fgsm", fgsm.Config, "classifier")
+    known = Classifier.load(name, str(weights))
     images = pixels(3, 12, 12, 3)
     expected = network(keras_preprocessing(name)(images.copy())).numpy()
-    found = known.classifier(images / 127.5 - 1).numpy()
+    found = known.network(images / 127.5 - 1).numpy()
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     assert known[1:7] == (NAMES, 12, 3, 0, True, "sample")
@@ -116,7 +113,7 @@ def test_every_pixel_of_a_large_picture_has_a_say(small, tmp_path):
     """A plain bilinear reduction reads four pixels for each that it makes."""
     _, weights = stored(tmp_path)
     written_index(tmp_path)
-    classifier = imagenet_classifier(Pretrained(weights=str(weights))).classifier
+    classifier = imagenet_classifier("MobileNetV2", str(weights)).network
     images = tf.Variable(pixels(1, 96, 72, 3) / 127.5 - 1)
     with tf.GradientTape() as tape:
         logits = classifier(images)
@@ -133,9 +130,9 @@ def test_without_weights_it_is_the_network_of_the_run(own, tmp_path):
         network.save(tmp_path / f"{name}.keras")
     settings = {"recipe": "fgsm", "data": "sample", "config": {"seed": 7, "size": 8}, "classes": ["cat", "dog"]}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    known = known_classifier(Pretrained(), tmp_path, "fgsm", fgsm.Config, own)
+    known = Classifier.of_run(Run.load(tmp_path, "fgsm", fgsm.Config), own)
     images = pixels(2, 8, 8, 1)
-    np.testing.assert_array_equal(known.classifier(images), networks[own](images))
+    np.testing.assert_array_equal(known.network(images), networks[own](images))
     assert known[1:7] == (("cat", "dog"), 8, 1, 7, False, "sample")
 
 
@@ -143,19 +140,19 @@ def test_without_weights_it_is_the_network_of_the_run(own, tmp_path):
 
 
 def test_names_lie_beside_the_weights_or_where_keras_keeps_them(home, tmp_path):
-    beside = Pretrained(weights=str(tmp_path / "tiny.weights.h5"))
+    beside = str(tmp_path / "tiny.weights.h5")
     written_index(home, name="kept")
-    assert imagenet_classes(beside)[999] == imagenet_classes(Pretrained(weights="imagenet"))[999] == "kept 999"
+    assert imagenet_classes(beside)[999] == imagenet_classes("imagenet")[999] == "kept 999"
     written_index(tmp_path, name="black_and-tan")
     assert imagenet_classes(beside) == tuple(f"black and-tan {number}" for number in range(1000))
-    assert imagenet_classes(Pretrained(weights="imagenet"))[1] == "kept 1"
+    assert imagenet_classes("imagenet")[1] == "kept 1"
 
 
 def test_without_keras_home_they_are_sought_in_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "user")
     written_index(tmp_path / "user" / ".keras" / "models")
-    assert imagenet_classes(Pretrained(weights="imagenet")) == NAMES
+    assert imagenet_classes("imagenet") == NAMES
 
 
 @pytest.mark.parametrize("fetch", [False, True])
@@ -169,9 +166,9 @@ def test_names_are_fetched_only_when_asked_and_only_when_they_are_not_here(fetch
     monkeypatch.setattr(keras.utils, "get_file", get_file)
     if not fetch:
         written_index(home)
-    assert imagenet_classes(Pretrained(weights="imagenet", fetch=fetch)) == NAMES
+    assert imagenet_classes("imagenet", fetch) == NAMES
     assert asked == [(CLASS_INDEX, CLASS_INDEX, "models")] * fetch
-    assert imagenet_classes(Pretrained(weights="imagenet", fetch=True)) == NAMES
+    assert imagenet_classes("imagenet", True) == NAMES
     assert len(asked) == fetch
 
 
@@ -184,10 +181,10 @@ def the_line(call) -> str:
 
 
 def test_names_that_are_not_here(home, tmp_path):
-    line = the_line(lambda: imagenet_classes(Pretrained(weights=str(tmp_path / "a.weights.h5"))))
-    assert "names of ImageNet's classes are not on this machine" in line and "--fetch" in line
+    line = the_line(lambda: imagenet_classes(str(tmp_path / "a.weights.h5")))
+    assert "ImageNet's class names are not on this machine" in line and "--fetch" in line
     assert str(tmp_path / CLASS_INDEX) in line and str(home / CLASS_INDEX) in line
-    line = the_line(lambda: imagenet_classes(Pretrained(weights="imagenet")))
+    line = the_line(lambda: imagenet_classes("imagenet"))
     assert str(home / CLASS_INDEX) in line and " or " not in line
 
 
@@ -197,8 +194,8 @@ def test_names_that_are_not_here(home, tmp_path):
 def test_names_that_are_damaged(text, home):
     home.mkdir(parents=True)
     (home / CLASS_INDEX).write_text(text)
-    line = the_line(lambda: imagenet_classes(Pretrained(weights="imagenet")))
-    assert "cannot be had (" in line and str(home / CLASS_INDEX) in line
+    line = the_line(lambda: imagenet_classes("imagenet"))
+    assert "cannot read ImageNet's class names (" in line and str(home / CLASS_INDEX) in line
 
 
 def test_names_that_cannot_be_fetched(home, monkeypatch):
@@ -206,22 +203,20 @@ def test_names_that_cannot_be_fetched(home, monkeypatch):
         raise Exception("URL fetch failure on https://a.b\nand more")
 
     monkeypatch.setattr(keras.utils, "get_file", fail)
-    line = the_line(lambda: imagenet_classes(Pretrained(weights="imagenet", fetch=True)))
+    line = the_line(lambda: imagenet_classes("imagenet", True))
     assert "URL fetch failure on https://a.b" in line and str(home / CLASS_INDEX) in line
 
 
 def test_weights_that_are_not_here_or_of_another_network(small, home, tmp_path):
     written_index(home)
     missing = tmp_path / "none.weights.h5"
-    assert f"{missing}: there is no such file" in the_line(
-        lambda: known_classifier(Pretrained(weights=str(missing)), NOWHERE, "fgsm", fgsm.Config, "classifier")
-    )
-    line = the_line(lambda: imagenet_classifier(Pretrained(weights="imagenet")))
+    assert f"{missing}: there is no such file" in the_line(lambda: Classifier.load("MobileNetV2", str(missing)))
+    line = the_line(lambda: imagenet_classifier("MobileNetV2", "imagenet"))
     assert str(home / "tiny.h5") in line and "--fetch" in line
     other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     other.save_weights(tmp_path / "other.weights.h5")
-    line = the_line(lambda: imagenet_classifier(Pretrained(weights=str(tmp_path / "other.weights.h5"))))
-    assert "other.weights.h5: not weights of tiny (" in line
+    line = the_line(lambda: imagenet_classifier("MobileNetV2", str(tmp_path / "other.weights.h5")))
+    assert "other.weights.h5: not a weights file for tiny (" in line
 
 
 @pytest.mark.slow
@@ -229,37 +224,36 @@ def test_mobilenet_from_a_file_of_weights(tmp_path):
     network = keras.applications.MobileNetV2(weights=None, classifier_activation=None)
     network.save_weights(tmp_path / "mobile.weights.h5")
     written_index(tmp_path)
-    pretrained = Pretrained(weights=str(tmp_path / "mobile.weights.h5"))
-    known = known_classifier(pretrained, NOWHERE, "fgsm", fgsm.Config, "classifier")
+    known = Classifier.load("MobileNetV2", str(tmp_path / "mobile.weights.h5"))
     images = pixels(2, 224, 224, 3)
     expected = network(keras.applications.mobilenet_v2.preprocess_input(images.copy())).numpy()
-    found = known.classifier(images / 127.5 - 1).numpy()
+    found = known.network(images / 127.5 - 1).numpy()
     assert np.ptp(expected) > 0
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     for shape in ((1, 100, 100, 3), (1, 301, 150, 3)):
-        assert known.classifier(pixels(*shape) / 127.5 - 1).shape == (1, 1000)
+        assert known.network(pixels(*shape) / 127.5 - 1).shape == (1, 1000)
     assert known[1:7] == (NAMES, 224, 3, 0, True, "sample")
 
 
 def test_the_embedded_classifier_of_digits_does_not_learn_and_is_right():
-    known = frozen_classifier("digits", "")
+    known = Classifier.load("digits", "")
     images, labels = held_out_digits()
-    logits = known.classifier(images[:60] / 127.5 - 1, training=False).numpy()
+    logits = known.network(images[:60] / 127.5 - 1, training=False).numpy()
     assert known[1:5] == (tuple("0123456789"), 28, 1, 0) and not known.any_size
     assert logits.shape == (60, 10) and (logits.argmax(1) == labels[:60]).mean() > 0.9
-    assert not known.classifier.trainable_variables
+    assert not known.network.trainable_variables
 
 
 def test_a_classifier_of_a_run_and_what_is_none(tmp_path):
     images = keras.Input((8, 8, 3))
     maps = keras.layers.Conv2D(4, 3)(images)
-    start_run(tmp_path, "lenet", Config(outputs=2), "sample", ("cat", "dog"))
+    Run(tmp_path, "lenet", Config(outputs=2), "sample").start(("cat", "dog"))
     keras.Model(images, keras.layers.Dense(2)(keras.layers.Flatten()(maps))).save(tmp_path / "classifier.keras")
     keras.Model(images, maps).save(tmp_path / "features.keras")
-    known = frozen_classifier("run", str(tmp_path / "classifier.keras"))
-    assert known[1:5] == (("cat", "dog"), 8, 3, 0) and not known.classifier.trainable_variables
-    with pytest.raises(InputError, match=r"features.keras: takes .*8, 8, 3.* gives .*6, 6, 4.*; no classifier of 2"):
-        frozen_classifier("run", str(tmp_path / "features.keras"))
+    known = Classifier.load("run", str(tmp_path / "classifier.keras"))
+    assert known[1:5] == (("cat", "dog"), 8, 3, 0) and not known.network.trainable_variables
+    with pytest.raises(InputError, match=r"features.keras: expected .* 2 classes, got .*8, 8, 3.* and .*6, 6, 4"):
+        Classifier.load("run", str(tmp_path / "features.keras"))
 
 
 # Maps of layers
@@ -333,10 +327,11 @@ def test_features_of_a_file_are_the_maps_of_that_network_as_it_stands(tmp_path):
 
 def test_a_layer_that_is_none_or_gives_no_maps_and_those_that_do(tmp_path):
     _, path = stored_maps(tmp_path)
-    for name in ("near", "mean", "classes", ""):
+    for name in ("near", "mean", "classes"):
         line = the_line(lambda name=name: frozen_features("file", str(path), ["far", name]))
-        assert line.startswith(f"{name!r} is no layer of file that gives maps; choose from ")
+        assert line.startswith(f"{name!r} is not a layer of file that outputs feature maps; choose from ")
         assert line.endswith(", far, half")
+    assert the_line(lambda: frozen_features("file", str(path), ["far", ""])).startswith("expected NAME or NAME=WEIGHT")
 
 
 def test_a_network_that_is_none_and_a_file_that_is_not_there(small_features, tmp_path):
@@ -349,7 +344,7 @@ def test_a_network_that_is_none_and_a_file_that_is_not_there(small_features, tmp
     line = the_line(lambda: frozen_features("file", str(tmp_path / "bad.keras"), ["a"]))
     assert line.startswith(f"{tmp_path / 'bad.keras'}: cannot be loaded (")
     line = the_line(lambda: frozen_features("VGG19", str(tmp_path / "none.h5"), ["a"]))
-    assert "none.h5: there is no such file of weights" in line
+    assert "none.h5: there is no such file; give a weights file" in line
 
 
 @pytest.mark.slow

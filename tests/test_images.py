@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -14,27 +13,20 @@ import numpy as np
 import pytest
 from PIL import GifImagePlugin, Image
 
-from common.errors import InputError
-from common.images import (
+from common.images.pixels import (
     LABEL_COLOURS,
-    checked_images,
     colour_labels,
     crop_square,
-    find_images,
     from_uint8,
     labels_from_colours,
     pad_to_multiple,
-    read_image,
-    read_labels,
     resize_image,
-    save_gif,
-    save_grid,
-    save_row,
-    save_table,
     to_uint8,
-    write_image,
 )
-from common.lazy import tf
+from common.images.reading import checked_images, find_images, read_image, read_labels
+from common.images.writing import save_gif, save_grid, save_image, save_row, save_table, write_image
+from common.system.files import InputError
+from common.system.lazy import tf
 from tests.pictures import noise
 
 
@@ -76,7 +68,7 @@ def test_find_images_takes_any_case_sorts_and_leaves_out_what_is_hidden_or_no_fi
 
 
 def test_find_images_says_what_it_found_instead(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no images, nothing at all; expected files ending in .png .jpg"):
+    with pytest.raises(InputError, match="no images, the folder is empty; expected files ending in .png .jpg"):
         find_images(tmp_path)
     for number in range(7):
         (tmp_path / f"{number}.txt").touch()
@@ -261,7 +253,7 @@ def test_content_decides_and_not_the_name(tmp_path: Path) -> None:
 
 
 def test_channels_must_be_one_or_three(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="channels=4"):
+    with pytest.raises(ValueError, match="channels must be 1 .* got 4"):
         read_image(tmp_path / "a.png", 4)
 
 
@@ -285,11 +277,11 @@ BAD = {
     "float.tif": ("floating-point", lambda path: Image.fromarray(np.zeros((4, 4), np.float32)).save(path)),
     "lab.tif": ("CIELAB", lambda path: Image.new("LAB", (4, 4)).save(path)),
     "int32.tif": (
-        "beyond 0..65535",
+        "outside 0..65535",
         lambda path: Image.fromarray(np.full((4, 4), 65536, np.int32)).save(path),
     ),
     "negative.tif": (
-        "beyond 0..65535",
+        "outside 0..65535",
         lambda path: Image.fromarray(np.full((4, 4), -1, np.int32)).save(path),
     ),
     "bomb.png": (r"too large \(50000x50000 px\)", lambda path: huge_header(path, 50000, 50000)),
@@ -358,7 +350,7 @@ def test_above_the_limit_of_pillow_is_an_error_and_no_warning(tmp_path: Path, mo
 def test_an_image_of_many_strips_is_that_of_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int
 ) -> None:
-    monkeypatch.setattr("common.images.STRIP_PIXELS", pixels)
+    monkeypatch.setattr("common.images.reading.STRIP_PIXELS", pixels)
     for shape in [(70, 30, 4), (70, 30, 3), (2, 101, 4)]:
         colours = noise(*shape)
         Image.fromarray(colours).save(tmp_path / "a.png")
@@ -395,7 +387,7 @@ def test_read_labels_takes_values_or_palette_indices(tmp_path: Path) -> None:
         read = read_labels(tmp_path / name, classes=5)
         np.testing.assert_array_equal(read, labels)
         assert read.dtype == np.uint8
-        with pytest.raises(InputError, match="holds 4; with 4 classes 0 to 3 are right"):
+        with pytest.raises(InputError, match="contains label 4; 4 classes have labels 0 to 3"):
             read_labels(tmp_path / name, classes=4)
     Image.fromarray(labels > 2).save(tmp_path / "two.png")
     np.testing.assert_array_equal(read_labels(tmp_path / "two.png", classes=2), labels > 2)
@@ -403,7 +395,7 @@ def test_read_labels_takes_values_or_palette_indices(tmp_path: Path) -> None:
 
 def test_read_labels_refuses_pictures(tmp_path: Path) -> None:
     write_image(noise(8, 8, 3), tmp_path / "rgb.png")
-    with pytest.raises(InputError, match="a picture in RGB; a label map has one channel.* 0 to 4"):
+    with pytest.raises(InputError, match="is an image in mode RGB; a label map needs one channel.* 0 to 4"):
         read_labels(tmp_path / "rgb.png", 5)
     write_image(np.zeros((8, 8, 1), np.uint8), tmp_path / "a.jpg")
     with pytest.raises(InputError, match="a JPEG.*PNG"):
@@ -422,7 +414,7 @@ def test_label_colours_are_far_apart() -> None:
 def test_colours_and_labels_are_inverse_also_with_noise() -> None:
     labels = noise(2, 9, 7) % 32
     coloured = colour_labels(labels)
-    with pytest.raises(InputError, match="class 40: there are colours for 0 to 39"):
+    with pytest.raises(InputError, match="label 40; only 0 to 39 have colours"):
         colour_labels(np.array([3, 40], np.uint8))
     assert coloured.shape == (2, 9, 7, 3)
     np.testing.assert_array_equal(labels_from_colours(coloured, 32), labels)
@@ -474,7 +466,7 @@ def test_nearest_resize_makes_no_new_labels() -> None:
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4)), np.zeros((1, 4, 4, 3), np.uint8)])
 def test_what_is_no_image_is_refused(bad: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="an image is uint8"):
+    with pytest.raises(ValueError, match="expected uint8"):
         resize_image(bad, 2, 2)
 
 
@@ -543,7 +535,9 @@ def test_write_image_names_the_suffixes_that_would_do_and_leaves_nothing(tmp_pat
 def test_an_image_too_large_for_its_format_is_one_line(tmp_path: Path, name: str, most: int) -> None:
     for shape in [(most + 1, 1, 3), (1, most + 1, 1)]:
         image = np.zeros(shape, np.uint8)
-        with pytest.raises(InputError, match=f"this format holds at most {most:,} px a side, and .*in .png") as error:
+        with pytest.raises(
+            InputError, match=f"this format stores at most {most:,} px per side, but .*in .png"
+        ) as error:
             write_image(image, tmp_path / name)
         assert f"{shape[1]}x{shape[0]}" in one_line(error)
         with pytest.raises(InputError, match="at most"):
@@ -554,10 +548,10 @@ def test_an_image_too_large_for_its_format_is_one_line(tmp_path: Path, name: str
 
 
 def test_a_grid_too_large_for_its_format_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.images.tiled", None)
-    with pytest.raises(InputError, match="16,383 px a side, and the image has 66x20002"):
+    monkeypatch.setattr("common.images.writing.tiled", None)
+    with pytest.raises(InputError, match="16,383 px per side, but the image has 66x20002"):
         save_grid(np.zeros((8 * 2000, 8, 6, 1), np.uint8), tmp_path / "grid.webp")
-    with pytest.raises(InputError, match="65,535 px a side, and the image has 65536x2"):
+    with pytest.raises(InputError, match="65,535 px per side, but the image has 65536x2"):
         save_gif(np.zeros((1, 2, 65_536, 3), np.uint8), tmp_path / "a.gif")
 
 
@@ -595,8 +589,18 @@ def test_a_row_has_each_picture_as_high_as_the_others_with_white_between(tmp_pat
     np.testing.assert_array_equal(
         read_image(save_row([noise(30, 7, 3)] * 2, tmp_path / "two.png", 30))[:, 11:], noise(30, 7, 3)
     )
-    with pytest.raises(InputError, match="no suffix of an image"):
+    with pytest.raises(InputError, match="not an image name"):
         save_row(images, tmp_path / "row.gif2")
+
+
+def test_a_row_of_a_dictionary_has_its_keys_above_the_images(tmp_path):
+    images = {"first": noise(40, 60, 3), "second": noise(40, 80, 3)}
+    row = read_image(save_image(images, tmp_path / "row.png", height=40))
+    assert row.shape == (40 + 26, 60 + 4 + 80, 3)
+    np.testing.assert_array_equal(row[26:, :60], images["first"])
+    np.testing.assert_array_equal(row[26:, 64:], images["second"])
+    assert row[:26, :60].min() < 100 < 255 == row[:26, 60:64].min() and row[:26, 64:].min() < 100
+    assert (row[0] == 255).all() and (row[25] == 255).all()
 
 
 def test_table_has_captions_at_the_left_and_mixes_grey_with_colour(tmp_path: Path) -> None:
@@ -678,8 +682,8 @@ def test_bad_images_stop_with_one_line(mixed: list[Path]) -> None:
     with pytest.raises(InputError) as error:
         checked_images(mixed, read_image)
     assert one_line(error) == (
-        f"4 of 14 images cannot be used, the first: {mixed[1]}: an empty file (0 bytes); copy or download it "
-        f"again; then {mixed[4]} and {mixed[6]}; mend them or move them away, or go on without them with --skip-bad"
+        f"4 of 14 images cannot be used: {mixed[1]}: an empty file (0 bytes); copy or download it "
+        f"again; also {mixed[4]} and {mixed[6]}; repair or remove them, or add --skip-bad to skip them"
     )
 
 
@@ -687,12 +691,12 @@ def test_bad_images_are_left_out_on_request(mixed: list[Path], capsys: pytest.Ca
     good, messages = checked_images(mixed, read_image, skip_bad=True)
     assert good == [path for number, path in enumerate(mixed) if number not in (1, 4, 6, 13)]
     assert [message.split(":")[0] for message in messages] == [str(mixed[number]) for number in (1, 4, 6, 13)]
-    assert messages[2] == f"{mixed[6]}: 300x7 px is too small to learn from, at least 8x8"
+    assert messages[2] == f"{mixed[6]}: too small (300x7 px); it needs at least 8x8 px"
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
     assert lines[:4] == messages
-    assert lines[4:] == ["going on without 4 of 14 images, which cannot be used"]
+    assert lines[4:] == ["skipped 4 of 14 images, because they cannot be used"]
 
 
 def test_at_most_five_bad_images_are_printed(mixed: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -709,12 +713,12 @@ def test_a_narrow_image_is_too_small_as_a_flat_one_is(tmp_path: Path) -> None:
         [Path(name) for name in sizes], lambda path: np.zeros(sizes[str(path)]), skip_bad=True
     )
     assert good == [Path("a")]
-    assert [message.split(" px")[0] for message in messages] == ["b: 7x300", "c: 300x7"]
+    assert [message.split(" px")[0] for message in messages] == ["b: too small (7x300", "c: too small (300x7"]
 
 
 def test_no_good_image_is_an_error_in_any_case(tmp_path: Path) -> None:
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
-    with pytest.raises(InputError, match="2 of 2 images cannot be used.*mend them or move them away$"):
+    with pytest.raises(InputError, match="2 of 2 images cannot be used.*repair or remove them$"):
         checked_images(paths, read_image, skip_bad=True)
     with pytest.raises(InputError, match="no images were given"):
         checked_images([], read_image)
@@ -732,14 +736,12 @@ def test_messages_without_a_path_get_it_and_other_errors_pass(tmp_path: Path) ->
         checked_images(paths, lambda path: 1 // 0)
 
 
-def test_progress_is_shown_only_for_many_at_a_terminal(
+def test_a_check_of_images_that_takes_long_shows_its_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths, image = [tmp_path / str(number) for number in range(1001)], noise(8, 8, 3)
+    paths, image = [tmp_path / str(number) for number in range(20)], noise(8, 8, 3)
     checked_images(paths, lambda path: image)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    checked_images(paths[:1000], lambda path: image)
-    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("common.system.console.Progress.FIRST_LINE", 0.0)  # seconds
     checked_images(paths, lambda path: image)
-    assert "checking images" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("checking images: 1 of 20 ")

@@ -20,10 +20,10 @@ import keras
 import numpy as np
 import pytest
 
-from common.errors import InputError
-from common.keras_files import load_keras_file
-from common.pretrained import load_pretrained
-from common.runs import load_network
+from common.runs.pretrained import load_pretrained
+from common.runs.run import load_network
+from common.system.files import InputError
+from common.system.keras_files import load_keras_file
 
 
 def small() -> keras.Model:
@@ -259,7 +259,7 @@ def test_what_is_no_file(make, tmp_path):
 def test_a_bomb_is_not_unpacked(parts, tmp_path):
     for name in ("config.json", "model.weights.h5"):
         path = packed(parts | {name: bytes(70_000_000)}, tmp_path / "bomb.keras", zipfile.ZIP_DEFLATED)
-        with pytest.raises(InputError, match=f"it claims more than its {path.stat().st_size} bytes can hold"):
+        with pytest.raises(InputError, match=f"it claims more data than its {path.stat().st_size} bytes can hold"):
             load_keras_file(path)
 
 
@@ -280,7 +280,7 @@ def test_weights_from_strangers(suffix, tmp_path):
     }
     for kind, content in contents.items():
         path.write_bytes(content())
-        with pytest.raises(InputError, match="not weights of small") as error, warnings.catch_warnings():
+        with pytest.raises(InputError, match="not a weights file for small") as error, warnings.catch_warnings():
             load_pretrained(network, str(path), "x", small)
         assert "\n" not in str(error.value), kind
     path.unlink()

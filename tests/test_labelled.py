@@ -12,10 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common.clothes import CLOTHES_CLASSES
-from common.errors import InputError
-from common.images import write_image
-from common.labelled import (
+from common.data.labelled import (
     Labelled,
     Split,
     as_many_of_each,
@@ -24,6 +21,9 @@ from common.labelled import (
     labelled_batches,
     labelled_images,
 )
+from common.images.writing import write_image
+from common.samples.clothes import CLOTHES_CLASSES
+from common.system.files import InputError
 from tests.pictures import noise
 
 
@@ -397,15 +397,23 @@ BAD_ARRAYS = {
     "a negative label": (
         {"y_train": begun(-1, numbers(39, 3))},
         ("a", "b", "c"),
-        r"train labels hold -1, .*\(0 to 2\)",
+        r"train labels contain -1; expected 0 to 2",
     ),
-    "a label too large": ({"y_train": begun(3, numbers(39, 3))}, ("a", "b", "c"), r"train labels hold 3, .*\(0 to 2\)"),
-    "a test label too large": ({"y_test": begun(10, numbers(11, 10))}, tuple("abcdefghij"), "test labels hold 10"),
-    "a test label of its own": ({"y_test": begun(7, numbers(11, 3))}, (), r"test labels hold 7.*0 to 2, which occur"),
+    "a label too large": (
+        {"y_train": begun(3, numbers(39, 3))},
+        ("a", "b", "c"),
+        r"train labels contain 3; expected 0 to 2",
+    ),
+    "a test label too large": ({"y_test": begun(10, numbers(11, 10))}, tuple("abcdefghij"), "test labels contain 10"),
+    "a test label of its own": (
+        {"y_test": begun(7, numbers(11, 3))},
+        (),
+        r"test labels contain 7; expected 0 to 2, as in",
+    ),
     "fractions": (
         {"y_train": numbers(40, 3).astype(np.float32)},
         (),
-        r"train labels are float32 \[40\].*whole numbers",
+        r"train labels are float32 \[40\].*integer",
     ),
     "yes and no": ({"y_test": numbers(12, 2) > 0}, (), r"test labels are bool \[12\] for 12"),
     "one-hot": (
@@ -413,13 +421,13 @@ BAD_ARRAYS = {
         (),
         r"train labels are int64 \[40, 3\] for 40 images",
     ),
-    "too few labels": ({"y_test": numbers(11, 3)}, (), r"test labels are uint8 \[11\] for 12 images; expected as many"),
+    "too few labels": ({"y_test": numbers(11, 3)}, (), r"test labels are uint8 \[11\] for 12 images; expected one"),
     "nothing to be judged by": (
         {"y_test": numbers(0, 3), "x_test": noise(0, 8, 8)},
         (),
         r"test labels are .* 0 images",
     ),
-    "one class": ({"y_train": np.zeros(40, int), "y_test": np.zeros(12, int)}, (), r"one class only \(0\).*two"),
+    "one class": ({"y_train": np.zeros(40, int), "y_test": np.zeros(12, int)}, (), r"two classes, found one \(0\)"),
     "a class without images": ({"y_train": numbers(40, 3)}, ("a", "b", "c", "dog"), "no training image of class 'dog'"),
     "other types of image": ({"x_train": noise(40, 8, 8) / 255}, (), r"float64 \(40, 8, 8, 1\); expected uint8"),
     "images in rows": ({"x_train": noise(40, 64)}, (), r"uint8 \(40, 64\); expected uint8 \[n, h, w\]"),
@@ -456,7 +464,7 @@ def test_images_of_one_axis(tmp_path):
 def test_an_npz_without_labels(tmp_path):
     contents = arrays()
     path = written(tmp_path / "a.npz", x_train=contents["x_train"], x_test=contents["x_test"])
-    with pytest.raises(InputError, match="has x_train, x_test, but not y_train and y_test") as error:
+    with pytest.raises(InputError, match="lacks y_train and y_test; found x_train, x_test") as error:
         read(path)
     the_line(error, path)
 
@@ -470,20 +478,20 @@ def test_idx_files_without_labels(tmp_path):
 
 
 BAD_FOLDERS = {
-    "nothing": ({}, r": no class folders here \(found nothing\); expected a folder of pictures for each class"),
+    "nothing": ({}, r": no class folders here \(found nothing\); expected one folder of images per class"),
     "pictures only": ({".": 3}, r": no class folders here \(found 00\.png, 01\.png, 02\.png\)"),
     "an empty class": (
         {"cat": 5, "dog": 0},
-        "/dog: no pictures here; put pictures of dog in it, or move the folder away",
+        "/dog: no images here; add images of dog, or remove the folder",
     ),
-    "one class": ({"cat": 9}, r": one class only \(cat\); at least two"),
+    "one class": ({"cat": 9}, r": needs at least two classes, found one \(cat\)"),
     "a class of the test alone": (
         {"train/a": 4, "train/b": 4, "test/c": 2},
         r"test/c: this class has no folder in .*train",
     ),
-    "an empty class of training": ({"train/a": 4, "train/b": 0, "test/b": 2}, "train/b: no pictures here"),
-    "a test without pictures": ({"train/a": 4, "train/b": 4, "test/b": 0}, ": 8 pictures; .*one for the test"),
-    "two pictures": ({"a": 1, "b": 1}, ": 2 pictures; at least three are needed, one for the test"),
+    "an empty class of training": ({"train/a": 4, "train/b": 0, "test/b": 2}, "train/b: no images here"),
+    "a test without pictures": ({"train/a": 4, "train/b": 4, "test/b": 0}, ": 8 images for training and 0 for testing"),
+    "two pictures": ({"a": 1, "b": 1}, ": 1 images for training and 1 for testing"),
 }
 
 
@@ -507,7 +515,7 @@ def test_train_may_be_a_class_among_others(tmp_path):
 
 
 def test_a_word_that_means_nothing(tmp_path):
-    with pytest.raises(InputError, match="no such folder or .npz, and not one of sample, mnist"):
+    with pytest.raises(InputError, match="no such folder or .npz file; expected a path, or one of sample, mnist"):
         read(tmp_path / "nowhere")
 
 
@@ -532,7 +540,7 @@ def test_a_negative_label_without_names(tmp_path):
     with pytest.raises(InputError, match="-1"):
         read(written(tmp_path / "a.npz", **contents))
     contents = arrays() | {"y_train": np.full(40, -1)}
-    with pytest.raises(InputError, match="all below 0"):
+    with pytest.raises(InputError, match="all negative"):
         read(written(tmp_path / "b.npz", **contents))
 
 
@@ -561,7 +569,7 @@ def test_pictures_without_classes_are_one_class_where_classes_are_not_needed(tmp
     with_classes.unlink()
     assert labelled_images(str(tmp_path / "some"), 8, 1, no_sample, require_classes=False).classes == ("0", "1")
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="none: no pictures here"):
+    with pytest.raises(InputError, match="none: no images in this folder"):
         labelled_images(str(tmp_path / "none"), 8, 1, no_sample, require_classes=False)
 
 
@@ -570,7 +578,7 @@ def test_an_npz_without_classes_is_one_class_where_they_are_not_needed(tmp_path)
     np.savez(tmp_path / "a.npz", x_train=images, x_test=images[:3])
     data = labelled_images(str(tmp_path / "a.npz"), 8, 1, no_sample, require_classes=False)
     assert data.classes == ("image",) and len(data.test.labels) == 3
-    with pytest.raises(InputError, match="not y_train"):
+    with pytest.raises(InputError, match="lacks y_train"):
         labelled_images(str(tmp_path / "a.npz"), 8, 1, no_sample)
     (tmp_path / "b.npz").write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"b\.npz: not a readable"):
@@ -609,10 +617,10 @@ def test_as_many_of_each_class_follow_the_seed():
 @pytest.mark.parametrize(
     ("count", "message"),
     [
-        (0, "labelled must be a multiple of the 3 classes, got 0"),
-        (-3, "labelled must be a multiple of the 3 classes, got -3"),
-        (4, "labelled must be a multiple of the 3 classes, got 4"),
-        (12, "labelled asks for 4 training images of each class, and one has 2; lower it"),
+        (0, "labelled must be a multiple of 3, the number of classes, got 0"),
+        (-3, "labelled must be a multiple of 3, the number of classes, got -3"),
+        (4, "labelled must be a multiple of 3, the number of classes, got 4"),
+        (12, "labelled needs 4 training images per class, but one class has 2; set it"),
     ],
 )
 def test_labels_that_cannot_be_as_many_of_each_class(count, message):
@@ -645,7 +653,7 @@ def test_a_class_by_its_name_in_any_case_or_else_by_its_number(name, number):
 
 
 def test_a_name_of_two_classes_needs_the_number():
-    with pytest.raises(InputError, match=r"^'Crane' is the name of classes 1 and 5: give the number$"):
+    with pytest.raises(InputError, match=r"^'Crane' is the name of classes 1 and 5; give the class index$"):
         class_number("Crane", BREEDS)
 
 
@@ -664,12 +672,13 @@ def test_a_name_of_two_classes_needs_the_number():
     ],
 )
 def test_a_class_that_there_is_not_gives_the_nearest_names(name, nearest):
-    line = f"{name!r} is none of the 9 classes; the nearest are {nearest}; a number does too"
+    line = f"{name!r} is not one of the 9 classes; the most similar are {nearest}"
+    line += "; use one of these names, or a class index"
     with pytest.raises(InputError) as error:
         class_number(name, BREEDS)
     assert str(error.value) == line
 
 
 def test_no_more_than_six_names_are_given():
-    with pytest.raises(InputError, match=r"the nearest are (\w+ terrier, ){5}\w+ terrier; a number"):
+    with pytest.raises(InputError, match=r"the most similar are (\w+ terrier, ){5}\w+ terrier; use"):
         class_number("terrier", [f"{letter} terrier" for letter in "abcdefghij"])

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from scipy.signal import correlate
 from scipy.special import softmax
 
+from common.runs import Run
 from recipes.lenet import MODERN, Config, build, classify
 
 
@@ -42,3 +46,11 @@ def test_probabilities_are_those_of_the_layers_written_out():
 def test_a_size_that_does_not_halve_twice_is_refused(size):
     with pytest.raises(ValueError, match=f"size must be .*, got {size}"):
         build(Config(size=size))
+
+
+def test_a_run_of_the_first_edition_loads(tmp_path):
+    config = Config(modern=True, synchronized=True, sqrt_pixels=False)
+    stored = dataclasses.asdict(config) | {"precision": "float32", "xla": False, "steps_per_call": 0}
+    stored["root"] = stored.pop("sqrt_pixels")
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "lenet", "data": "sample", "config": stored}))
+    assert Run.load(tmp_path, "lenet", Config).config == config

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from common.errors import InputError
-from common.locks import LOCK_NAME, only_process_in
+from common.system.files import InputError
+from common.system.locks import LOCK_NAME, only_process_in
 
 
 def foreign_lock(folder):
@@ -21,7 +21,7 @@ def foreign_lock(folder):
 def test_a_folder_that_another_process_has_is_refused_and_is_free_afterwards(tmp_path):
     other = foreign_lock(tmp_path)
     message = re.escape(
-        f"{tmp_path}: another process writes into this run (process 7 on elsewhere); wait until it ends"
+        f"{tmp_path}: another process is writing to this run (process 7 on elsewhere); wait until it ends"
     )
     with pytest.raises(InputError, match=message), only_process_in(tmp_path):
         pass

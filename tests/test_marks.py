@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import InputError
-from common.images import read_image
-from common.marks import MARKED_SUFFIXES, SYNTHETIC_SOURCE, check_marked_path, with_caption, write_marked
+from common.images.marks import MARKED_SUFFIXES, SYNTHETIC_SOURCE, check_marked_path, with_caption, write_marked
+from common.images.reading import read_image
+from common.system.files import InputError
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_marks_survive_reading_back(suffix, picture, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".gif", ".bmp", ".txt", ""])
 def test_a_format_without_room_for_the_marks_is_refused_and_nothing_is_written(suffix, picture, tmp_path):
-    with pytest.raises(InputError, match="no room for the marks; it must end in .png"):
+    with pytest.raises(InputError, match="cannot store metadata; the name must end in .png"):
         write_marked(picture, tmp_path / f"out{suffix}", "made up", "this test")
     assert not list(tmp_path.iterdir())
     check_marked_path(tmp_path / "OUT.JPG")

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.batches import batches, undistorted
-from common.classification import save_captioned
-from common.datasets import image_pairs, images_of
-from common.domains import unpaired_images
-from common.errors import InputError
-from common.files import readable_name, write_text
-from common.labelled import labelled_batches, labelled_images
-from common.runs import check_run
+from common.data.batches import batches, undistorted
+from common.data.datasets import image_pairs, images_of
+from common.data.domains import unpaired_images
+from common.data.labelled import labelled_batches, labelled_images
+from common.runs.classification import save_captioned
+from common.runs.run import Run
+from common.system.files import InputError, readable_name, write_text
 from recipes.pix2pix import Config
 
 CAFE = os.fsdecode(b"caf\xe9")
@@ -55,9 +54,9 @@ def test_classes_are_shown_whatever_their_names(tmp_path):
 
 
 def test_a_run_needs_a_name_in_utf_8(tmp_path):
-    with pytest.raises(InputError, match=r"caf\\xe9/run: not a name in UTF-8.* choose another folder$"):
-        check_run(tmp_path / CAFE / "run", "pix2pix", Config(), "sample")
-    check_run(tmp_path / "café" / "run", "pix2pix", Config(), str(tmp_path / CAFE))
+    with pytest.raises(InputError, match=r"caf\\xe9/run: not a valid UTF-8 name.* choose another folder$"):
+        Run(tmp_path / CAFE / "run", "pix2pix", Config(), "sample")
+    Run(tmp_path / "café" / "run", "pix2pix", Config(), str(tmp_path / CAFE))
 
 
 def test_texts_may_name_them(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.notebook import show, show_file, show_report
+from common.runs.notebook import show, show_file, show_report
 from tools.notebooks import ROOT, blocks, fields, main, notebook, sections, without_prose
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
@@ -27,11 +27,12 @@ Run      python -m recipes.halves              the demo
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
-from common.cli import run_command
-from common.lazy import keras, tf
-from common.other import thing
+from common.data import Batches
+from common.runs import Run, run_command
+from common.training import fit
 
 # %% Networks
 # Why there are none.
@@ -63,7 +64,7 @@ if __name__ == "__main__":
     run_command(half)
 '''
 README = """
-| | recipe | paper | `python -m` | notebook | measured | time |
+| | recipe | paper | `python -m` | notebook | measured | CPU time |
 |---|---|---|---|---|---|---|
 | ![halves](h.png) | **Halves** cuts | [S](https://a.b) | `recipes.halves` | [h](n/h.ipynb) | 1.5, see [R](R.md) | 3 s |
 """
@@ -80,7 +81,7 @@ def project(tmp_path) -> Path:
 def test_a_recipe_in_sections_and_blocks():
     (first, imports), (second, networks), (third, last) = sections(RECIPE)
     assert (first, second, third) == ("", "Networks", "Try it")
-    assert imports.startswith("from __future__") and imports.endswith("import thing")
+    assert imports.startswith("from __future__") and imports.endswith("import fit")
     (kinds, texts) = zip(*blocks(networks), strict=True)
     assert kinds == ("prose", "code", "prose", "example", "prose", "example")
     assert texts[0] == "Why there are none.\n\nA second paragraph."
@@ -109,10 +110,11 @@ def test_a_notebook_has_the_recipe_in_its_order(project):
     cells = nbformat.reads(notebook("halves", project), 4).cells
     nbformat.validate(nbformat.reads(notebook("halves", project), 4))
     intro = cells[0].source
-    assert intro.startswith("# Halves: cut numbers in two.") and "**Time** 3 s" in intro
+    assert intro.startswith("# Halves: cut numbers in two.") and "**CPU time** 3 s" in intro
     assert "1. It is short, and says so.\n2. It is dull." in intro and "[R](../R.md)" in intro
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    assert "from common.notebook import show, show_file, show_report\nfrom common.lazy import keras, tf\n" in code[1]
+    assert "from common.runs import Run\nfrom common.training import fit\n" in code[1]
+    assert code[1].endswith("\nfrom common.runs.notebook import show, show_file, show_report")
     assert "run_command" not in code[1]
     wanted = [
         "LIMIT = 3",
@@ -132,7 +134,7 @@ def test_a_notebook_has_the_recipe_in_its_order(project):
 
 def test_check_says_what_differs_and_writes_nothing(project, capsys):
     assert main(["--check"], project) == 1
-    assert "halves.ipynb: not what recipes/halves.py and README.md give" in capsys.readouterr().out
+    assert "halves.ipynb: differs from recipes/halves.py and README.md" in capsys.readouterr().out
     assert not (project / "notebooks").exists()
     assert main([], project) == 0 and main(["--check"], project) == 0
     path = project / "notebooks" / "halves.ipynb"
@@ -141,7 +143,7 @@ def test_check_says_what_differs_and_writes_nothing(project, capsys):
     capsys.readouterr()
     assert main(["--check"], project) == 1
     said = capsys.readouterr().out
-    assert "halves.ipynb: not what" in said and "gone.ipynb: there is no such recipe" in said
+    assert "halves.ipynb: differs from" in said and "gone.ipynb: no recipe has this name" in said
 
 
 def test_the_notebooks_are_what_the_recipes_give():
@@ -154,7 +156,7 @@ def test_every_section_is_explained_and_something_can_be_tried(name):
     assert parts[-1][0] == "Try it"
     for title, section in parts:
         kind, words = blocks(section)[0]
-        assert kind == "prose" and len(words.split()) >= 20, title
+        assert kind == "prose" and len(words.split()) >= 15, title
     assert sum(kind == "example" for _, section in parts for kind, _ in blocks(section)) >= 2
     training = next(section for title, section in parts if title.startswith("Training"))
     assert re.search(r"logged", blocks(training)[0][1]), "what is logged, and what is healthy"

@@ -12,14 +12,16 @@ import keras
 import numpy as np
 import pytest
 
-from common.attributes import attributed_images
-from common.canvas import photographs, read_photo
-from common.datasets import image_pairs, images_of, tfds_builder
-from common.domains import unpaired_images
-from common.errors import InputError
-from common.imagenet import APPLICATIONS, Pretrained, frozen_classifier, frozen_features, imagenet_classifier
-from common.labelled import labelled_images
-from common.prepared_sets import prepared_set
+from common.data.arrays import tfds_builder
+from common.data.attributes import attributed_images
+from common.data.datasets import image_pairs, images_of
+from common.data.domains import unpaired_images
+from common.data.labelled import labelled_images
+from common.data.prepared_sets import prepared_set
+from common.runs.pretrained import APPLICATIONS, Classifier, frozen_features, imagenet_classifier
+from common.samples.photos import photographs
+from common.system.files import InputError
+from common.training import read_photo
 
 
 class Asked(BaseException):
@@ -63,7 +65,7 @@ FOREIGN = (
 @pytest.mark.parametrize("fetch", [False, True])
 def test_names_that_are_no_sets_are_refused_even_where_fetching_is_allowed(name, fetch):
     """Sets of communities are programs that are downloaded and run."""
-    expected = f"{f'tfds:{name}'!r}: not the name of a set; expected NAME or NAME/CONFIG"
+    expected = f"{f'tfds:{name}'!r}: not the name of a data set; expected NAME or NAME/CONFIG"
     with pytest.raises(InputError, match=re.escape(expected)) as error:
         tfds_builder(name, fetch)
     assert "\n" not in str(error.value)
@@ -82,7 +84,9 @@ READERS = {
 @pytest.mark.parametrize("name", ["mnist", "cycle_gan/apple2orange", "no_such_set", "huggingface:mnist", "kubric:x"])
 def test_a_set_that_is_not_here_is_not_looked_for_elsewhere(name, recipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # its native code asks Google past Python's sockets
-    with pytest.raises(InputError, match=f"tfds:{name}(': not the name of a set| is not on this machine .*--fetch)"):
+    with pytest.raises(
+        InputError, match=f"tfds:{name}(': not the name of a data set| is not on this machine .*--fetch)"
+    ):
         READERS[recipe](f"tfds:{name}")
 
 
@@ -101,8 +105,8 @@ def test_weights_of_keras_are_not_fetched_unasked(network, monkeypatch, tmp_path
     monkeypatch.setattr(keras.applications, network, small)
     names = {str(number): ["n", f"name_{number}"] for number in range(1000)}
     for ask in (
-        lambda: imagenet_classifier(Pretrained(network=network, weights="imagenet")),
-        lambda: frozen_classifier(network, "imagenet"),
+        lambda: imagenet_classifier(network, "imagenet"),
+        lambda: Classifier.load(network, "imagenet"),
         lambda: frozen_features(network, "imagenet", ["maps"]),
     ):
         with pytest.raises(InputError, match="not on this machine .*--fetch"):
@@ -110,7 +114,7 @@ def test_weights_of_keras_are_not_fetched_unasked(network, monkeypatch, tmp_path
     (tmp_path / "keras" / "models").mkdir(parents=True)
     (tmp_path / "keras" / "models" / "imagenet_class_index.json").write_text(json.dumps(names))
     with pytest.raises(InputError, match="weights are not on this machine .*--fetch"):
-        frozen_classifier(network, "imagenet")
+        Classifier.load(network, "imagenet")
 
 
 def test_the_photographs_come_with_scikit_image():
@@ -154,6 +158,6 @@ def test_prepared_sets_are_found_by_name_configuration_and_version(tmp_path):
 
 def test_a_damaged_set_is_one_line(tmp_path):
     put(tmp_path / "sets", "digits/1.0.0")
-    with pytest.raises(InputError, match="1.0.0: not a prepared set .*; prepare it again") as error:
+    with pytest.raises(InputError, match="1.0.0: damaged data set .*; prepare it again") as error:
         images_of("tfds:digits", 28, 1, lambda: None)
     assert "\n" not in str(error.value)

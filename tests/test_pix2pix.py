@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.batches import batches
+from common.data.batches import batches
+from common.training import adam
+from recipes import pix2pix
 from recipes.pix2pix import (
     Config,
     build,
@@ -68,7 +71,7 @@ def test_losses_against_their_formulas():
 
 def test_scores_of_a_perfect_translation_and_of_the_mean():
     targets = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
-    scores = evaluate(targets, targets, np.full((16, 16, 3), 128, np.uint8))
+    scores = evaluate(targets, targets, mean_image=np.full((16, 16, 3), 128, np.uint8))
     assert scores["l1"] == 0 and scores["ssim"] == pytest.approx(1)
     assert scores["mean_image_l1"] == pytest.approx(np.abs(targets - 128.0).mean() / 255, rel=1e-5)
 
@@ -79,6 +82,59 @@ def test_translation_is_the_same_every_time_and_padding_is_cut_off():
     np.testing.assert_array_equal(translate(generator, image), translate(generator, image))
     padded = np.pad(image[:50, :20], ((0, 14), (0, 12), (0, 0)), mode="symmetric")
     np.testing.assert_array_equal(translate(generator, image[:50, :20]), translate(generator, padded)[:50, :20])
+
+
+@pytest.fixture(scope="module")
+def resizing():
+    """A narrow generator with bilinear upsampling, for a size that can be halved five times."""
+    return build(Config(size=96, base_filters=4, upsampling="bilinear")).generator
+
+
+def test_only_transposed_convolutions_show_a_grid(resizing):
+    """Of a grey image without borders, an untrained generator makes an image of one colour, or one with a grid."""
+    grey, grid = tf.fill((1, 512, 512, 3), 0.5), {}
+    for network in (resizing, build(Config(size=32, base_filters=4)).generator):
+        middle = network(grey, training=False).numpy()[0, 240:272, 240:272]
+        grid[network] = np.abs(np.diff(middle, axis=1)).mean() / np.abs(middle).mean()
+    first, second = grid.values()
+    assert first < 0.01 < 0.1 < second
+
+
+def test_a_generator_that_resizes_blends_colours_with_its_input(resizing, tmp_path):
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 96, 96, 3)).astype(np.float32)
+    *_, last = (layer for layer in resizing.layers if type(layer).__name__ == "Conv2D")
+    kernel, bias = last.get_weights()
+    last.set_weights([kernel * 0, np.array([0, 0, 0, -50], np.float32)])  # the mask is 0
+    np.testing.assert_allclose(resizing(image, training=False), image, atol=1e-6)
+    last.set_weights([kernel * 0, np.array([0.5, -1, 2, 50], np.float32)])  # the mask is 1
+    np.testing.assert_allclose(resizing(image, training=False)[0, 3, 4], np.tanh([0.5, -1, 2]), atol=1e-6)
+    last.set_weights([kernel, bias])
+    resizing.save(tmp_path / "generator.keras")
+    again = keras.saving.load_model(tmp_path / "generator.keras")
+    np.testing.assert_array_equal(resizing(image, training=False), again(image, training=False))
+    assert translate(again, np.zeros((50, 70, 3), np.uint8)).shape == (50, 70, 3)
+
+
+@pytest.mark.parametrize(("layers", "side", "logits"), [(1, 16, 46), (2, 34, 22), (3, 70, 10)])
+def test_patches_have_the_size_that_the_options_say(layers, side, logits):
+    """16, 34 or 70 pixels (appendix 6.2)."""
+    reach = 1
+    for stride in [1, 1, *[2] * layers]:  # backwards, from a logit to the pixels
+        reach = reach * stride + 4 - stride
+    network = build(Config(size=96, base_filters=2, patch_layers=layers)).discriminator
+    assert reach == side and network([tf.zeros((1, 96, 96, 3))] * 2).shape[1:3] == (logits, logits)
+
+
+def test_the_learning_rate_decays_to_zero(monkeypatch):
+    rates = []
+    monkeypatch.setattr(pix2pix, "adam", lambda rate, variables, beta_1: rates.append(rate) or adam(rate, variables))
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    for decay in (False, True):
+        config = Config(size=32, base_filters=2, batch_size=2, epochs=2, learning_rate=0.5, decay=decay)
+        monkeypatch.setattr(pix2pix, "fit", lambda *given, **named: [])
+        train(build(config), (images, images), config)
+    assert rates[:2] == [0.5, 0.5]
+    assert [float(rates[2](step)) for step in (0, 2, 4)] == pytest.approx([0.5, 0.25, 0], abs=1e-6)
 
 
 @pytest.mark.slow

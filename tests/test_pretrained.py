@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from common.errors import InputError
-from common.pretrained import load_pretrained
+from common.runs.pretrained import load_pretrained
+from common.system.files import InputError
 
 FILE = "tiny_no_top.h5"
 
@@ -79,7 +79,7 @@ def test_a_file_that_is_missing(tmp_path):
     path = str(tmp_path / "none.weights.h5")
     line = the_line(path)
     assert line.startswith(f"{path}: there is no such file") and "imagenet" in line and "random" in line
-    assert "no such file of weights" in the_line("Imagenet")
+    assert "there is no such file" in the_line("Imagenet")
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
@@ -89,13 +89,13 @@ def test_a_file_that_is_cut_short(suffix, kept, tmp_path):
     stored.save(path) if suffix == ".keras" else stored.save_weights(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
-    assert the_line(str(path)).startswith(f"{path}: not weights of tiny (")
+    assert the_line(str(path)).startswith(f"{path}: not a weights file for tiny (")
 
 
 def test_a_file_of_another_network(tmp_path):
     path = tmp_path / "wide.weights.h5"
     network(1, filters=5).save_weights(path)
-    assert the_line(str(path)).startswith(f"{path}: not weights of tiny (")
+    assert the_line(str(path)).startswith(f"{path}: not a weights file for tiny (")
 
 
 def nested(blocks: int) -> keras.Model:
@@ -117,14 +117,14 @@ def test_a_file_of_another_architecture_is_one_line_and_no_warnings(suffix, tmp_
     with warnings.catch_warnings(record=True) as caught, pytest.raises(InputError) as error:
         warnings.simplefilter("always")
         load_pretrained(loaded, str(path), FILE, unwanted)
-    assert str(error.value).startswith(f"{path}: not weights of nested (") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: not a weights file for nested (") and "\n" not in str(error.value)
     assert not caught and capsys.readouterr() == ("", "")
 
 
 def test_a_file_of_another_kind(tmp_path):
     path = tmp_path / "weights.txt"
     path.write_text("text")
-    assert the_line(str(path)).startswith(f"{path}: not weights of tiny (")
+    assert the_line(str(path)).startswith(f"{path}: not a weights file for tiny (")
 
 
 def test_imagenet_weights_that_are_not_here_are_not_fetched_unasked(home):
@@ -145,14 +145,16 @@ def test_imagenet_weights_come_from_keras_where_they_are_here_or_may_be_fetched(
 @pytest.mark.parametrize(
     "error", [Exception("URL fetch failure on https://a.b\nand more"), OSError(), ValueError("x" * 999)]
 )
-def test_imagenet_weights_that_cannot_be_had(error, home):
+def test_imagenet_weights_that_cannot_be_loaded(error, home):
     def fail() -> keras.Model:
         raise error
 
     line = the_line("imagenet", imagenet=fail, fetch=True)
-    assert "cannot be had" in line and str(home / "models" / FILE) in line
+    assert "cannot load the imagenet weights" in line and str(home / "models" / FILE) in line
     assert (str(error).splitlines() or ["OSError"])[0][:100] in line
 
 
 def test_imagenet_weights_that_do_not_fit(home):
-    assert "cannot be had" in the_line("imagenet", imagenet=lambda: network(1, filters=5), fetch=True)
+    assert "cannot load the imagenet weights" in the_line(
+        "imagenet", imagenet=lambda: network(1, filters=5), fetch=True
+    )

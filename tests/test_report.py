@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.report import shown_number, spread_samples, write_report
+from common.runs.report import shown_number, spread_samples, write_report
 
 
 class Page(HTMLParser):
@@ -119,7 +119,7 @@ def test_a_report_that_cannot_be_written_is_one_line(tmp_path, capsys):
     path = write_report(tmp_path / "none")
     said = capsys.readouterr().err
     assert (
-        said.startswith(f"warning: {path} could not be made ({tmp_path / 'none'} is not a folder")
+        said.startswith(f"warning: {path} could not be created ({tmp_path / 'none'} is not a folder")
         and said.count("\n") == 1
     )
     assert not (tmp_path / "none").exists()

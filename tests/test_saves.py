@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.batches import batches
-from common.errors import InputError
-from common.saves import read_progress
-from common.training import fit
+from common.data.batches import batches
+from common.system.files import InputError
+from common.training.loop import fit
+from common.training.saves import read_progress
 from tests.test_console import Gone
 from tests.test_training import data, start, without_times
 
@@ -32,7 +32,7 @@ def test_no_message_about_saves_advises_to_delete_them(tmp_path):
     step, state = start()
     fit(step, data(), epochs=1, state=state, output_dir=tmp_path)
     (tmp_path / "checkpoints" / "step-00000005" / "progress.json").write_text("[]")
-    with pytest.raises(InputError, match="no save can be read .* restore it from a copy") as raised:
+    with pytest.raises(InputError, match="no checkpoint can be read .* restore it from a backup") as raised:
         fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
     assert "delete" not in str(raised.value)
 
@@ -76,7 +76,7 @@ def test_progress_that_someone_has_changed_is_not_believed(tmp_path, changed):
 
 
 def test_a_side_product_that_fails_does_not_end_the_training(tmp_path, capsys):
-    def on_epoch(epoch):
+    def on_epoch(epoch, losses):
         if epoch == 2:
             raise RuntimeError("no backend\nsecond line")
         return {"score": epoch}
@@ -85,8 +85,8 @@ def test_a_side_product_that_fails_does_not_end_the_training(tmp_path, capsys):
     (tmp_path / "history.csv" / "a folder").mkdir(parents=True)  # so that no file can be written there
     history = fit(step, data(), epochs=3, state=state, output_dir=tmp_path, on_epoch=on_epoch)
     said = capsys.readouterr().err
-    assert "warning: images or scores after epoch 2 could not be made (no backend)\n" in said
-    assert said.count("warning: history.csv could not be made (") == 4  # after each epoch, and at the end
+    assert "warning: images or scores after epoch 2 could not be created (no backend)\n" in said
+    assert said.count("warning: history.csv could not be created (") == 4  # after each epoch, and at the end
     assert [row.get("score") for row in history] == [1, None, 3]
     (tmp_path / "history.csv" / "a folder").rmdir()
     (tmp_path / "history.csv").rmdir()
@@ -100,7 +100,7 @@ def test_a_score_that_decides_which_weights_are_kept_may_not_fail():
         fit(step, data(), epochs=2, state=state, on_epoch=no_score, best="validation_loss")
 
 
-def no_score(epoch):
+def no_score(epoch, losses):
     raise RuntimeError("no score")
 
 

@@ -14,9 +14,7 @@ import sklearn.metrics
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from common.errors import InputError
-from common.lazy import keras
-from common.scores import (
+from common.metrics.scores import (
     arithmetic_scores,
     classifier_features,
     confusion_matrix,
@@ -28,6 +26,8 @@ from common.scores import (
     segmentation_scores,
     set_distances,
 )
+from common.system.files import InputError
+from common.system.lazy import keras
 
 # Keras 3 reads variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -150,7 +150,7 @@ def test_structural_similarity_of_flat_images() -> None:
 
 def test_pairs_that_cannot_be_compared() -> None:
     small = np.zeros((2, 20, 10, 1), np.uint8)
-    with pytest.raises(InputError, match="images of 10x20 pixels: .* at least 11x11"):
+    with pytest.raises(InputError, match="images of 10x20 px are too small; .* at least 11x11 px"):
         pair_scores(small, small)
     for bad in (small[:1], small[0], small.astype(np.float32)):
         with pytest.raises(ValueError, match="both must be uint8"):
@@ -173,9 +173,9 @@ def test_confusion_matrix() -> None:
 
 def test_classes_out_of_range() -> None:
     good, bad = np.array([0, 1]), np.array([0, 2])
-    with pytest.raises(ValueError, match="truth holds 0 to 2: classes go from 0 to 1"):
+    with pytest.raises(ValueError, match="truth contains class indices from 0 to 2; expected 0 to 1"):
         confusion_matrix(bad, good, 2)
-    with pytest.raises(ValueError, match="predicted holds -1 to 0: classes go from 0 to 1"):
+    with pytest.raises(ValueError, match="predicted contains class indices from -1 to 0; expected 0 to 1"):
         confusion_matrix(good, -good, 2)
     with pytest.raises(ValueError, match="shape"):
         confusion_matrix(good, good[:1], 2)
@@ -205,7 +205,7 @@ def test_segmentation_scores_by_another_library() -> None:
 def test_wrong_predictions_of_an_absent_class_still_cost() -> None:
     scores = segmentation_scores(np.array([[3, 1], [0, 0]]))
     assert scores == {"pixel_accuracy": 0.75, "class_accuracy": 0.75, "mean_iou": 0.75}
-    with pytest.raises(ValueError, match="counts nothing"):
+    with pytest.raises(ValueError, match="the confusion matrix is empty"):
         segmentation_scores(np.zeros((2, 2), int))
 
 
@@ -263,14 +263,20 @@ def test_sample_scores(tmp_path: Path) -> None:
         "frechet_distance": pytest.approx(frechet_distance(*quarters), rel=1e-4),
         "kernel_distance": pytest.approx(kernel_distance(*quarters), rel=1e-4),
         "confidence": pytest.approx(1 / (1 + math.exp(-6)), rel=1e-5),
-        "rarest_class_share": 0.25,
+        "rarest_class_fraction": 0.25,
+        "commonest_class_fraction": 0.75,
         "class_entropy": pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)),
         "samples": 8,
         "real_images": 40,
         "classifier": f"quarters.keras {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}",
     }
     one_class = sample_scores(path, real, samples[:6])
-    assert (one_class["rarest_class_share"], one_class["class_entropy"]) == (0, 0)
+    assert (one_class["rarest_class_fraction"], one_class["class_entropy"]) == (0, 0)
+    assert one_class["commonest_class_fraction"] == 1
+    other = sample_scores(path, real, samples, real[:8])["real_frechet_distance"]
+    assert other == pytest.approx(frechet_distance(quarters[0], quarters[0][:8]), rel=1e-4)
+    with pytest.raises(ValueError, match="other_real has 9 images, samples has 8"):
+        sample_scores(path, real, samples, real[:9])
 
 
 def test_files_that_are_no_classifier(tmp_path: Path) -> None:
@@ -287,7 +293,7 @@ def test_files_that_are_no_classifier(tmp_path: Path) -> None:
         sample_scores(tmp_path / "one.keras", images, images)
 
 
-def judge_of_halves(path: Path) -> Path:
+def classifier_of_halves(path: Path) -> Path:
     """Two attributes: the first is how bright a picture's left half is, the second how bright its right half is."""
     images = keras.Input((4, 4, 1))
     halves = keras.ops.mean(keras.ops.reshape(images, (-1, 4, 2, 2)), axis=(1, 3))
@@ -296,7 +302,7 @@ def judge_of_halves(path: Path) -> Path:
 
 
 def test_edits_that_do_as_they_should_and_edits_that_do_not(tmp_path):
-    path = judge_of_halves(tmp_path / "judge.keras")
+    path = classifier_of_halves(tmp_path / "classifier.keras")
     images = np.zeros((4, 4, 4, 1), np.uint8)
     images[:2] = 255  # two faces have both attributes, two neither
 
@@ -314,14 +320,14 @@ def test_edits_that_do_as_they_should_and_edits_that_do_not(tmp_path):
     def scores(edit):
         return edit_scores(path, ("left", "right"), images, edit)
 
-    assert scores(perfect) == {"left_flips": 1, "left_others_moved": 0, "right_flips": 1, "right_others_moved": 0}
-    assert scores(idle)["left_flips"] == 0
-    assert scores(of_both)["right_flips"] == 1 and scores(of_both)["right_others_moved"] == pytest.approx(1)
+    assert scores(perfect) == {"left_flip_rate": 1, "left_side_effect": 0, "right_flip_rate": 1, "right_side_effect": 0}
+    assert scores(idle)["left_flip_rate"] == 0
+    assert scores(of_both)["right_flip_rate"] == 1 and scores(of_both)["right_side_effect"] == pytest.approx(1)
 
 
 def test_arithmetic_is_scored_by_what_the_classifier_finds_in_its_results(tmp_path):
     """Latents are the brightness of both halves: bright-bright less dark-bright and dark-dark is bright-dark."""
-    path = judge_of_halves(tmp_path / "judge.keras")
+    path = classifier_of_halves(tmp_path / "classifier.keras")
     latents = np.random.default_rng(0).choice([-1.0, 1.0], (200, 2))
 
     def draw(latents):
@@ -332,7 +338,7 @@ def test_arithmetic_is_scored_by_what_the_classifier_finds_in_its_results(tmp_pa
         return arithmetic_scores(path, ("left", "right"), ("left",), "right", latents, draw, arithmetic, trials=20)
 
     found, chosen = scores(lambda a, b, c: a.mean(0) - b.mean(0) + c.mean(0))
-    assert found == {"left_share": (latents[:, 0] > 0).mean(), "left_put_in": 1, "left_put_in_right_too": 0}
+    assert found == {"left_frequency": (latents[:, 0] > 0).mean(), "left_success_rate": 1, "left_right_rate": 0}
     kinds = [part[0].tolist() for part in chosen["left"].values()]
     assert kinds == [[1, 1], [-1, 1], [-1, -1]] and list(chosen["left"]) == [
         "a: left and right",
@@ -340,22 +346,22 @@ def test_arithmetic_is_scored_by_what_the_classifier_finds_in_its_results(tmp_pa
         "c: neither",
     ]
     idle, _ = scores(lambda a, b, c: c.mean(0))
-    assert idle["left_put_in"] == 0
+    assert idle["left_success_rate"] == 0
     latents[:] = 1.0
-    assert scores(lambda a, b, c: c.mean(0)) == ({"left_share": 1.0}, {})
+    assert scores(lambda a, b, c: c.mean(0)) == ({"left_frequency": 1.0}, {})
 
 
 def test_distances_alone_are_those_of_sample_scores(tmp_path):
-    path = judge_of_halves(tmp_path / "judge.keras")
+    path = classifier_of_halves(tmp_path / "classifier.keras")
     real, samples = np.random.default_rng(0).integers(0, 256, (2, 30, 4, 4, 1)).astype(np.uint8)
     both = sample_scores(path, real, samples)
     distances = set_distances(path, real, samples)
     assert distances == {name: both[name] for name in distances} and "frechet_distance" in distances
 
 
-def test_a_judge_of_other_attributes_is_refused(tmp_path):
+def test_a_classifier_of_other_attributes_is_refused(tmp_path):
     images = np.zeros((2, 4, 4, 1), np.uint8)
     with pytest.raises(InputError, match="expected features and 3 attributes"):
-        edit_scores(judge_of_halves(tmp_path / "judge.keras"), ("a", "b", "c"), images, lambda n, s: images)
+        edit_scores(classifier_of_halves(tmp_path / "classifier.keras"), ("a", "b", "c"), images, lambda n, s: images)
     with pytest.raises(InputError, match="no such file"):
         edit_scores(tmp_path / "none.keras", ("a", "b"), images, lambda n, s: images)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.seasons import SEASONS, drawn_seasons, unpaired_seasons
+from common.samples.seasons import SEASONS, synthetic_seasons, unpaired_seasons
 
 
 @pytest.fixture(scope="module")
 def pairs() -> tuple[np.ndarray, np.ndarray]:
-    return drawn_seasons(40, 3)
+    return synthetic_seasons(40, 3)
 
 
 def outlines(pictures: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def opponent_transfer(source: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [16, 50, 64, 128])
-@pytest.mark.parametrize("draw", [drawn_seasons, unpaired_seasons])
+@pytest.mark.parametrize("draw", [synthetic_seasons, unpaired_seasons])
 def test_shapes_and_types(draw, size):
     seasons = draw(2, 0, size)
     assert len(seasons) == len(SEASONS)
@@ -53,7 +53,7 @@ def test_shapes_and_types(draw, size):
         assert pictures.std((1, 2)).min() > 8
 
 
-@pytest.mark.parametrize("draw", [drawn_seasons, unpaired_seasons])
+@pytest.mark.parametrize("draw", [synthetic_seasons, unpaired_seasons])
 def test_fewer_are_the_first_of_more_whatever_is_drawn_between(draw):
     whole = draw(6, 3)
     draw(1, 9)
@@ -62,7 +62,7 @@ def test_fewer_are_the_first_of_more_whatever_is_drawn_between(draw):
 
 
 def test_no_two_scenes_are_alike_within_a_seed_or_between_seeds(pairs):
-    for first, other in zip(pairs, drawn_seasons(12, 4), strict=True):
+    for first, other in zip(pairs, synthetic_seasons(12, 4), strict=True):
         flat = np.concatenate([first, other])[:, ::2, ::2].reshape(52, -1).astype(np.float32)
         apart = np.abs(flat[:, None] - flat).mean(2)
         assert apart[np.triu_indices(52, 1)].min() > 8
@@ -123,19 +123,19 @@ def test_neither_doing_nothing_nor_a_colour_transfer_gets_near(pairs):
 
 
 def test_one_scene_at_two_sizes():
-    for small, large in zip(drawn_seasons(4, 8, 64), drawn_seasons(4, 8, 128), strict=True):
+    for small, large in zip(synthetic_seasons(4, 8, 64), synthetic_seasons(4, 8, 128), strict=True):
         averaged = large.reshape(4, 64, 2, 64, 2, 3).astype(float).mean((2, 4))
         apart = np.abs(small - averaged).mean()
         assert apart < 9 and apart < 0.4 * np.abs(small - np.roll(averaged, 1, 0)).mean()
 
 
-@pytest.mark.parametrize("draw", [drawn_seasons, unpaired_seasons])
+@pytest.mark.parametrize("draw", [synthetic_seasons, unpaired_seasons])
 @pytest.mark.parametrize(
     ("count", "seed", "size", "line"),
     [
-        (0, 0, 64, "count is 0: it must be 1 or more"),
-        (1, -1, 64, "seed is -1: it must be 0 or more"),
-        (1, 0, 15, "size is 15: it must be 16 or more"),
+        (0, 0, 64, "count must be 1 or more, got 0"),
+        (1, -1, 64, "seed must be 0 or more, got -1"),
+        (1, 0, 15, "size must be 16 or more, got 15"),
     ],
 )
 def test_bad_input_is_one_clear_line(draw, count, seed, size, line):

@@ -15,21 +15,21 @@ import tensorflow as tf
 from PIL import Image
 
 from benchmarks import shards as benchmark
-from common import shard_writing
-from common.attributes import attributed_images
-from common.batches import batches, jittered, undistorted
-from common.datasets import image_pairs, images_of
-from common.domains import unpaired_images
-from common.errors import InputError
-from common.labelled import labelled_batches, labelled_images
-from common.shard_writing import fitting_layout, write_shards
-from common.shards import check_shards, open_shards
+from common.data import shard_writing
+from common.data.attributes import attributed_images
+from common.data.batches import batches, jittered, undistorted
+from common.data.datasets import image_pairs, images_of
+from common.data.domains import unpaired_images
+from common.data.labelled import labelled_batches, labelled_images
+from common.data.shard_writing import fitting_layout, write_shards
+from common.data.shards import check_shards, open_shards
+from common.system.files import InputError
 from recipes import pix2pix
 from recipes.__main__ import main
 from tests.pictures import noise
 
 COUNTS = {
-    "pictures": {"": 13, "more": 7},
+    "images": {"": 13, "more": 7},
     "classes": {"cat": 9, "dog": 8, "eel": 6},
     "split classes": {"train/cat": 9, "train/dog": 8, "test/cat": 3, "test/dog": 2},
     "pairs": {"A": 12, "B": 12},
@@ -64,7 +64,7 @@ def read(layout: str, data: Path, size: int = 10, channels: int = 3):
     if "domains" in layout:
         domains = unpaired_images(str(data), size, no_sample)
         return [*everything(domains.a), *everything(domains.b)]
-    if layout == "pictures":
+    if layout == "images":
         return everything(images_of(str(data), size, channels, no_sample))
     parts = labelled_images(str(data), size, channels, no_sample)
     arrays = [array for part in parts[:3] for array in part.loaded(10**6)]
@@ -94,12 +94,12 @@ def test_shards_hold_what_the_folder_holds_in_the_same_order_and_parts(layout, t
     folder = folder_of(layout, tmp_path / "folder")
     given = {"domains": "domains", "domains without a test": "domains"}.get(layout, "")
     shards = write_shards(folder, tmp_path / "shards", given, megabytes=0.003)
-    assert len(list(shards.glob("pictures-*.tfrecord"))) > 2
+    assert len(list(shards.glob("images-*.tfrecord"))) > 2
     assert check_shards(shards).about["examples"] == len(check_shards(shards).places)
     equal(read(layout, shards), read(layout, folder))
 
 
-@pytest.mark.parametrize("layout", ["pictures", "classes", "split pairs", "wide", "domains"])
+@pytest.mark.parametrize("layout", ["images", "classes", "split pairs", "wide", "domains"])
 def test_pictures_written_at_a_size_are_read_at_it_as_from_the_folder(layout, tmp_path):
     folder = folder_of(layout, tmp_path / "folder")
     shards = write_shards(folder, tmp_path / "shards", "domains" if layout == "domains" else "", size=10)
@@ -112,12 +112,12 @@ def test_files_are_kept_byte_by_byte_and_other_programs_read_the_records(tmp_pat
     shards = open_shards(write_shards(folder, tmp_path / "shards"))
     kinds = {"image": tf.io.FixedLenFeature([], tf.string), "name": tf.io.FixedLenFeature([], tf.string)}
     kinds |= {"label": tf.io.FixedLenFeature([], tf.int64), "part": tf.io.FixedLenFeature([], tf.string)}
-    records = list(tf.data.TFRecordDataset([str(tmp_path / "shards" / "pictures-00000.tfrecord")]))
+    records = list(tf.data.TFRecordDataset([str(tmp_path / "shards" / "images-00000.tfrecord")]))
     assert len(records) == 23
     for place, label, record in zip(shards.places[:, 0], shards.labels, records, strict=True):
         found = tf.io.parse_single_example(record, kinds)
         path = folder / found["name"].numpy().decode()
-        assert found["image"].numpy() == path.read_bytes() == shards.picture(place).read_bytes()
+        assert found["image"].numpy() == path.read_bytes() == shards.image(place).read_bytes()
         assert shards.about["classes"][label] == shards.about["classes"][found["label"].numpy()] == path.parent.name
 
 
@@ -138,7 +138,9 @@ def test_maps_of_class_numbers(size, tmp_path):
         found, expected = (image_pairs(str(data), 10, no_sample, classes=5, swap=swap) for data in (shards, folder))
         assert found.label_maps == expected.label_maps
         equal(everything(found), everything(expected))
-    with pytest.raises(InputError, match="^.*shards: written with --classes 5, not 0$"):
+    with pytest.raises(
+        InputError, match="^.*shards: these shards were written with --classes 5, not 0; write them again$"
+    ):
         image_pairs(str(shards), 10, no_sample)
 
 
@@ -170,11 +172,11 @@ def test_of_celeba_the_same_part_is_taken_and_its_own_split(size, tmp_path):
 
 
 def test_pictures_without_classes_are_learnt_from_where_none_are_needed(tmp_path):
-    folder = folder_of("pictures", tmp_path / "folder")
+    folder = folder_of("images", tmp_path / "folder")
     shards = write_shards(folder, tmp_path / "shards")
     found, expected = (labelled_images(str(data), 10, 1, no_sample, require_classes=False) for data in (shards, folder))
     equal(list(found.train.loaded(100)), list(expected.train.loaded(100)))
-    with pytest.raises(InputError, match="shards of pictures; expected classes: .* with --layout$"):
+    with pytest.raises(InputError, match="has the layout images, expected classes; .* with --layout$"):
         labelled_images(str(shards), 10, 1, no_sample)
 
 
@@ -183,7 +185,7 @@ def test_pictures_without_classes_are_learnt_from_where_none_are_needed(tmp_path
 
 @pytest.mark.parametrize("size", [0, 10])
 def test_batches_are_those_of_the_folder_and_begin_at_any_step(size, tmp_path):
-    folder = folder_of("pictures", tmp_path / "folder")
+    folder = folder_of("images", tmp_path / "folder")
     shards = write_shards(folder, tmp_path / "shards", size=size, megabytes=0.003)
     streams = []
     for data in (shards, folder):
@@ -208,7 +210,7 @@ def test_jittered_pairs_and_labelled_batches_are_those_of_the_folder(layout, tmp
 
 
 def test_an_epoch_holds_every_picture_once_whichever_its_shard(tmp_path):
-    folder = folder_of("pictures", tmp_path / "folder")
+    folder = folder_of("images", tmp_path / "folder")
     examples = images_of(str(write_shards(folder, tmp_path / "shards", megabytes=0.002)), 10, 3, no_sample)
     assert len(np.unique(examples.train[:, 0])) > 3
     epoch = np.concatenate(first_steps(batches(examples.train, 3, 1, undistorted(examples)), 6, 6))
@@ -250,19 +252,19 @@ def drop_a_record(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "said"),
     [
-        ("pictures-00001.tfrecord", cut, "pictures-00001.tfrecord: [0-9]+ bytes, not [0-9]+; restore"),
-        ("pictures-00001.tfrecord", Path.unlink, "pictures-00001.tfrecord: it is missing; restore"),
-        ("pictures-00001.tfrecord", flip, "pictures-00001.tfrecord: its SHA-256 is not that of the index; restore"),
-        ("pictures-00001.tfrecord", drop_a_record, "pictures-00001.tfrecord: [0-9]+ whole records, not [0-9]+; "),
+        ("images-00001.tfrecord", cut, "images-00001.tfrecord: has [0-9]+ bytes, expected [0-9]+; restore"),
+        ("images-00001.tfrecord", Path.unlink, "images-00001.tfrecord: missing; restore"),
+        ("images-00001.tfrecord", flip, "images-00001.tfrecord: its SHA-256 differs from the index; restore"),
+        ("images-00001.tfrecord", drop_a_record, "images-00001.tfrecord: [0-9]+ complete records, expected [0-9]+; "),
         ("places.npz", Path.unlink, "places.npz: missing or damaged; restore"),
         ("index.json", cut, "index.json: damaged; restore"),
         ("index.json", lambda path: path.write_text('{"format": "picture shards, version 1"}'), "index.json: damaged"),
-        ("index.json", lambda path: path.write_text('{"format": "picture shards, version 9"}'), "reads picture shards"),
+        ("index.json", lambda path: path.write_text('{"format": "picture shards, version 9"}'), "9', expected 'pic"),
         ("index.json", Path.unlink, "no shards here"),
     ],
 )
 def test_damage_is_a_line_that_names_the_file(file, damage, said, tmp_path, capsys):
-    shards = write_shards(folder_of("pictures", tmp_path / "folder"), tmp_path / "shards", megabytes=0.003)
+    shards = write_shards(folder_of("images", tmp_path / "folder"), tmp_path / "shards", megabytes=0.003)
     assert main(["shards", str(shards), "--check"]) == 0
     damage(shards / file)
     capsys.readouterr()
@@ -274,25 +276,25 @@ def test_damage_is_a_line_that_names_the_file(file, damage, said, tmp_path, caps
 
 
 def test_shards_that_have_been_cut_short_are_refused_before_training(tmp_path):
-    shards = write_shards(folder_of("pictures", tmp_path / "folder"), tmp_path / "shards")
-    cut(shards / "pictures-00000.tfrecord")
-    with pytest.raises(InputError, match="pictures-00000.tfrecord: [0-9]+ bytes, not [0-9]+; restore this shard"):
+    shards = write_shards(folder_of("images", tmp_path / "folder"), tmp_path / "shards")
+    cut(shards / "images-00000.tfrecord")
+    with pytest.raises(InputError, match="images-00000.tfrecord: has [0-9]+ bytes, expected [0-9]+; restore this"):
         images_of(str(shards), 10, 3, no_sample)
 
 
 @pytest.mark.parametrize("size", [0, 10])
-@pytest.mark.parametrize(("damage", "said"), [(halve, "cut short"), (Path.unlink, "No such file or directory")])
+@pytest.mark.parametrize(("damage", "said"), [(halve, "truncated"), (Path.unlink, "No such file or directory")])
 def test_a_shard_that_is_lost_while_it_is_read_is_named(size, damage, said, tmp_path):
-    shards = write_shards(folder_of("pictures", tmp_path / "folder"), tmp_path / "shards", size=size)
+    shards = write_shards(folder_of("images", tmp_path / "folder"), tmp_path / "shards", size=size)
     examples = images_of(str(shards), 10, 3, no_sample)
-    damage(shards / "pictures-00000.tfrecord")
-    with pytest.raises(InputError, match=f"pictures-00000.tfrecord, byte [0-9]+: {said}; restore"):
+    damage(shards / "images-00000.tfrecord")
+    with pytest.raises(InputError, match=f"images-00000.tfrecord, byte [0-9]+: {said}; restore"):
         examples.decode(tf.constant(examples.test[-1]))
 
 
 def test_a_picture_in_a_shard_that_is_damaged_or_of_another_size_is_named(tmp_path):
-    shards = write_shards(folder_of("pictures", tmp_path / "folder"), tmp_path / "shards", size=10)
-    path = shards / "pictures-00000.tfrecord"
+    shards = write_shards(folder_of("images", tmp_path / "folder"), tmp_path / "shards", size=10)
+    path = shards / "images-00000.tfrecord"
     content, examples = path.read_bytes(), images_of(str(shards), 10, 3, no_sample)
     _, start, length = examples.test[-1]
     place = tf.constant(examples.test[-1])
@@ -301,12 +303,12 @@ def test_a_picture_in_a_shard_that_is_damaged_or_of_another_size_is_named(tmp_pa
         damaged = bytearray(content)
         damaged[start + there] = byte
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=f"tfrecord, byte {start}: no PNG of 10x10 px; restore this shard"):
+        with pytest.raises(InputError, match=f"tfrecord, byte {start}: not a PNG of 10x10 px; restore this shard"):
             examples.decode(place)
 
 
 def test_a_folder_of_pictures_beside_an_index_of_something_else_is_no_shards(tmp_path):
-    folder = folder_of("pictures", tmp_path)
+    folder = folder_of("images", tmp_path)
     for text in ('{"format": "other"}', "[1]", "no JSON"):
         (folder / "index.json").write_text(text)
         assert open_shards(folder) is None
@@ -318,10 +320,10 @@ def test_a_folder_of_pictures_beside_an_index_of_something_else_is_no_shards(tmp
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("No space left on device")])
 def test_what_is_stopped_leaves_nothing_and_the_next_try_is_whole(error, tmp_path, monkeypatch, capsys):
-    folder = folder_of("pictures", tmp_path / "folder")
+    folder = folder_of("images", tmp_path / "folder")
     before, real = sorted(tmp_path.iterdir()), shard_writing._record
     (tmp_path / ".shards.draft").mkdir()  # as a kill leaves it
-    (tmp_path / ".shards.draft" / "pictures-00007.tfrecord").write_bytes(b"half")
+    (tmp_path / ".shards.draft" / "images-00007.tfrecord").write_bytes(b"half")
 
     def stop(*arguments):
         if arguments[2] == 9:
@@ -336,7 +338,7 @@ def test_what_is_stopped_leaves_nothing_and_the_next_try_is_whole(error, tmp_pat
     monkeypatch.undo()
     assert main(command) == 0
     assert not list((tmp_path / "shards").glob("*-00007*"))
-    equal(read("pictures", tmp_path / "shards"), read("pictures", folder))
+    equal(read("images", tmp_path / "shards"), read("images", folder))
 
 
 def test_shards_that_do_not_fit_on_the_disk_leave_it_empty(tmp_path):
@@ -374,16 +376,16 @@ def test_bad_pictures_are_named_or_left_out(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--layout", "circles"], "'circles' is no layout; choose from pairs"),
+        (["--layout", "circles"], "'circles' is not a layout; choose from pairs"),
         (["--layout", "pairs"], "no image pairs here"),
         (["--size", "3"], "--size must be from 8 to 4096"),
         (["--megabytes", "0"], "megabytes must be 0.001 or more"),
-        (["--classes", "4"], "--classes 4 is for pairs"),
+        (["--classes", "4"], "--classes 4 requires pairs"),
         (["--check"], "give a folder and a destination, or"),
     ],
 )
 def test_wrong_flags_are_a_line(flags, said, tmp_path, capsys):
-    folder = folder_of("pictures", tmp_path / "folder")
+    folder = folder_of("images", tmp_path / "folder")
     assert main(["shards", str(folder), str(tmp_path / "shards"), *flags]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
@@ -391,12 +393,12 @@ def test_wrong_flags_are_a_line(flags, said, tmp_path, capsys):
 
 
 def test_wrong_places(tmp_path):
-    folder = folder_of("pictures", tmp_path / "folder")
+    folder = folder_of("images", tmp_path / "folder")
     shards = write_shards(folder, tmp_path / "shards")
     for given, destination, said in (
-        (tmp_path / "none", tmp_path / "new", "there is no such folder"),
-        (folder, shards, "is there already; choose another destination"),
-        (shards, tmp_path / "new", "holds shards already"),
+        (tmp_path / "none", tmp_path / "new", "no such folder; give"),
+        (folder, shards, "already exists; choose another destination"),
+        (shards, tmp_path / "new", "already contains shards"),
     ):
         with pytest.raises(InputError, match=said):
             write_shards(given, destination)
@@ -404,7 +406,7 @@ def test_wrong_places(tmp_path):
 
 def test_the_layout_is_found_by_what_lies_there(tmp_path):
     for layout, expected in (
-        ("pictures", "pictures"),
+        ("images", "images"),
         ("classes", "classes"),
         ("split pairs", "pairs"),
         ("wide", "pairs"),
@@ -417,7 +419,7 @@ def test_a_recipe_trains_from_shards(tmp_path):
     folder = pictures(tmp_path / "folder", {"A": 20, "B": 20}, (32, 32, 3))
     shards = write_shards(folder, tmp_path / "shards")
     config = pix2pix.Config(size=32, base_filters=2, batch_size=6, epochs=1)
-    picture = pix2pix.experiment(str(shards), config, tmp_path / "run")
+    picture = pix2pix.run(str(shards), config, tmp_path / "run")
     assert picture.is_file()
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert settings["data"] == str(shards)
@@ -425,7 +427,7 @@ def test_a_recipe_trains_from_shards(tmp_path):
     inputs, targets = image_pairs(str(folder), 32, no_sample).held_out()
     generator = keras.models.load_model(tmp_path / "run" / "generator.keras")
     mean = image_pairs(str(folder), 32, no_sample).mean_of_train()[1]
-    expected = pix2pix.evaluate(targets, pix2pix.translate_batch(generator, inputs), mean)
+    expected = pix2pix.evaluate(targets, pix2pix.translate_batch(generator, inputs), mean_image=mean, unchanged=inputs)
     assert results == pytest.approx(expected)
 
 
@@ -456,8 +458,8 @@ def test_a_short_run_of_the_benchmark(tmp_path, monkeypatch, capsys):
     assert len(results["rates"]) == 4 and all(rate > 0 for rates in results["rates"].values() for rate in rates)
     assert results["steps"] == {"quick": 8 / 0.5}
     assert results["written"]["index_bytes"] == 300 * 24
-    assert list(results["epoch"]["held_mb"])[1:] == ["shards opened", *(f"{n * 100} pictures" for n in (1, 2))]
-    assert "| a step of DCGAN, quick | 16 |" in capsys.readouterr().out
+    assert list(results["epoch"]["held_mb"])[1:] == ["shards opened", *(f"{n * 100} images" for n in (1, 2))]
+    assert "| DCGAN training step, quick | 16 |" in capsys.readouterr().out
 
 
 def test_tensorflow_in_order_reads_what_the_stream_reads(tmp_path):
@@ -467,3 +469,18 @@ def test_tensorflow_in_order_reads_what_the_stream_reads(tmp_path):
     np.testing.assert_array_equal(ordered[:5], ordered[5:10])
     train, test = everything(images_of(str(shards), 64, 3, no_sample))
     np.testing.assert_array_equal(ordered, np.insert(train, 9, test, axis=0))
+
+
+def test_shards_of_an_earlier_version_are_read(tmp_path):
+    """They called the images pictures, in the index and in the names of files."""
+    folder = folder_of("images", tmp_path / "folder")
+    shards = write_shards(folder, tmp_path / "shards", "pictures")
+    index = json.loads((shards / "index.json").read_text())
+    assert index["layout"] == "images"
+    for shard in index["shards"]:
+        old = shard["name"].replace("images", "pictures")
+        (shards / shard["name"]).rename(shards / old)
+        shard["name"] = old
+    (shards / "index.json").write_text(json.dumps(index | {"layout": "pictures"}))
+    check_shards(shards)
+    equal(read("images", shards), read("images", folder))

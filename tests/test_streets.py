@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.streets import BUILDING, CAR, ROAD, SKY, STREET_CLASSES, TREE, draw_street, street_pairs
+from common.samples.streets import BUILDING, CAR, ROAD, SKY, STREET_CLASSES, TREE, draw_street, street_pairs
 
 
 @pytest.fixture(scope="module")

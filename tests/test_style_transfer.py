@@ -16,9 +16,13 @@ import tensorflow as tf
 from PIL import Image
 from scipy.optimize import approx_fprime
 
-from common.canvas import Painting, canvas_of, keep_colours, match_colours, resume_painting
-from common.errors import InputError
-from common.images import read_image, resize_image, write_image
+from common.images.pixels import resize_image
+from common.images.reading import read_image
+from common.images.writing import write_image
+from common.runs import Run
+from common.system.files import InputError
+from common.training import canvas as canvases
+from common.training.canvas import Painting, keep_colours, match_colours, resume_painting
 from recipes import style_transfer
 from recipes.style_transfer import (
     LOSSES,
@@ -27,10 +31,9 @@ from recipes.style_transfer import (
     build,
     by_adam,
     by_lbfgs,
-    experiment,
     gram,
     make_losses,
-    share_left,
+    relative_error,
     stylize,
     stylize_file,
     total_variation,
@@ -53,7 +56,7 @@ def networks() -> Networks:
 
 def settings(**changes) -> Config:
     base: dict[str, Any] = {"network": "file", "content_layers": "conv2", "style_layers": "conv1,conv3", "size": 0}
-    base |= {"scales": 1, "epochs": 1, "steps": 6, "style_weight": 5.0, "variation": 0.1}
+    base |= {"scales": 1, "epochs": 1, "steps": 6, "style_weight": 5.0, "variation_weight": 0.1}
     return Config(**base | changes)
 
 
@@ -78,12 +81,12 @@ def losses_written_out(
     first = mean({name: (seen[name], kept[name]) for name in content_layers}, content_layers)
     second = mean({name: (products(seen[name]), wanted[name]) for name in style_layers}, style_layers)
     third = (np.diff(picture, axis=0) ** 2).mean() + (np.diff(picture, axis=1) ** 2).mean()
-    total = config.content_weight * first + config.style_weight * second + config.variation * third
+    total = config.content_weight * first + config.style_weight * second + config.variation_weight * third
     return [first, second, third, total]
 
 
 def paintings(content: np.ndarray, styles: Sequence[np.ndarray], shares: Sequence[float] = ()) -> Painting:
-    return canvas_of(content, list(zip(styles, shares or [1.0] * len(styles), strict=True)))
+    return Painting.of(content, list(zip(styles, shares or [1.0] * len(styles), strict=True)))
 
 
 @pytest.fixture
@@ -123,8 +126,8 @@ def test_a_gram_matrix_does_not_know_places():
     ([1.0, 5.0], [1.0, 5.0], 0),
     ([1.0, 5.0], [0.0, 0.0], 0),
 ])  # fmt: skip
-def test_the_share_that_is_left(found, wanted, expected):
-    assert float(share_left(tf.constant(found), tf.constant(wanted))) == pytest.approx(expected)
+def test_the_relative_error(found, wanted, expected):
+    assert float(relative_error(tf.constant(found), tf.constant(wanted))) == pytest.approx(expected)
 
 
 def test_total_variation_in_closed_form():
@@ -251,7 +254,7 @@ def test_training_lowers_the_loss(networks, painting, optimizer, start):
     before_it = losses_of(networks, painting, config, began)[-1]
     (row,) = train(networks, painting, config)
     assert row["loss"] < 0.9 * before_it
-    shown = losses_of(networks, painting, config, painting.picture)
+    shown = losses_of(networks, painting, config, painting.image)
     assert shown[-1] == pytest.approx(row["loss"], rel=0.05)  # levels are rounded
 
 
@@ -275,21 +278,21 @@ def test_each_start_is_what_its_name_says(networks, painting, start):
     expected = {"content": painting.content, "style": resize_image(style, 32, 36), "noise": random}
     canvas = Painting(np.zeros_like(painting.content), *painting[1:])
     train(networks, canvas, still(start=start, seed=7))
-    np.testing.assert_array_equal(canvas.picture, expected[start])
+    np.testing.assert_array_equal(canvas.image, expected[start])
 
 
 def test_the_seed_decides_the_noise(networks, painting):
     found = []
     for seed in (0, 1):
         train(networks, painting, still(start="noise", seed=seed))
-        found.append(painting.picture.astype(int))
+        found.append(painting.image.astype(int))
     assert np.abs(found[0] - found[1]).mean() > 50
 
 
 def test_the_picture_is_changed_in_place_and_nothing_else(networks, painting):
-    picture, content, style = painting.picture, painting.content.copy(), painting.styles[0][0].copy()
+    picture, content, style = painting.image, painting.content.copy(), painting.styles[0][0].copy()
     train(networks, painting, settings())
-    assert picture is painting.picture and picture.dtype == np.uint8 and picture.shape == content.shape
+    assert picture is painting.image and picture.dtype == np.uint8 and picture.shape == content.shape
     assert np.abs(picture.astype(int) - content).mean() > 1
     np.testing.assert_array_equal(painting.content, content)
     np.testing.assert_array_equal(painting.styles[0][0], style)
@@ -304,7 +307,9 @@ def test_no_picture_is_made_smaller_than_the_network_needs(networks):
 @pytest.mark.parametrize("sizes", [((31, 60), (40, 40)), ((40, 40), (60, 31))])
 def test_a_picture_too_small_for_the_network_is_refused_with_its_size(networks, sizes, tmp_path):
     content, style = (noise(*size, 3) for size in sizes)
-    with pytest.raises(InputError, match=r"a picture of (31x60|60x31) px; this network needs at least 32 a side"):
+    with pytest.raises(
+        InputError, match=r"an image of (31x60|60x31) px is too small for this network; it needs at least 32 px"
+    ):
         train(networks, paintings(content, [style]), still(), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -312,7 +317,7 @@ def test_a_picture_too_small_for_the_network_is_refused_with_its_size(networks, 
 def kept_saves(monkeypatch, stop_after: int = 0) -> list[tuple[dict[str, float], np.ndarray]]:
     """Keep what is saved, and stop as Ctrl-C does after so many saves."""
     saves: list[tuple[dict[str, float], np.ndarray]] = []
-    save = style_transfer.save_painting
+    save = canvases.save_painting
 
     def keep(output_dir, history, picture):
         save(output_dir, history, picture)
@@ -320,7 +325,7 @@ def kept_saves(monkeypatch, stop_after: int = 0) -> list[tuple[dict[str, float],
         if len(history) == stop_after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(style_transfer, "save_painting", keep)
+    monkeypatch.setattr(canvases, "save_painting", keep)
     return saves
 
 
@@ -342,7 +347,7 @@ def test_a_row_tells_the_losses_of_its_picture_at_its_size(networks, monkeypatch
         layers = {"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0}
         expected = losses_written_out(picture.astype(float), small[0], styles, config, *layers)
         np.testing.assert_allclose([row[name] for name in LOSSES], expected, rtol=1e-3)
-    np.testing.assert_allclose(painting.picture, (saves[-1][1] + 1) * 127.5, atol=0.501)
+    np.testing.assert_allclose(painting.image, (saves[-1][1] + 1) * 127.5, atol=0.501)
 
 
 def stopped_and_gone_on(networks: Networks, config: Config, stop_after: int, folder: Path, monkeypatch) -> None:
@@ -355,10 +360,10 @@ def stopped_and_gone_on(networks: Networks, config: Config, stop_after: int, fol
                 kept_saves(patch, stop_after)
                 with pytest.raises(KeyboardInterrupt):
                     train(networks, painting, config, folder / name)
-            np.testing.assert_array_equal(painting.picture, painting.content)
+            np.testing.assert_array_equal(painting.image, painting.content)
             assert len(resume_painting(folder / name)[0]) == stop_after
         histories.append(train(networks, painting, config, folder / name))
-        pictures.append(painting.picture)
+        pictures.append(painting.image)
     assert without_time(histories[0]) == without_time(histories[1])
     assert len(histories[0]) == config.scales * config.epochs
     np.testing.assert_array_equal(pictures[0], pictures[1])
@@ -386,14 +391,14 @@ def test_a_run_that_is_done_is_shown_again_and_not_painted_on(networks, painting
     again = paintings(painting.content, [image for image, _ in painting.styles])
     saves = kept_saves(monkeypatch)
     assert train(networks, again, settings(), tmp_path) == history and not saves
-    np.testing.assert_array_equal(again.picture, painting.picture)
+    np.testing.assert_array_equal(again.image, painting.image)
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_losses_that_are_no_numbers_stop_it(painting, optimizer, tmp_path):
     broken = before("conv2", "conv1", "conv3")
     broken.features.get_layer("conv1").bias.assign(np.full(4, np.nan))
-    with pytest.raises(FloatingPointError, match="the losses became .*nan.*: choose smaller weights or rates"):
+    with pytest.raises(FloatingPointError, match="the losses became .*nan.*: lower the loss weights or"):
         train(broken, painting, settings(optimizer=optimizer), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -440,7 +445,7 @@ def test_matched_colours_are_those_of_the_first_painting(networks, grey):
     np.testing.assert_allclose(found.mean(0), style.mean((0, 1)), atol=0.51 if grey else 0.05)
     assert np.abs(found.astype(int) - match_colours(content, style).reshape(-1, 3)).max() <= 1
     np.testing.assert_array_equal(painting.content, content)
-    np.testing.assert_array_equal(painting.picture, content)
+    np.testing.assert_array_equal(painting.image, content)
 
 
 # What cannot be
@@ -453,18 +458,21 @@ def saved(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("changes, line", [
-    ({"size": 31}, "size must be at least 32, got 31"),
+    ({"size": 31}, "size must be 32 or more and at most 16384, got 31"),
     ({"size": -5}, "size must be 0 or more and at most 16384, got -5"),
-    ({"style_layers": "conv1,conv9"}, "'conv9' is no layer of file that gives maps; .*conv1, .*pool, .*conv3"),
-    ({"content_layers": "conv9"}, "'conv9' is no layer"),
-    ({"style_layers": "conv1=-1"}, "expected NAME or NAME=WEIGHT, above 0"),
+    (
+        {"style_layers": "conv1,conv9"},
+        "'conv9' is not a layer of file that outputs feature maps; .*conv1, .*pool, .*conv3",
+    ),
+    ({"content_layers": "conv9"}, "'conv9' is not a layer"),
+    ({"style_layers": "conv1=-1"}, "expected NAME or NAME=WEIGHT, with positive weights"),
     ({"network": "VGG16"}, "network must be one of embedded, .*VGG19, file, got 'VGG16'"),
     ({"weights": "nowhere/three.keras"}, "nowhere/three.keras: there is no such file"),
-    ({"network": "VGG19", "weights": "imagenet", "size": 20}, "size must be at least 32"),
+    ({"network": "VGG19", "weights": "imagenet", "size": 20}, "size must be 32 or more"),
     ({"scales": 0}, "scales must be 1 or more"),
     ({"steps": 0}, "steps must be 1 or more"),
     ({"style_weight": -1.0}, "style_weight must be 0 or more"),
-    ({"variation": -0.1}, "variation must be 0 or more"),
+    ({"variation_weight": -0.1}, "variation_weight must be 0 or more"),
 ])  # fmt: skip
 def test_settings_that_cannot_be(changes, line, saved):
     with pytest.raises(InputError, match=line):
@@ -492,10 +500,10 @@ def files(tmp_path, saved, monkeypatch) -> Config:
 
 
 @pytest.mark.parametrize("style, line", [
-    ("", "expected NAME or NAME=WEIGHT, above 0"),
-    ("a.png,b.png=0", "expected NAME or NAME=WEIGHT, above 0"),
-    ("a.png=-1", "expected NAME or NAME=WEIGHT, above 0"),
-    ("a.png,a.png=2", "each name once"),
+    ("", "expected NAME or NAME=WEIGHT, with positive weights"),
+    ("a.png,b.png=0", "expected NAME or NAME=WEIGHT, with positive weights"),
+    ("a.png=-1", "expected NAME or NAME=WEIGHT, with positive weights"),
+    ("a.png,a.png=2", "unique names"),
     ("a.png,c.png", "c.png: No such file"),
 ])  # fmt: skip
 def test_paintings_that_cannot_be(files, tmp_path, style, line):
@@ -503,7 +511,7 @@ def test_paintings_that_cannot_be(files, tmp_path, style, line):
     with pytest.raises(InputError, match=line):
         stylize_file(Path("photo.png"), Path("out.png"), config)
     with pytest.raises(InputError, match=line):
-        experiment("photo.png", config, tmp_path / "run")
+        style_transfer.run("photo.png", config, tmp_path / "run")
     assert not (tmp_path / "out.png").exists() and not (tmp_path / "run").exists()
 
 
@@ -519,7 +527,7 @@ def test_a_photo_is_painted_no_larger_than_it_was_told(files, tmp_path):
 @pytest.mark.slow
 def test_a_run_says_what_its_files_show_and_a_second_call_changes_nothing(files, tmp_path, monkeypatch):
     config = replace(files, epochs=2, steps=15, colours="free", style="b.png,a.png=3")
-    beside = experiment("photo.png", config, tmp_path / "run")
+    beside = style_transfer.run("photo.png", config, tmp_path / "run")
     painted, scores = read_image(tmp_path / "run" / "painting.png"), read_json(tmp_path / "run" / "results.json")
     content = resize_image(noise(44, 55, 3), 40, 50)
     styles = [(resize_image(noise(45, 60, 3, seed=2), 38, 50), 1.0), (noise(45, 38, 3, seed=1) // 2, 3.0)]
@@ -533,12 +541,12 @@ def test_a_run_says_what_its_files_show_and_a_second_call_changes_nothing(files,
     assert stored["steps"] == 15 and stored["style"] == f"{tmp_path}/b.png,{tmp_path}/a.png=3.0"
     monkeypatch.chdir("/")
     elsewhere = replace(config, style=stored["style"])
-    experiment(str(tmp_path / "photo.png"), elsewhere, tmp_path / "run")
+    style_transfer.run(str(tmp_path / "photo.png"), elsewhere, tmp_path / "run")
     np.testing.assert_array_equal(read_image(tmp_path / "run" / "painting.png"), painted)
     for changes in ({"style_weight": 6.0}, {"style": f"{tmp_path}/b.png"}):
         (name,) = changes
         with pytest.raises(InputError, match=f"holds a run with {name} "):
-            experiment(str(tmp_path / "photo.png"), replace(elsewhere, **changes), tmp_path / "run")
+            style_transfer.run(str(tmp_path / "photo.png"), replace(elsewhere, **changes), tmp_path / "run")
 
 
 def read_json(path: Path) -> dict:
@@ -557,3 +565,12 @@ def test_the_command_line_paints_before_any_network_and_leaves_no_run(files, tmp
     assert done.stdout.splitlines() == ["out.png"]
     assert read_image(tmp_path / "out.png").shape == (44, 55, 3)
     assert {path.name for path in tmp_path.iterdir()} == {"photo.png", "a.png", "b.png", "three.keras", "out.png"}
+
+
+# Runs of earlier versions
+
+
+def test_a_run_of_an_earlier_version_has_its_old_names(tmp_path):
+    old = {"variation": 2.0, "size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "style_transfer", "data": "sample", "config": old}))
+    assert Run.load(tmp_path, "style_transfer", Config).config == Config(variation_weight=2.0, size=64)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,21 +11,22 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from common.digits import held_out_digits
-from common.errors import InputError
-from common.images import read_image, write_image
-from common.runs import start_run
+from common.images.reading import read_image
+from common.images.writing import write_image
+from common.runs.run import Run
+from common.samples.digits import held_out_digits
+from common.system.files import InputError
 from recipes.targeted_attack import (
     DEMO,
     Attacks,
     Config,
-    as_in_a_file,
     attack_file,
     build,
     classify,
-    experiment,
-    other_targets,
-    projected,
+    project,
+    random_targets,
+    round_to_origin,
+    run,
     train,
 )
 from recipes.targeted_attack import Networks as Attacked
@@ -47,14 +49,14 @@ def pictures(count: int, seed: int = 0) -> np.ndarray:
 
 
 def settings(**changes) -> Config:
-    return Config(**{"epsilon": 8 / 255, "confidence": 1.0, "batch_size": 7, "epochs": 6} | changes)
+    return Config(**{"epsilon": 8 / 255, "confidence": 1.0, "batch_size": 7, "steps": 6} | changes)
 
 
 def written_out(kernel: np.ndarray, bias: np.ndarray, image: np.ndarray, target: int, config: Config) -> np.ndarray:
     """The attack on one picture before a linear network, step by step."""
     origin, bound = image.astype(np.float64), 255 * config.epsilon
     x, direction = origin.copy(), np.zeros_like(origin)
-    for _ in range(config.epochs):
+    for _ in range(config.steps):
         change = x - origin
         seen = origin + np.sign(change) * np.floor(np.abs(change) + 1e-3)
         found = softmax((seen / 127.5 - 1).ravel() @ kernel + bias)
@@ -104,7 +106,7 @@ def test_the_probability_of_the_target_rises_and_a_picture_that_is_there_stays(l
     images, targets = pictures(30), np.arange(30) % CLASSES
     before = classify(linear.classifier, images)[np.arange(30), targets]
     attacks = Attacks(images.copy(), targets)
-    history = train(linear, attacks, settings(epsilon=0.3, confidence=0.7, epochs=60))
+    history = train(linear, attacks, settings(epsilon=0.3, confidence=0.7, steps=60))
     after = classify(linear.classifier, attacks.images)[np.arange(30), targets]
     assert (after >= 0.7).all()
     there = before >= 0.7
@@ -134,8 +136,8 @@ def test_a_projection_is_in_the_ball_and_leaves_what_is_there(norm):
     origin = generator.integers(0, 256, (50, 4, 4, 3)).astype(np.float32)
     near = (origin + generator.uniform(-2, 2, origin.shape)).clip(0, 255).astype(np.float32)
     config = settings(norm=norm, epsilon=3 / 255)
-    np.testing.assert_allclose(projected(near, origin, config), near, atol=1e-4)
-    far = np.asarray(projected(origin + 50 * (near - origin), origin, config)) - origin
+    np.testing.assert_allclose(project(near, origin, config), near, atol=1e-4)
+    far = np.asarray(project(origin + 50 * (near - origin), origin, config)) - origin
     size = np.abs(far).max((1, 2, 3)) if norm == "linf" else np.sqrt((far**2).mean((1, 2, 3)))
     assert size.max() <= 3 + 1e-4
 
@@ -143,16 +145,16 @@ def test_a_projection_is_in_the_ball_and_leaves_what_is_there(norm):
 def test_in_a_file_are_whole_levels_and_no_change_grows():
     origin = np.full((1, 1, 7, 1), 100, np.float32)
     x = np.array([100, 100.9, 99.1, 103.9999, 96.0001, 101.5, 98.5], np.float32).reshape(origin.shape)
-    assert np.asarray(as_in_a_file(x, origin)).ravel().tolist() == [100, 100, 100, 104, 96, 101, 99]
+    assert np.asarray(round_to_origin(x, origin)).ravel().tolist() == [100, 100, 100, 104, 96, 101, 99]
 
 
 def test_targets_are_all_other_classes():
     labels = np.repeat(np.arange(5), 200)
-    targets = other_targets(labels, 5, seed=1)
+    targets = random_targets(labels, 5, seed=1)
     assert not (targets == labels).any()
     for label in range(5):
         assert set(targets[labels == label]) == set(range(5)) - {label}
-    np.testing.assert_array_equal(targets, other_targets(labels, 5, seed=1))
+    np.testing.assert_array_equal(targets, random_targets(labels, 5, seed=1))
 
 
 @pytest.mark.parametrize("changes, line", [
@@ -169,7 +171,7 @@ def test_settings_that_cannot_be(changes, line):
 @pytest.mark.parametrize("epsilon", [0.001, 0.0, 1.0001])
 def test_an_epsilon_that_no_file_can_hold(epsilon, tmp_path):
     with pytest.raises(InputError, match=f"epsilon must be .* got {epsilon}"):
-        experiment(config=Config(**vars(DEMO) | {"epsilon": epsilon}), output_dir=tmp_path / "run")
+        run(config=Config(**vars(DEMO) | {"epsilon": epsilon}), output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -179,7 +181,7 @@ def trained_run(tmp_path):
     images = keras.Input((32, 32, 3))
     kernel = keras.initializers.RandomNormal(stddev=0.05, seed=3)
     network = keras.Model(images, keras.layers.Dense(3, kernel_initializer=kernel)(keras.layers.Flatten()(images)))
-    start_run(tmp_path / "run", "lenet", DEMO, "sample", ("cat", "T-shirt/top", "dog"))
+    Run(tmp_path / "run", "lenet", DEMO, "sample").start(("cat", "T-shirt/top", "dog"))
     network.save(tmp_path / "run" / "classifier.keras")
     return Config(network="run", weights=str(tmp_path / "run" / "classifier.keras"), size=32, epsilon=0.1)
 
@@ -204,9 +206,9 @@ def test_a_picture_is_attacked_as_the_line_says(trained_run, targets, tmp_path, 
 
 
 @pytest.mark.parametrize("target, line", [
-    ((), "give a class"),
-    (("dgo",), "'dgo' is none of the 3 classes; the nearest are dog"),
-    (("3",), "'3' is none of the 3 classes"),
+    ((), "give one or more classes"),
+    (("dgo",), "'dgo' is not one of the 3 classes; the most similar are dog"),
+    (("3",), "'3' is not one of the 3 classes"),
 ])  # fmt: skip
 def test_a_target_that_is_none(trained_run, target, line, tmp_path):
     write_image(pictures(1)[0], tmp_path / "a.png")
@@ -218,9 +220,9 @@ def test_a_target_that_is_none(trained_run, target, line, tmp_path):
 def test_names_of_other_scripts_and_equal_names_have_files_of_their_own(tmp_path, capsys):
     images = keras.Input((32, 32, 3))
     network = keras.Model(images, keras.layers.Dense(4)(keras.layers.Flatten()(images)))
-    start_run(tmp_path / "run", "lenet", DEMO, "sample", ("crane", "журавль", "γερανός", "crane"))
+    Run(tmp_path / "run", "lenet", DEMO, "sample").start(("crane", "журавль", "γερανός", "crane"))
     network.save(tmp_path / "run" / "classifier.keras")
-    config = Config(network="run", weights=str(tmp_path / "run" / "classifier.keras"), size=32, epochs=1)
+    config = Config(network="run", weights=str(tmp_path / "run" / "classifier.keras"), size=32, steps=1)
     write_image(pictures(1)[0], tmp_path / "a.png")
     attack_file(tmp_path / "a.png", tmp_path / "out.png", ("0", "3", "журавль", "γερανός", "3"), config)
     assert len(capsys.readouterr().out.splitlines()) == 5
@@ -228,7 +230,7 @@ def test_names_of_other_scripts_and_equal_names_have_files_of_their_own(tmp_path
     assert {path.stem for path in tmp_path.glob("out*") if "_change" not in path.stem} == names | {"out_curve"}
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"epochs": -1}, {"confidence": 2.0}, {"momentum": 5.0}])
+@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"steps": -1}, {"confidence": 2.0}, {"momentum": 5.0}])
 def test_settings_out_of_their_range(changes, tmp_path):
     (name, value), *_ = changes.items()
     with pytest.raises(InputError, match=f"{name} must be .*, got {value}"):
@@ -247,10 +249,10 @@ def test_a_run_says_what_its_files_show(trained_run, tmp_path):
     labels = np.arange(40) % 3
     arrays = {"x_train": images, "y_train": labels, "x_test": images[:12], "y_test": labels[:12]}
     np.savez(tmp_path / "set.npz", **arrays, classes=np.array(["cat", "T-shirt/top", "dog"]))
-    picture = experiment(str(tmp_path / "set.npz"), trained_run, tmp_path / "attacked")
+    picture = run(str(tmp_path / "set.npz"), trained_run, tmp_path / "attacked")
     scores = json.loads((tmp_path / "attacked" / "results.json").read_text())
     assert picture.is_file() and scores["images"] == 12
-    assert scores["reached"] == scores["taken_for_target"] == 1 and scores["largest_change"] <= 25
+    assert scores["reached"] == scores["classified_as_target"] == 1 and scores["largest_change"] <= 25
     assert scores["accuracy_after"] == 0 and scores["mean_confidence"] >= 0.8
 
 
@@ -268,3 +270,11 @@ def test_the_command_line_takes_a_preset_and_leaves_no_run(tmp_path):
     assert written == "out.png"
     names = {"digit.png", "out.png", "out_change.png", "out_curve.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_run_of_the_first_edition_loads(tmp_path):
+    config = Config(steps=7, epsilon=0.1)
+    stored = dataclasses.asdict(config)
+    stored["epochs"] = stored.pop("steps")
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "targeted_attack", "data": "sample", "config": stored}))
+    assert Run.load(tmp_path, "targeted_attack", Config).config == config

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.batches import Batches, batches, side_by_side
-from common.errors import InputError
-from common.training import fit, share
+from common.data.batches import Batches, batches, side_by_side
+from common.system.files import InputError
+from common.training import Execution, Noise, executing, fit
+from common.training.loop import _Forecast
 from tests.forked import Process, forked_python
 
 
@@ -26,13 +27,12 @@ def start(seed: int = 0):
     model = keras.Model(inputs, outputs)
     optimizer = keras.optimizers.Adam(0.05)
     optimizer.build(model.trainable_variables)
-    noise = keras.random.SeedGenerator(seed)
+    noise = Noise(seed)
 
     @tf.function
     def step(x, y):
         with tf.GradientTape() as tape:
-            drawn = keras.random.normal(tf.shape(x), seed=noise)
-            loss = share(tf.reduce_mean((model(x + 0.01 * drawn, training=True) - y) ** 2))
+            loss = tf.reduce_mean((model(x + 0.01 * noise.normal(tf.shape(x)), training=True) - y) ** 2)
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return {"loss": loss}
 
@@ -61,11 +61,30 @@ def test_what_is_measured_after_an_epoch_joins_its_row_and_stays_when_a_run_goes
             epochs=epochs,
             state=state,
             output_dir=tmp_path,
-            on_epoch=lambda epoch: {"validation_accuracy": epoch / 10},
+            on_epoch=lambda epoch, losses: {"validation_accuracy": epoch / 10},
         )
     assert [row["validation_accuracy"] for row in history] == [0.1, 0.2, 0.3]
     header = (tmp_path / "history.csv").read_text().splitlines()[0]
     assert header == "epoch,loss,validation_accuracy,seconds,steps_per_second"
+
+
+def test_functions_after_an_epoch_are_called_in_order_with_its_losses():
+    step, state = start()
+    heard = []
+
+    def measure(epoch, losses):
+        heard.append((epoch, dict(losses)))
+        return {"accuracy": np.float32(0.5)}
+
+    def listen(epoch, losses):
+        heard.append((epoch, dict(losses)))
+        return [epoch]  # no mapping: not added
+
+    history = fit(step, data(), epochs=2, state=state, on_epoch=[measure, None, listen])
+    losses = [row["loss"] for row in history]
+    assert heard[::2] == [(1, {"loss": losses[0]}), (2, {"loss": losses[1]})]
+    assert heard[1::2] == [(n, {"loss": loss, "accuracy": 0.5}) for n, loss in enumerate(losses, 1)]
+    assert all(type(row["accuracy"]) is float for row in history)  # which JSON and CSV can hold
 
 
 def test_epoch_means_are_the_means_of_the_losses_of_its_steps():
@@ -113,7 +132,8 @@ def test_a_signal_in_mid_epoch_ends_the_step_and_loses_nothing(tmp_path, number)
         return {"loss": step(x, y)["loss"] + tf.numpy_function(count, [], tf.float32)}
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match="after step 8 of 15"):
+    one = executing(Execution(steps_per_call=1))  # a signal is noticed after a call
+    with one, pytest.raises(KeyboardInterrupt, match="after step 8 of 15"):
         fit(until_stopped, data(), epochs=3, state=stopped, output_dir=tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
     step, resumed = start()
@@ -157,11 +177,18 @@ def test_a_damaged_newest_save_is_passed_over(tmp_path, capsys):
     assert without_times(history) == without_times(expected)
 
 
+def test_batches_with_another_number_of_tensors_than_the_step_takes_are_refused():
+    step, state = start()
+    images = batches(np.zeros((8, 3), np.float32), 4, 0)
+    with pytest.raises(InputError, match="a batch must contain the tensors x, y; the data has 1 per batch"):
+        fit(step, images, epochs=1, state=state)
+
+
 def test_data_of_another_size_are_refused(tmp_path):
     step, state = start()
     fit(step, data(), epochs=1, state=state, output_dir=tmp_path)
     more = np.zeros((40, 3), np.float32)
-    with pytest.raises(InputError, match="made 5 steps per epoch and now makes 10"):
+    with pytest.raises(InputError, match="had 5 steps per epoch, but has 10 with the current data"):
         fit(step, batches((more, more[:, :1]), 4, seed=3), epochs=2, state=state, output_dir=tmp_path)
 
 
@@ -182,7 +209,7 @@ def test_saves_that_are_all_damaged_stop_the_run(tmp_path):
     fit(step, data(), epochs=2, state=state, output_dir=tmp_path)
     for folder in (tmp_path / "checkpoints").iterdir():
         (folder / "progress.json").write_text("{")
-    with pytest.raises(InputError, match="no save can be read"):
+    with pytest.raises(InputError, match="no checkpoint can be read"):
         fit(step, data(), epochs=3, state=state, output_dir=tmp_path)
 
 
@@ -197,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_step(tmp_path, value)
         loss = step(x, y)["loss"]
         return {"loss": loss, "other": tf.where(position == 8, value, loss)}
 
-    with pytest.raises(FloatingPointError, match="other became (nan|inf) at step 8; the save after step 5 is kept"):
+    with pytest.raises(FloatingPointError, match="other became (nan|inf) at step 8; the checkpoint of step 5 is kept"):
         fit(failing, data(), epochs=3, state=state, output_dir=tmp_path)
     assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
@@ -246,7 +273,7 @@ def test_a_save_that_does_not_fit_on_the_disk_loses_nothing(tmp_path):
         filler = disk / "filler"
         with pytest.raises(OSError), filler.open("wb") as file:
             file.write(bytes(2_000_000))
-        with pytest.raises(OSError, match=r"no space left on the disk \(0.0 MB are free and about 0.0 MB are needed\)"):
+        with pytest.raises(OSError, match=r"no space left on the disk \(0.0 MB free, about 0.0 MB needed\)"):
             fit(step, data(), epochs=2, state=state, output_dir=disk)
         assert [path.name for path in (disk / "checkpoints").iterdir()] == ["step-00000005"]
         filler.unlink()
@@ -261,7 +288,7 @@ def test_a_save_that_does_not_fit_on_the_disk_loses_nothing(tmp_path):
 def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp_path, recipe, kills):
     def command(folder):
         folder.mkdir(exist_ok=True)
-        epochs = {"pix2pix": "8", "dcgan": "16", "cyclegan": "3"}[recipe]  # by how long they take
+        epochs = {"pix2pix": "5", "dcgan": "16", "cyclegan": "2"}[recipe]  # by how long they take
         return [*forked_python(), "-m", "tests.kill_target", recipe, str(folder), epochs]
 
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -280,7 +307,7 @@ def test_killed_at_random_moments_and_started_again_ends_as_if_never_stopped(tmp
         process.send_signal(signal.SIGKILL)
         process.wait()
         left.append(newest(killed))
-    assert any(step % 30 for step in left), "no kill fell into the midst of an epoch"
+    assert any(step % (8 if recipe == "cyclegan" else 30) for step in left), "no kill fell into the midst of an epoch"
     subprocess.run(command(killed), check=True, **quiet)
     assert json.loads((killed / "outcome.json").read_text()) == expected
 
@@ -291,7 +318,7 @@ def newest(folder: Path) -> int:
 
 def measured_in_turn(values):
     """A column of the history whose values are given, epoch by epoch."""
-    return lambda epoch: {"validation_loss": values[epoch - 1]}
+    return lambda epoch, losses: {"validation_loss": values[epoch - 1]}
 
 
 @pytest.mark.parametrize("folder", [True, False])
@@ -302,7 +329,7 @@ def test_the_weights_of_the_best_epoch_are_left_and_patience_ends_the_run(tmp_pa
     def learnt():
         return [variable.numpy() for variable in state["model"].weights]  # without the state of dropout's seeds
 
-    def on_epoch(epoch):
+    def on_epoch(epoch, losses):
         seen.append(learnt())
         return {"validation_loss": [3.0, 1.0, 2.0, 1.0, 0.5][epoch - 1]}
 
@@ -348,3 +375,56 @@ def test_streams_of_different_length_side_by_side_begin_anew_alone():
     assert all(sorted(seconds[start : start + 4]) == list(range(4)) for start in range(0, 20, 4))
     later = next(iter(both.at(7).as_numpy_iterator()))
     assert all(np.array_equal(a, b) for a, b in zip(later, pairs[7], strict=True))
+
+
+# How long it will take
+
+
+class Clock:
+    """A clock that goes on by so many seconds whenever it is read."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+def test_the_time_of_a_step_is_measured_after_the_first_call_and_once():
+    forecast = _Forecast(5.0, Clock(2.0))
+    assert not forecast.due(1, False)  # includes tracing
+    assert not forecast.due(2, False)  # 2 s
+    assert not forecast.due(2, False)  # 4 s
+    assert forecast.due(4, False)  # 6 s
+    assert forecast.seconds_per_step() == 8.0 / 8
+    assert not forecast.due(4, False)
+
+
+def test_calls_that_find_the_number_of_steps_per_call_are_not_measured():
+    forecast = _Forecast(5.0, Clock(3.0))
+    assert not any(forecast.due(count, True) for count in (1, 2, 4, 8))
+    assert not forecast.due(8, False)
+    assert forecast.due(8, False)
+    assert forecast.seconds_per_step() == 9.0 / 16
+
+
+@pytest.mark.usefixtures("untraced")
+def test_the_time_of_the_epochs_is_printed_once_before_the_first_ends(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("common.training.loop._Forecast", lambda: _Forecast(5.0, Clock(6.0)))
+    data = batches((np.arange(32, dtype=np.float32),), 4, 0)
+
+    def step(values: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"mean": tf.reduce_mean(values)}
+
+    with executing(Execution(steps_per_call=1)):
+        fit(step, data, 3, {"weight": tf.Variable(0.0)}, tmp_path / "run")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0] == "about 4 min for 3 epochs, 12 s per step"  # 22 steps are left
+    assert [line.split()[0] for line in lines[1:]] == ["epoch"] * 3
+    with executing(Execution(steps_per_call=1)):
+        fit(step, data, 5, {"weight": tf.Variable(0.0)}, tmp_path / "run")
+    assert capsys.readouterr().out.splitlines()[0] == "about 3 min for 2 more epochs, 12 s per step"
+    monkeypatch.setattr("common.training.loop._Forecast", lambda: _Forecast(5.0, Clock(0.1)))
+    fit(step, data, 1, {"weight": tf.Variable(0.0)})
+    assert "about" not in capsys.readouterr().out

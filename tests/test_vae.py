@@ -7,8 +7,10 @@ import tensorflow as tf
 from scipy import integrate, stats
 from scipy.special import logsumexp
 
-from common.images import from_uint8, read_image, write_image
-from common.runs import finish_run, start_run
+from common.images.pixels import from_uint8
+from common.images.reading import read_image
+from common.images.writing import write_image
+from common.runs.run import Run
 from recipes import vae
 
 TINY = vae.Config(size=4, units=6, latent_dim=1, seed=3)
@@ -58,17 +60,17 @@ def test_the_mean_of_the_log_weights_is_the_loss_of_training_with_its_sign_turne
     images = binary(4)
     mean, log_variance = networks.encoder(2 * images - 1)
     many = [np.repeat(part, 300, axis=0) for part in (images, mean, log_variance)]
-    drawn = vae.log_likelihood(many[0], networks.decoder(networks.sampler(many[1:], training=True)))
-    likelihood = np.reshape(drawn, (4, 300)).mean(axis=1)
+    sampled = vae.log_likelihood(many[0], networks.decoder(networks.sampler(many[1:], training=True)))
+    likelihood = np.reshape(sampled, (4, 300)).mean(axis=1)
     elbo, _ = vae.bounds(networks, images, samples=300)
     np.testing.assert_allclose(elbo, likelihood - vae.kl_divergence(mean, log_variance), atol=0.15)
 
 
-def test_the_sampler_draws_from_the_stated_normal_in_training_and_gives_the_mean_otherwise():
+def test_the_sampler_samples_from_the_stated_normal_in_training_and_gives_the_mean_otherwise():
     sampler = vae.build(TINY).sampler
     mean, log_variance = tf.fill([20_000, 1], 1.5), tf.fill([20_000, 1], np.log(0.25).astype(np.float32))
-    drawn = sampler([mean, log_variance], training=True).numpy()
-    assert stats.kstest(drawn[:, 0], stats.norm(1.5, 0.5).cdf).pvalue > 0.001
+    samples = sampler([mean, log_variance], training=True).numpy()
+    assert stats.kstest(samples[:, 0], stats.norm(1.5, 0.5).cdf).pvalue > 0.001
     np.testing.assert_array_equal(sampler([mean, log_variance], training=False), mean)
 
 
@@ -77,10 +79,10 @@ def test_gradients_pass_through_the_sampler():
     mean, log_variance = tf.zeros([64, 1]), tf.zeros([64, 1])
     with tf.GradientTape() as tape:
         tape.watch([mean, log_variance])
-        drawn = sampler([mean, log_variance], training=True)
-    to_mean, to_log_variance = tape.gradient(drawn, [mean, log_variance])
+        samples = sampler([mean, log_variance], training=True)
+    to_mean, to_log_variance = tape.gradient(samples, [mean, log_variance])
     np.testing.assert_allclose(to_mean, 1)
-    np.testing.assert_allclose(to_log_variance, drawn / 2, rtol=1e-5)  # d/dlv of exp(lv / 2) e at lv = 0
+    np.testing.assert_allclose(to_log_variance, samples / 2, rtol=1e-5)  # d/dlv of exp(lv / 2) e at lv = 0
 
 
 def test_the_manifold_lies_at_quantiles_with_the_first_latent_to_the_right_and_the_second_up():
@@ -93,19 +95,25 @@ def test_the_manifold_lies_at_quantiles_with_the_first_latent_to_the_right_and_t
     np.testing.assert_allclose(grid[..., 1], np.tile(at[::-1, None], (1, side)), atol=0.003)
 
 
-def test_a_picture_of_any_size_is_reconstructed_beside_itself(tmp_path):
+def test_an_image_of_any_size_is_written_next_to_its_reconstruction(tmp_path):
     networks = vae.build(vae.Config(size=8, units=4, latent_dim=2))
-    start_run(tmp_path / "run", "vae", vae.Config(size=8, units=4, latent_dim=2), "sample")
-    finish_run(tmp_path / "run", networks, dict)
+    folder = Run(tmp_path / "run", "vae", vae.Config(size=8, units=4, latent_dim=2), "sample")
+    folder.start()
+    folder.finish(networks, dict)
     write_image(np.full((31, 20, 3), 200, np.uint8), tmp_path / "in.jpg")
-    vae.reconstruct_file(tmp_path / "in.jpg", tmp_path / "out.png", tmp_path / "run")
+    vae.reconstruct_files(tmp_path / "in.jpg", tmp_path / "out.png", tmp_path / "run")
+    (tmp_path / "in").mkdir()
+    write_image(np.full((31, 20, 3), 55, np.uint8), tmp_path / "in" / "dark.png")
+    vae.reconstruct_files(tmp_path / "in", tmp_path / "out", tmp_path / "run", invert=True)
+    (written,) = (tmp_path / "out").iterdir()
+    np.testing.assert_array_equal(read_image(written, 1), read_image(tmp_path / "out.png", 1))
     pair = read_image(tmp_path / "out.png", 1)
     assert pair.shape == (8, 16, 1)
     np.testing.assert_array_equal(pair[:, 8:], vae.reconstruct(networks, pair[None, :, :8])[0])
 
 
-def test_what_a_latent_of_no_use_says():
-    """A decoder that does not look at its latents: the likelihood is known, and the KL term is what is lost."""
+def test_bounds_of_a_decoder_that_ignores_its_latents():
+    """If the decoder ignores its latents, the likelihood is known, and the ELBO is below it by the KL term."""
     networks = vae.build(TINY)
     networks.decoder.layers[1].kernel.assign(tf.zeros_like(networks.decoder.layers[1].kernel))
     images = binary(3)

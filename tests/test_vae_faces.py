@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import keras
@@ -9,9 +10,10 @@ import tensorflow as tf
 from PIL import Image
 from scipy import stats
 
-from common.errors import InputError
-from common.images import from_uint8, read_image, to_uint8, write_image
-from common.runs import finish_run, start_run
+from common.images.pixels import from_uint8, to_uint8
+from common.images.reading import read_image
+from common.images.writing import write_image
+from common.runs import InputError, Run
 from recipes import vae_faces
 
 TINY = vae_faces.Config(size=16, latent_dim=3, base_filters=2)
@@ -37,7 +39,7 @@ def test_divergence_of_known_normals():
 
 
 def means_encoder() -> keras.Model:
-    """An encoder whose two latents are the means of the left and of the right half of a 16 px picture."""
+    """An encoder whose two latents are the means of the left and of the right half of a 16 px image."""
     images = keras.Input((16, 16, 3))
     means = keras.ops.mean(keras.ops.reshape(images, (-1, 16, 2, 24)), axis=(1, 3))
     return keras.Model(images, [means, keras.ops.zeros_like(means)])
@@ -49,25 +51,69 @@ def halves_decoder() -> keras.Model:
     return keras.Model(latents, keras.ops.repeat(halves, 3, axis=-1))
 
 
-def test_the_vector_of_an_attribute_is_a_difference_of_means_and_unknown_is_left_out():
+def test_the_vector_of_one_attribute_is_the_difference_of_means():
+    latents = np.random.default_rng(1).normal(size=(8, 5))
+    labels = np.array([1, 0, 1, 0, 255, 0, 1, 0], np.uint8)
+    expected = latents[labels == 1].mean(0) - latents[labels == 0].mean(0)
+    found = vae_faces.attribute_vectors(latents[labels < 255], labels[labels < 255, None])
+    np.testing.assert_allclose(found, [expected], atol=1e-6)
+
+
+def test_vectors_of_attributes_that_occur_together_are_separated():
+    generator = np.random.default_rng(1)
+    old = generator.random(400) < 0.5
+    grey = np.where(generator.random(400) < 0.9, old, ~old)  # most old faces have grey hair
+    effects = generator.normal(size=(2, 5))
+    latents = 3 + np.stack([old, grey], 1) @ effects
+    labels = np.stack([old, grey, generator.random(400) < 0.5], 1).astype(np.uint8)
+    found = vae_faces.attribute_vectors(latents, labels)
+    np.testing.assert_allclose(found, [*effects, np.zeros(5)], atol=1e-5)
+    labels[::7, 2] = 255  # unknown labels of another attribute change nothing
+    np.testing.assert_allclose(vae_faces.attribute_vectors(latents, labels)[:2], effects, atol=1e-5)
+    assert vae_faces.attribute_vectors(latents, labels[:, :0]).shape == (0, 5)
+
+
+def test_the_latent_space_has_the_mean_and_the_covariance_of_the_latents():
     generator = np.random.default_rng(1)
     images = generator.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
-    labels = np.array([[1, 0, 1, 0, 255, 0, 1, 0], [0, 0, 0, 1, 1, 255, 1, 1]], np.uint8).T
-    space = vae_faces.survey(means_encoder(), images, labels, ("smile", "hat"))
+    labels = np.array([[1, 0, 1, 0, 1, 0, 1, 0]], np.uint8).T
+    space = vae_faces.latent_space(means_encoder(), images, labels, ("smile",))
     latents = from_uint8(images).numpy().reshape(8, 16, 2, 24).mean(axis=(1, 3))
-    smile = latents[[0, 2, 6]].mean(0) - latents[[1, 3, 5, 7]].mean(0)
-    hat = latents[[3, 4, 6, 7]].mean(0) - latents[[0, 1, 2]].mean(0)
-    np.testing.assert_allclose(space["vectors"], [smile, hat], atol=1e-6)
-    np.testing.assert_allclose(space["mean"], latents.mean(0), atol=1e-6)
-    np.testing.assert_allclose(space["factor"] @ space["factor"].T, np.cov(latents.T), atol=1e-5)
-    assert list(space["names"]) == ["smile", "hat"]
+    np.testing.assert_allclose(space.vectors, [latents[::2].mean(0) - latents[1::2].mean(0)], atol=1e-6)
+    np.testing.assert_allclose(space.mean, latents.mean(0), atol=1e-6)
+    np.testing.assert_allclose(space.factor @ space.factor.T, np.cov(latents.T), atol=1e-5)
+    assert list(space.names) == ["smile"]
 
 
-def test_strips_go_from_minus_to_plus_three_with_the_copy_in_the_middle():
+def test_the_linear_layers_start_as_probabilistic_pca():
+    config = vae_faces.Config(size=16, channels=1, latent_dim=4, base_filters=2, light=True, linear=True)
+    networks, generator = vae_faces.build(config), np.random.default_rng(0)
+    images = 128 + 15 * generator.normal(size=(60, 4)) @ generator.normal(size=(4, 256))
+    images += generator.normal(size=(60, 256))
+    images = np.clip(images, 0, 255).astype(np.uint8).reshape(60, 16, 16, 1)
+    vae_faces.start_as_pca(networks, images)
+    pixels = from_uint8(images).numpy().reshape(60, 256).astype(np.float64)
+    u, s, vt = np.linalg.svd(pixels - pixels.mean(0), full_matrices=False)
+    variances = s**2 / 60
+    rest = variances[4:].sum() / 252
+    kept = (variances[:4] - rest) / variances[:4]  # the posterior mean is shrunk
+    expected = pixels.mean(0) + (u[:, :4] * s[:4] * kept) @ vt[:4]
+    mean, log_variance = networks.encoder(from_uint8(images))
+    np.testing.assert_allclose(networks.decoder(mean).numpy().reshape(60, 256), expected, atol=0.01)
+    np.testing.assert_allclose(np.sort(np.exp(log_variance[0])), np.sort(rest / variances[:4]), rtol=0.02)
+    assert not networks.encoder.trainable_variables and networks.decoder.trainable_variables
+
+
+def test_traversals_go_from_minus_to_plus_three_with_the_reconstruction_in_the_middle():
     networks = vae_faces.Networks(means_encoder(), halves_decoder())
     image = np.full((16, 16, 3), 128, np.uint8)
-    space = {"names": np.array(["left", "right"]), "vectors": np.float32([[0.1, 0.0], [0.0, 0.2]])}
-    rows = vae_faces.strips(networks, space, image)
+    space = vae_faces.LatentSpace(
+        names=np.array(["left", "right"]),
+        vectors=np.float32([[0.1, 0.0], [0.0, 0.2]]),
+        mean=np.zeros(2, "f"),
+        factor=np.eye(2, dtype="f"),
+    )
+    rows = vae_faces.latent_traversals(networks, space, image)
     assert list(rows) == ["left", "right"] and rows["left"].shape == (7, 16, 16, 3)
     copy = from_uint8(image).numpy().mean()
     np.testing.assert_array_equal(rows["left"][:, 0, 0, 0], to_uint8(copy + 0.1 * np.arange(-3, 4)))
@@ -75,9 +121,27 @@ def test_strips_go_from_minus_to_plus_three_with_the_copy_in_the_middle():
     np.testing.assert_array_equal(rows["right"][:, 0, 15, 0], to_uint8(copy + 0.2 * np.arange(-3, 4)))
 
 
-def test_faces_drawn_as_encoded_faces_lie_have_their_mean_and_covariance():
+def test_a_traversal_stays_within_2_5_standard_deviations_of_the_mean_face():
+    networks = vae_faces.Networks(means_encoder(), halves_decoder())
+    image = np.full((16, 16, 3), 155, np.uint8)  # latents of 0.2157
+    space = vae_faces.LatentSpace(
+        names=np.array(["left"]),
+        vectors=np.float32([[0.1, 0.0]]),
+        mean=np.float32([0.1, 0.0]),
+        factor=np.diag(np.float32([0.1, 1.0])),
+    )
+    row = from_uint8(vae_faces.latent_traversals(networks, space, image)["left"]).numpy()[:, 0, 0, 0]
+    copy = from_uint8(image).numpy().mean()
+    assert row[3] == pytest.approx(copy, abs=0.005)
+    assert row[0] == pytest.approx(-0.0843, abs=0.005)  # 3 times the vector
+    assert row[6] == pytest.approx(0.35, abs=0.005)  # the mean plus 2.5 standard deviations
+    np.testing.assert_allclose(np.diff(row[3:]), (0.35 - copy) / 3, atol=0.009)
+
+
+def test_faces_sampled_from_the_fitted_normal_have_their_mean_and_covariance():
     covariance = np.array([[0.01, -0.008], [-0.008, 0.02]])
-    space = {"mean": np.float32([0.2, -0.3]), "factor": np.linalg.cholesky(covariance).astype(np.float32)}
+    factor = np.linalg.cholesky(covariance).astype(np.float32)
+    space = vae_faces.LatentSpace(np.array([], str), np.zeros((0, 2), "f"), np.float32([0.2, -0.3]), factor)
     faces = from_uint8(vae_faces.generate(halves_decoder(), 4000, 1, space)).numpy()[:, 0, [0, 15], 0]
     np.testing.assert_allclose(faces.mean(0), [0.2, -0.3], atol=0.01)
     np.testing.assert_allclose(np.cov(faces.T), covariance, atol=0.001)
@@ -86,9 +150,9 @@ def test_faces_drawn_as_encoded_faces_lie_have_their_mean_and_covariance():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    start_run(folder, "vae_faces", TINY, "sample")
-    networks = vae_faces.build(TINY)
-    finish_run(folder, networks, dict)
+    started = Run(folder, "vae_faces", TINY, "sample")
+    started.start()
+    started.finish(vae_faces.build(TINY), dict)
     vectors = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
     names = np.array(["Smiling", "Wearing_Hat"])
     np.savez(folder / "space.npz", names=names, vectors=vectors, mean=np.zeros(3, "f"), factor=np.eye(3, dtype="f"))
@@ -105,7 +169,7 @@ def test_edits_of_a_file_add_up(run, tmp_path):
     out = tmp_path / "out.png"
     vae_faces.edit_file(photo, out, run, smiling=2.0, **{"wearing-hat": -1.0})
     networks, space, read = vae_faces.open_run(run)
-    latents = vae_faces.encode(networks.encoder, read(photo)[None]) + 2 * space["vectors"][0] - space["vectors"][1]
+    latents = vae_faces.encode(networks.encoder, read(photo)[None]) + 2 * space.vectors[0] - space.vectors[1]
     np.testing.assert_array_equal(read_image(out), vae_faces.decode(networks.decoder, latents)[0])
     assert read_image(vae_faces.edit_file(photo, tmp_path / "all.png", run)).shape[1] > 7 * 16
     with pytest.raises(InputError, match="Smiling, Wearing_Hat"):
@@ -127,7 +191,43 @@ def test_a_morph_begins_and_ends_with_the_copies_of_the_two(run, tmp_path):
 
 def test_a_run_without_its_space_is_named(run, tmp_path):
     other = tmp_path / "run"
-    start_run(other, "vae_faces", TINY, "sample")
-    finish_run(other, vae_faces.build(TINY), dict)
+    started = Run(other, "vae_faces", TINY, "sample")
+    started.start()
+    started.finish(vae_faces.build(TINY), dict)
     with pytest.raises(InputError, match="space.npz"):
         vae_faces.edit_file(face(tmp_path / "a.jpg"), tmp_path / "out.png", other)
+
+
+NAMES = ("5_o_Clock_Shadow", "Mouth Open", "Smiling", "No_Beard")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("Smiling", 2), ("smiling", 2), ("no-beard", 3), ("NO_BEARD", 3), ("mouth-open", 1), ("5-o-clock-shadow", 0)],
+)
+def test_an_attribute_by_its_name(name, place):
+    assert vae_faces.attribute_index(NAMES, name) == place
+
+
+def test_an_attribute_that_does_not_exist():
+    message = r"^no attribute 'smile' \(did you mean Smiling\?\); choose from 5_o_.*No_Beard$"
+    with pytest.raises(InputError, match=message):
+        vae_faces.attribute_index(NAMES, "smile")
+    with pytest.raises(InputError, match="^no attribute 'hat'; choose from"):
+        vae_faces.attribute_index(NAMES, "hat")
+    with pytest.raises(InputError, match="these images have no attributes"):
+        vae_faces.attribute_index((), "hat")
+
+
+def test_an_array_and_a_dataset_train_without_examples(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
+    config = dataclasses.replace(TINY, batch_size=2, epochs=1)
+    history = vae_faces.train(vae_faces.build(config), images, config, tmp_path, steps_per_epoch=2)
+    assert np.isfinite(history[0]["loss"]) and not (tmp_path / "samples").exists()
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(3)
+    assert np.isfinite(vae_faces.train(vae_faces.build(config), dataset, config)[0]["kl"])
+
+
+def test_sizes_that_cannot_be_halved_four_times():
+    with pytest.raises(InputError, match="size must be a multiple of 16 from 16 to 512, got 24"):
+        vae_faces.Config(size=24)

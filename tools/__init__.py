@@ -1,1 +1,1 @@
-"""What makes the project's own files: embedded weights, sample pictures, notebooks. No recipe needs it."""
+"""Tools that generate files of this project: bundled weights, gallery images, notebooks. No recipe needs them."""

@@ -1,13 +1,13 @@
-"""Train the network before which pictures are made offline: data/canvas_network.keras, for style and texture dreams.
+"""Train the bundled network for style transfer and DeepDream: data/canvas_network.keras.
 
-    python -m tools.canvas_network                       some twenty minutes on two cores; saves, prints what it can do
-    python -m tools.canvas_network --steps 200 --output FILE.keras     a quick try
+    python -m tools.canvas_network                       about twenty minutes on two cores
+    python -m tools.canvas_network --steps 200 --output FILE.keras     a quick test
 
-It learns to tell patches of scikit-image's photographs and of drawn textures apart, however they are turned, scaled,
-blurred or recoloured: each patch of a photo is a class of its own (Dosovitskiy et al., "Discriminative Unsupervised
-Feature Learning with Exemplar Convolutional Neural Networks", TPAMI 2016, arXiv:1406.6909), each kind of texture, drawn
-anew in any colours, is another. Average pooling and mirrored edges, since what is wanted are its gradients (Gatys et
-al. 2016, section 2).
+The network classifies patches of scikit-image's photos and of synthetic textures. The patches are randomly rotated,
+scaled, blurred and recoloured. Each square region of a photo is a class (Dosovitskiy et al., "Discriminative
+Unsupervised Feature Learning with Exemplar Convolutional Neural Networks", TPAMI 2016, arXiv:1406.6909). Each type of
+texture is a class too. The network has reflection padding. It has average pooling, which gives more appealing images
+than max pooling (Gatys et al. 2016, section 2).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pathlib import Path
 
 import numpy as np
 
-from common.canvas import photographs
-from common.files import replacing
-from common.lazy import keras, tf
-from common.textures import TEXTURES, drawn_texture
+from common.samples.photos import photographs
+from common.samples.textures import TEXTURES, synthetic_texture
+from common.system.files import replacing
+from common.system.lazy import keras, tf
 
 OUTPUT = Path(__file__).resolve().parent.parent / "data" / "canvas_network.keras"
 SEED = 1
-PATCH = 64  # pixels that the network sees
+PATCH = 64  # side of a patch in pixels
 BATCH = 48
-FILTERS = (32, 64, 128, 192)  # of two convolutions each
-CELL = 96  # pixels a side of a photo's part that is a class
-TEXTURE_SEEDS = 40  # pictures of each kind of texture
+FILTERS = (32, 64, 128, 192)  # channels of the stages; each stage has two convolutions
+CELL = 96  # side in pixels of the square regions of a photo; each region is a class
+TEXTURE_SEEDS = 40  # number of images per type of texture
 
 
 def build(classes: int) -> keras.Model:
@@ -41,37 +41,37 @@ def build(classes: int) -> keras.Model:
     layers, ops = keras.layers, keras.ops
     x = images = keras.Input((None, None, 3), name="images")
     for stage, filters in enumerate(FILTERS, 1):
-        for place in (1, 2):
+        for number in (1, 2):
             x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
-            x = layers.Conv2D(filters, 3, use_bias=False, name=f"conv{stage}_{place}")(x)
-            x = layers.BatchNormalization(momentum=0.97, name=f"norm{stage}_{place}")(x)
-            x = layers.ReLU(name=f"relu{stage}_{place}")(x)
+            x = layers.Conv2D(filters, 3, use_bias=False, name=f"conv{stage}_{number}")(x)
+            x = layers.BatchNormalization(momentum=0.97, name=f"norm{stage}_{number}")(x)
+            x = layers.ReLU(name=f"relu{stage}_{number}")(x)
         x = layers.AveragePooling2D(2)(x) if stage < len(FILTERS) else layers.GlobalAveragePooling2D()(x)
     return keras.Model(images, layers.Dense(classes, name="logits")(layers.Dropout(0.2)(x)), name="training")
 
 
 def folded(trained: keras.Model) -> keras.Model:
-    """Return the convolutions with each normalisation multiplied into its kernel: images -> all eight ReLU maps.
+    """Fold each batch normalisation into the convolution before it; return a network that outputs all eight ReLU maps.
 
-    Weights are rounded to half precision, so that the file is small.
+    Weights are rounded to half precision to keep the file small.
     """
     layers, ops = keras.layers, keras.ops
     x = images = keras.Input((None, None, 3), name="images")
     maps = []
     for stage, filters in enumerate(FILTERS, 1):
-        for place in (1, 2):
+        for number in (1, 2):
             x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
-            x = layers.Conv2D(filters, 3, activation="relu", name=f"conv{stage}_{place}")(x)
+            x = layers.Conv2D(filters, 3, activation="relu", name=f"conv{stage}_{number}")(x)
             maps.append(x)
         x = layers.AveragePooling2D(2, name=f"pool{stage}")(x)
     network = keras.Model(images, maps, name="canvas_network")
     for stage in range(1, len(FILTERS) + 1):
-        for place in (1, 2):
-            (kernel,) = trained.get_layer(f"conv{stage}_{place}").get_weights()
-            gamma, beta, mean, variance = trained.get_layer(f"norm{stage}_{place}").get_weights()
+        for number in (1, 2):
+            (kernel,) = trained.get_layer(f"conv{stage}_{number}").get_weights()
+            gamma, beta, mean, variance = trained.get_layer(f"norm{stage}_{number}").get_weights()
             scale = gamma / np.sqrt(variance + 1e-3)
             rounded = [part.astype(np.float16).astype(np.float32) for part in (kernel * scale, beta - mean * scale)]
-            network.get_layer(f"conv{stage}_{place}").set_weights(rounded)
+            network.get_layer(f"conv{stage}_{number}").set_weights(rounded)
     return network
 
 
@@ -81,7 +81,9 @@ class Patches:
     def __init__(self, seed: int):
         self.generator = np.random.default_rng(seed)
         self.photos = photographs()
-        self.textures = {kind: [drawn_texture(kind, seed, 256) for seed in range(TEXTURE_SEEDS)] for kind in TEXTURES}
+        self.textures = {
+            kind: [synthetic_texture(kind, seed, 256) for seed in range(TEXTURE_SEEDS)] for kind in TEXTURES
+        }
         self.cells = [
             (name, row, column)
             for name, image in self.photos.items()
@@ -91,7 +93,7 @@ class Patches:
         self.names = [f"{name} {row} {column}" for name, row, column in self.cells] + list(self.textures)
 
     def draw(self, held_out: bool = False) -> tuple[np.ndarray, int]:
-        """Return a patch, uint8 [PATCH, PATCH, 3], and its class; `held_out` takes textures that training leaves."""
+        """Return a random patch, uint8 [PATCH, PATCH, 3], and its class. `held_out` selects held-out textures."""
         import cv2
 
         random = self.generator
@@ -102,13 +104,13 @@ class Patches:
         else:
             kind = int(random.integers(len(self.textures)))
             number, spare = len(self.cells) + kind, TEXTURE_SEEDS // 8
-            pictures = list(self.textures.values())[kind]
-            image = pictures[int(random.integers(spare) if held_out else random.integers(spare, TEXTURE_SEEDS))]
+            images = list(self.textures.values())[kind]
+            image = images[int(random.integers(spare) if held_out else random.integers(spare, TEXTURE_SEEDS))]
             row, column, jitter = 128, 128, 64
         scale = PATCH / CELL * np.exp(random.uniform(-0.45, 0.45))
         centre = column + random.uniform(-jitter, jitter), row + random.uniform(-jitter, jitter)
-        moved = np.array([[0, 0, PATCH / 2 - column], [0, 0, PATCH / 2 - row]])
-        matrix = cv2.getRotationMatrix2D(centre, random.normal(0, 18), scale) + moved
+        shift = np.array([[0, 0, PATCH / 2 - column], [0, 0, PATCH / 2 - row]])
+        matrix = cv2.getRotationMatrix2D(centre, random.normal(0, 18), scale) + shift
         patch = cv2.warpAffine(image, matrix, (PATCH, PATCH), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         patch = patch[:, ::-1] if random.random() < 0.5 else patch
         mean = patch.mean()
@@ -122,13 +124,13 @@ class Patches:
         return np.clip(patch, 0, 255).astype(np.uint8), number
 
     def batch(self, count: int, held_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Return so many of them."""
+        """Return `count` patches and their classes."""
         patches, numbers = zip(*(self.draw(held_out) for _ in range(count)), strict=True)
         return np.stack(patches), np.array(numbers, np.int32)
 
 
 def train(steps: int, seed: int = SEED) -> tuple[keras.Model, Patches]:
-    """Return the network after so many steps, and where its patches came from."""
+    """Return the trained network and the source of its patches."""
     keras.utils.set_random_seed(seed)
     patches = Patches(seed)
     network = build(len(patches.names))
@@ -144,7 +146,7 @@ def train(steps: int, seed: int = SEED) -> tuple[keras.Model, Patches]:
         return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, 1, tf.int32) == labels, tf.float32))
 
     recent = []
-    with ThreadPoolExecutor(1) as pool:  # one, so that the patches come in order
+    with ThreadPoolExecutor(1) as pool:  # a single thread keeps the patches in order
         batch = pool.submit(patches.batch, BATCH)
         for count in range(steps):
             images, labels = batch.result()
@@ -152,22 +154,22 @@ def train(steps: int, seed: int = SEED) -> tuple[keras.Model, Patches]:
             optimizer.learning_rate.assign(2e-3 * 0.5 * (1 + np.cos(np.pi * count / steps)))
             recent.append([float(value) for value in step(images, labels)])
             if count % 200 == 199:
-                loss, right = np.mean(recent, 0)
-                print(f"{count + 1} of {steps} steps: loss {loss:.3f}, right {right:.3f}", flush=True)
+                loss, accuracy = np.mean(recent, 0)
+                print(f"{count + 1} of {steps} steps: loss {loss:.3f}, accuracy {accuracy:.3f}", flush=True)
                 recent = []
     return network, patches
 
 
 def save(network: keras.Model, path: Path) -> None:
-    """Write a .keras file, compressed, that is the same whenever it is written."""
-    with replacing(path) as draft:
-        network.save(draft)
-        with zipfile.ZipFile(draft) as archive:
+    """Write a compressed .keras file. The same weights always give the same bytes."""
+    with replacing(path) as temporary:
+        network.save(temporary)
+        with zipfile.ZipFile(temporary) as archive:
             parts = {entry: archive.read(entry) for entry in archive.namelist()}
         metadata = json.loads(parts["metadata.json"])
         parts["metadata.json"] = json.dumps({"keras_version": metadata["keras_version"]}).encode()
         parts["config.json"] = re.sub(rb', "shared_object_id": \d+', b"", parts["config.json"])
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for entry, content in parts.items():
                 archive.writestr(zipfile.ZipInfo(entry), content, zipfile.ZIP_DEFLATED, compresslevel=9)
 
@@ -182,10 +184,9 @@ def main() -> None:
     images, labels = patches.batch(2000, held_out=True)
     found = trained.predict(images / 127.5 - 1, 100, verbose=0).argmax(1)
     textures = labels >= len(patches.cells)
-    print(
-        f"textures drawn with other seeds: {np.mean(found[textures] == labels[textures]):.3f} of {len(TEXTURES)} kinds"
-    )
-    print(f"patches, distorted anew: {np.mean(found[~textures] == labels[~textures]):.3f} of {len(patches.cells)}")
+    print(f"accuracy on held-out textures: {np.mean(found[textures] == labels[textures]):.3f}, {len(TEXTURES)} classes")
+    photos = found[~textures] == labels[~textures]
+    print(f"accuracy on new patches of photos: {np.mean(photos):.3f}, {len(patches.cells)} classes")
     network = folded(trained)
     save(network, given.output)
     print(f"{given.output.name}: {network.count_params():,} parameters, {given.output.stat().st_size:,} bytes")

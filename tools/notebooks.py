@@ -1,10 +1,10 @@
 """Write notebooks/NAME.ipynb from recipes/NAME.py and its row in the README.
 
-    python -m tools.notebooks            writes them
-    python -m tools.notebooks --check    says which are not what would be written; exit status 1 if any is
+    python -m tools.notebooks            writes all notebooks
+    python -m tools.notebooks --check    lists notebooks that are out of date; exit status 1 if there are any
 
-A recipe's sections (`# %% Title`) become those of its notebook. Comments right under a title, and comments that hold a
-line of `# >>> code`, are prose and cells; all else is code as it stands in the recipe.
+Each section of a recipe (`# %% Title`) becomes a section of its notebook. Comments directly under a title, and comments
+that contain a `# >>> code` line, become text cells and example cells. Everything else becomes code cells, unchanged.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from common.files import write_text
-from common.standalone import recipe_names
+from common.runs.copying import recipe_names
+from common.system.files import write_text
 
 ROOT = Path(__file__).parents[1]
 HOSTED = """\
-**On Colab or Kaggle** choose a GPU first. Run `python -m build --wheel` in the project's folder, put the file from
-`dist/` beside this notebook (Colab: *Files*, *Upload*; Kaggle: *Add input*), and the next cell installs it. **On your
-own machine** the notebook finds the project that it lies in."""
+**On Colab or Kaggle**: select a GPU. Run `python -m build --wheel` in the project's folder and upload the file from
+`dist/` next to this notebook (Colab: *Files*, *Upload*; Kaggle: *Add input*). The next cell installs it. **On your own
+machine** the notebook finds the project by itself."""
 SETUP = """\
 import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer TensorFlow messages
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 recipe = "recipes/{name}.py"
 project = next((folder for folder in Path.cwd().parents if (folder / recipe).exists()), None)
 wheels = [*Path.cwd().glob("*.whl"), *Path("/kaggle/input").rglob("keras_image_cookbook-*.whl")]
@@ -43,35 +45,34 @@ if project:
 elif not find_spec("recipes") and wheels:
     %pip install --quiet {{wheels[0]}}
 elif not find_spec("recipes"):
-    raise SystemExit("open this notebook in the project's folder, or put the project's wheel beside it")"""
+    raise SystemExit("open this notebook in the project's folder, or put the project's wheel next to it")"""
 SUMMARY = """\
 for name, network in build(DEMO)._asdict().items():
     print(f"{name}: {network.count_params():,} weights; {network.input_shape} -> {network.output_shape}")"""
 DEMO = """\
-`DEMO` is the recipe made small: {time} on two CPU cores. Run the cell again and it shows what is there, or goes on
-where it was stopped. For a quick look write `config = replace(DEMO, epochs=2)` (`from dataclasses import replace`);
-for the settings of the paper `Config()`, on a GPU."""
+`DEMO` is a small version of the recipe. It takes {time} of CPU time on a processor with AVX2. Run the cell again to
+resume a stopped run, or to show the result of a finished run. For a quick look, use `config = replace(DEMO, epochs=2)`
+(`from dataclasses import replace`). `Config()` has the hyperparameters of the paper; use a GPU for it."""
 OWN = """\
-## Your own pictures
+## Your own images
 
 ```
 {commands}
 ```
 
-Or here: `experiment("path/to/your/pictures", Config(), Path("runs/mine"))`, and the same cell goes on after a stop.
-What folders may look like stands in [data/README.md](../data/README.md), results on real data and speed in
-[benchmarks/RESULTS.md](../benchmarks/RESULTS.md). `python -m recipes copy {name} mine.py` makes one file of this recipe
-and all that it borrows, to change as you like."""
+Or in this notebook: `run("path/to/your/images", Config(), Path("runs/mine"))`. Run the cell again to resume.
+[data/README.md](../data/README.md) describes the folder layouts, and
+[benchmarks/RESULTS.md](../benchmarks/RESULTS.md) has results on real data. `python -m recipes copy {name} mine.py`
+writes this recipe to a single file that you can edit."""
 
 PLUMBING = """\
-What comes from `common` is plumbing: images, data, the loop that calls a step, runs on disk. `keras` and `tf` are Keras
-and TensorFlow, without the lines that they write when they start."""
+The imports from `common` are supporting code: reading and writing images, batches, the training loop, run folders."""
 
 # %% Reading a recipe
 
 
 def sections(text: str) -> list[tuple[str, str]]:
-    """Return the title and the text of each section of a recipe; the first, of imports, has no title."""
+    """Return the title and the text of each section of a recipe. The first section, the imports, has no title."""
     text = text[: text.index('if __name__ == "__main__":')]
     found: list[tuple[str, list[str]]] = [("", [])]
     for line in text.splitlines()[ast.parse(text).body[0].end_lineno :]:
@@ -83,7 +84,7 @@ def sections(text: str) -> list[tuple[str, str]]:
 
 
 def blocks(section: str) -> list[tuple[str, str]]:
-    """Split the text of a section into what is "prose", "example" or "code", in order."""
+    """Split the text of a section into blocks of "prose", "example" or "code", in order."""
     found = [("code", "")]
 
     def add(kind: str, text: str) -> None:
@@ -94,10 +95,10 @@ def blocks(section: str) -> list[tuple[str, str]]:
     for comment, group in itertools.groupby(section.splitlines(), lambda line: line.startswith("#")):
         lines = list(group)
         first = not any(text.strip() for _, text in found)
-        told = comment and (first or any(line.startswith("# >>> ") for line in lines))
+        shown = comment and (first or any(line.startswith("# >>> ") for line in lines))
         for line in lines:
             example = re.match(r"# (>>>|\.\.\.)( |$)", line)
-            if not told:
+            if not shown:
                 add("code", line + "\n")
             elif example:
                 add("example", line[example.end() :] + "\n")
@@ -107,7 +108,7 @@ def blocks(section: str) -> list[tuple[str, str]]:
 
 
 def without_prose(text: str) -> str:
-    """Return a recipe's docstring, titles and code, without what only its notebook shows."""
+    """Return a recipe's docstring, titles and code, without the prose and examples for its notebook."""
     head, _, _ = text.partition("\n# %% ")
     parts = [head]
     for title, section in sections(text)[1:]:
@@ -117,7 +118,7 @@ def without_prose(text: str) -> str:
 
 
 def fields(docstring: str) -> dict[str, str]:
-    """Return the parts of a recipe's docstring: its first line as Title, then Paper, Images, Run and others."""
+    """Split a recipe's docstring into fields. The first line is the title; later fields are Paper, Images and so on."""
     title, _, rest = docstring.partition("\n")
     found, name = {"Title": title}, ""
     for line in rest.splitlines():
@@ -130,23 +131,23 @@ def fields(docstring: str) -> dict[str, str]:
 
 
 def row_of(name: str, readme: str) -> dict[str, str]:
-    """Return a recipe's row in the README's table, by column."""
+    """Return a recipe's row in the README's table, keyed by column header."""
     header = next(line for line in readme.splitlines() if line.startswith("| | recipe |"))
     row = next(line for line in readme.splitlines() if f"| `recipes.{name}` |" in line)
     columns, cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in (header, row))
     return dict(zip(columns, cells, strict=True))
 
 
-# %% Writing its notebook
+# %% Writing a notebook
 
 
 def cells_of(name: str, text: str, readme: str) -> Iterator[nbformat.NotebookNode]:
     """Yield the cells of a recipe's notebook."""
     row, parts = row_of(name, readme), fields(str(ast.get_docstring(ast.parse(text))))
     commands, sentence = parts.pop("Run"), row["recipe"]
-    intro = [f"# {parts.pop('Title')}", f"![what its demo makes](../docs/gallery/{name}.png)"]
+    intro = [f"# {parts.pop('Title')}", f"![result of the demo](../docs/gallery/{name}.png)"]
     numbers = re.sub(r"\]\((?!http)", "](../", row["measured"])
-    intro += [f"{sentence}. Measured: {numbers}.", f"**Time** {row['time']} on two CPU cores."]
+    intro += [f"{sentence}. Measured: {numbers}.", f"**CPU time** {row['CPU time']}, on a processor with AVX2."]
     for field, words in parts.items():
         if re.match(r"1\. ", words):
             intro.append(f"**{field}**\n\n" + words.replace("\n   ", " "))
@@ -158,7 +159,7 @@ def cells_of(name: str, text: str, readme: str) -> Iterator[nbformat.NotebookNod
     yield new_code_cell(SETUP.format(name=name))
     for title, section in sections(text):
         if title == "Try it":
-            yield from demo_cells(row["time"])
+            yield from demo_cells(row["CPU time"])
         prose = f"## {title}" if title else PLUMBING
         for kind, block in blocks(section):
             if kind == "prose":
@@ -176,18 +177,21 @@ def cells_of(name: str, text: str, readme: str) -> Iterator[nbformat.NotebookNod
 
 
 def demo_cells(time: str) -> Iterator[nbformat.NotebookNode]:
-    """Yield those that run the demo; the settings stand in a cell of their own, with papermill's tag."""
+    """Yield the cells that run the demo. The config is in a separate cell with papermill's `parameters` tag."""
     yield new_markdown_cell("## The demo\n\n" + DEMO.format(time=time))
     yield new_code_cell("config = DEMO", metadata={"tags": ["parameters"]})
     yield new_code_cell("show_file(demo(config))")
-    yield new_markdown_cell("All of the run on one page: pictures, scores, curves, settings.")
+    yield new_markdown_cell("The report of the run shows images, scores, curves and options.")
     yield new_code_cell("show_report(DEMO_RUN)")
 
 
 def for_notebook(imports: str) -> str:
-    """Return a recipe's imports without the command line, and with what shows pictures."""
-    shown = "from common.notebook import show, show_file, show_report\n"
-    return imports.replace("from common.cli import run_command\n", shown)
+    """Return a recipe's imports, with functions that show images in place of `run_command`."""
+    lines = [re.sub(r", run_command\b|\brun_command, ", "", line) for line in imports.splitlines()]
+    last = max(number for number, line in enumerate(lines) if line.startswith(("from common", ")")))
+    return "\n".join(
+        [*lines[: last + 1], "from common.runs.notebook import show, show_file, show_report", *lines[last + 1 :]]
+    )
 
 
 def notebook(name: str, root: Path = ROOT) -> str:
@@ -204,14 +208,14 @@ def notebook(name: str, root: Path = ROOT) -> str:
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    """Write or check all notebooks; exit status 1 where a check finds one that differs."""
+    """Write or check all notebooks; return exit status 1 if a check finds one that is out of date."""
     parser = argparse.ArgumentParser(description="Write notebooks/ from recipes/.")
-    parser.add_argument("--check", action="store_true", help="only say which are not what would be written")
+    parser.add_argument("--check", action="store_true", help="only list notebooks that are out of date")
     check, differing = parser.parse_args(arguments).check, 0
     names = recipe_names(root)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         if path.stem not in names:
-            print(f"{path}: there is no such recipe; delete it")
+            print(f"{path}: no recipe has this name; delete the file")
             differing += 1
     for name in names:
         path, text = root / "notebooks" / f"{name}.ipynb", notebook(name, root)
@@ -219,7 +223,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             continue
         differing += 1
         if check:
-            print(f"{path}: not what recipes/{name}.py and README.md give; run `python -m tools.notebooks`")
+            print(f"{path}: differs from recipes/{name}.py and README.md; run `python -m tools.notebooks`")
         else:
             print(write_text(path, text))
     return int(check and differing > 0)

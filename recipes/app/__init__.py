@@ -1,1 +1,1 @@
-"""The page to play with what the recipes learn: `python -m recipes app`."""
+"""A web page for trying out trained models: `python -m recipes app`."""

@@ -1,4 +1,4 @@
-"""What the tabs of the page share: runs, demos that make them, uploads, and places for pictures."""
+"""Helpers for the tabs of the page: runs, demos, uploads and image components."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.canvas import no_larger, photographs, read_photo
-from common.errors import InputError
-from common.images import read_image, resize_image
-from common.runs import Shape, load_network
+from common.images.pixels import limit_size, resize_image
+from common.images.reading import read_image
+from common.runs.run import Shape, load_network
+from common.samples.photos import photographs
+from common.system.files import InputError
+from common.training import read_photo
 from recipes import cyclegan, dcgan, fast_style_transfer, pix2pix, vae, vae_faces
 from recipes.app.guard import files_in
 
-RECIPES = {  # of which a run is played with
+RECIPES = {  # the recipes whose runs the page uses
     "cyclegan": cyclegan,
     "dcgan": dcgan,
     "fast_style_transfer": fast_style_transfer,
@@ -32,34 +34,34 @@ RECIPES = {  # of which a run is played with
     "vae": vae,
     "vae_faces": vae_faces,
 }
-DRAWINGS = 8  # that a canvas keeps until they are looked at
-ANY_IMAGE = (None, None, 3)  # height, width and channels that a network takes or gives
-LARGEST_SIDE = 768  # pixels of an uploaded picture that is worked on; larger ones are made smaller
+DRAWINGS = 8  # number of unread drawings that a canvas keeps
+ANY_IMAGE = (None, None, 3)  # input or output shape of a network: one RGB image of any size
+LARGEST_SIDE = 768  # maximum side in pixels; larger uploads are resized
 
 
 def is_whole(run: Path) -> bool:
-    """Return whether a run has come to its end."""
+    """Return whether a run is finished."""
     return (run / "results.json").exists()
 
 
 def demo_messages(recipe: str, run: Path) -> Iterator[str]:
-    """Run a recipe's demo in a process of its own, and yield how far it is; RuntimeError says why it failed."""
+    """Run a recipe's demo in a separate process and yield its progress. Raises RuntimeError if it fails."""
     command = [sys.executable, "-m", f"recipes.{recipe}", "--output-dir", str(run)]
     with (
-        tempfile.TemporaryFile("w+") as said,  # a pipe would be full one day, and the demo wait for ever
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process,
+        tempfile.TemporaryFile("w+") as messages,  # a full pipe would block the demo
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=messages) as process,
     ):
-        yield "making ready …"
+        yield "starting …"
         while process.poll() is None:
             time.sleep(1)
-            yield f"epoch {epochs_done(run)} of {RECIPES[recipe].DEMO.epochs} is done"
+            yield f"{epochs_done(run)} of {RECIPES[recipe].DEMO.epochs} epochs done"
         if process.returncode:
-            said.seek(0)
-            raise RuntimeError(said.read().strip().rpartition("\n")[2])
+            messages.seek(0)
+            raise RuntimeError(messages.read().strip().rpartition("\n")[2])
 
 
 def epochs_done(run: Path) -> int:
-    """Return how many epochs of a run are done."""
+    """Return the number of finished epochs of a run."""
     try:
         with (run / "history.csv").open(newline="", encoding="utf-8") as file:
             return sum(1 for _ in csv.DictReader(file))
@@ -68,70 +70,71 @@ def epochs_done(run: Path) -> int:
 
 
 class Answer(NamedTuple):
-    """What a tab shows at every trigger, the last of many that come at once, and if `at_once` when it is first seen."""
+    """A function that a tab calls at every trigger. If several triggers are pending, only the last one is processed."""
 
     function: Callable
     inputs: list
     outputs: Any
     triggers: list
-    at_once: bool
+    at_once: bool  # also call it when the tab is opened
     made: Made | None
 
 
 class Made(NamedTuple):
-    """What makes a run to play with."""
+    """The components that create the run of a tab if it does not exist."""
 
-    event: Any  # after which there is one
-    shown: Callable  # returns which of the columns are to be seen: the button, or what it makes
+    event: Any  # after this event, the run exists
+    shown: Callable  # returns which column to show: the button or the controls
     columns: list
 
 
 def answer(
     gr: Any, function: Callable, inputs: list, outputs: Any, triggers: list | None = None, made: Made | None = None
 ) -> Answer:
-    """Return one that says on the page what a user gave wrong; triggers are all changes where none is given.
+    """Return an `Answer` that shows user errors on the page. By default, a change to any input triggers it.
 
-    The function is for events with `preprocess=False`: gradio would open pictures by rules of its own, and say nothing
-    on the page of one that it cannot read.
+    Use the function of the `Answer` only for events with `preprocess=False`. With Gradio's own preprocessing, the page
+    would show no message for an unreadable image.
     """
 
     @functools.wraps(function)
-    def told(*given):
+    def with_errors(*given):
         try:
-            return function(*(taken(gr, place, value) for place, value in zip(inputs, given, strict=True)))
+            return function(*(taken(gr, component, value) for component, value in zip(inputs, given, strict=True)))
         except (InputError, OSError) as error:
             message = str(error)
-            for file in files_in(list(given)):  # users know their files by name
+            for file in files_in(list(given)):  # show file names, not the paths of the uploads
                 message = message.replace(file["path"], Path(file["path"]).name)
             raise gr.Error(html.escape(message), print_exception=False) from None
 
-    # gradio's editor says `input`, and not `change`, when somebody has painted on it.
+    # gradio's editor fires `input`, not `change`, after a brush stroke.
     changes = [each.input if isinstance(each, gr.ImageEditor) else each.change for each in inputs]
-    return Answer(told, inputs, outputs, triggers or changes, at_once=not triggers, made=made)
+    return Answer(with_errors, inputs, outputs, triggers or changes, at_once=not triggers, made=made)
 
 
-def taken(gr: Any, place: Any, value: Any) -> Any:
-    """Return what a tab's function takes for a value from the browser.
+def taken(gr: Any, component: Any, value: Any) -> Any:
+    """Convert a component's value, as sent by the browser, to an argument of a tab's function.
 
-    That is the path of an upload, of which `Guard` has seen that it is one; what is drawn on a canvas, uint8 [height,
-    width, 3]; None where there is nothing; or the value, after gradio has looked at it.
+    Returns:
+        The path of an upload, which `Guard` has checked; the drawing on a canvas, uint8 [height, width, 3]; for other
+        components, the value as converted by gradio. None if there is no upload or drawing.
     """
-    if isinstance(place, gr.Image):
+    if isinstance(component, gr.Image):
         return value["path"] if value else None
-    if not isinstance(place, gr.ImageEditor):
-        return place.preprocess(value)
-    if value and (content := place.blob_storage.pop(value["id"], None)) is not None:
+    if not isinstance(component, gr.ImageEditor):
+        return component.preprocess(value)
+    if value and (content := component.blob_storage.pop(value["id"], None)) is not None:
         return read_image(Drawing(content))
     return read_image(Path(value["composite"]["path"])) if value and value["composite"] else None
 
 
 class Drawing(NamedTuple):
-    """What is drawn on a canvas, for `read_image`."""
+    """A drawing from a canvas. `read_image` can read it like a file."""
 
     content: bytes
 
     def read_bytes(self) -> bytes:
-        """Return the image file."""
+        """Return the content of the image file."""
         return self.content
 
     def __str__(self) -> str:
@@ -140,17 +143,17 @@ class Drawing(NamedTuple):
 
 @contextmanager
 def with_run(gr: Any, recipe: str, run: Path) -> Iterator[Made]:
-    """Show what is made inside where the run is whole; where it is not, a button that makes it first."""
+    """Show the controls created in the `with` block if the run is finished, otherwise a button that runs the demo."""
 
     def shown():
         return gr.update(visible=not is_whole(run)), gr.update(visible=is_whole(run))
 
     with gr.Column(visible=not is_whole(run)) as missing:
         gr.Markdown(
-            f"This plays with a run of `{recipe}`. There is none in `{run}` yet; its demo makes one, in some minutes."
+            f"This tab needs a run of `{recipe}`, but `{run}` contains none. The demo creates one in a few minutes."
         )
-        button = gr.Button("Make it", variant="primary")
-        said = gr.Markdown()
+        button = gr.Button("Run the demo", variant="primary")
+        progress = gr.Markdown()
 
     def make():
         try:
@@ -161,50 +164,50 @@ def with_run(gr: Any, recipe: str, run: Path) -> Iterator[Made]:
         yield "", *shown()
 
     with gr.Column(visible=is_whole(run)) as present:
-        event = button.click(make, None, [said, missing, present], concurrency_limit=1, concurrency_id="demo")
+        event = button.click(make, None, [progress, missing, present], concurrency_limit=1, concurrency_id="demo")
         yield Made(event, shown, [missing, present])
 
 
 def photo_input(gr: Any, label: str, image: np.ndarray | None = None) -> Any:
-    """Return a place for an upload, with a picture in it to begin with, or small and empty."""
+    """Return an upload component that shows `image`. Without `image`, the component is smaller."""
     height = 160 if image is None else 320
     return gr.Image(image, type="filepath", label=label, sources=["upload", "clipboard"], height=height)
 
 
 @functools.cache
 def bundled(name: str) -> np.ndarray:
-    """Return one of the photographs that come with scikit-image."""
+    """Return the photograph from scikit-image that is called `name`."""
     return photographs()[name]
 
 
 def read_upload(path: str) -> np.ndarray:
-    """Return an uploaded picture, uint8 [height, width, 3], made smaller where it is large."""
-    return no_larger(read_photo(path), LARGEST_SIDE)
+    """Return an uploaded image, uint8 [height, width, 3], resized if it is large."""
+    return limit_size(read_photo(path), LARGEST_SIDE)
 
 
 def check_upload(path: str | None) -> None:
-    """Raise InputError where an uploaded picture cannot be read."""
+    """Raise InputError if an uploaded image cannot be read."""
     if path:
         read_upload(path)
 
 
 @functools.lru_cache(maxsize=16)
-def network_of(run: Path, name: str, takes: Shape, gives: Shape, written: int) -> Any:
-    """Return a network of a run, which is read once; `written` is when its file was."""
-    return load_network(run, name, takes, gives)
+def network_of(run: Path, name: str, input_shape: Shape, output_shape: Shape, written: int) -> Any:
+    """Load a network of a run, and cache it until its file changes; `written` is the file's modification time."""
+    return load_network(run, name, input_shape, output_shape)
 
 
-def network(run: Path, name: str, takes: Shape = ANY_IMAGE, gives: Shape = ANY_IMAGE) -> Any:
-    """Return a network of a run as it is now, by default one that translates images of any size.
+def network(run: Path, name: str, input_shape: Shape = ANY_IMAGE, output_shape: Shape = ANY_IMAGE) -> Any:
+    """Return a network of a run. By default, it must map RGB images of any size to RGB images.
 
-    Raises InputError where it takes or gives something else, as a network of another run does.
+    Raises InputError if the input or output shape of the network differs.
     """
     path = run / f"{name}.keras"
-    return network_of(run, name, takes, gives, path.stat().st_mtime_ns if path.exists() else 0)
+    return network_of(run, name, input_shape, output_shape, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 def result(gr: Any, label: str, height: int | None = None) -> Any:
-    """Return a place for a picture, which stands under its label."""
+    """Add a label and, below it, an image component for a result; return the component."""
     gr.Markdown(label)
     name = re.sub(r"\W+", "-", label)
     shown = {"show_label": False, "format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
@@ -212,7 +215,7 @@ def result(gr: Any, label: str, height: int | None = None) -> Any:
 
 
 def canvas(gr: Any, image: np.ndarray, colours: Sequence[str], brush: int, start: str, label: str) -> Any:
-    """Return a picture, uint8 [height, width, 3], to paint on with a brush of so many pixels."""
+    """Return a canvas for painting on an image, uint8 [height, width, 3]; `brush` is the brush width in pixels."""
     editor = gr.ImageEditor(
         {"background": image, "layers": [], "composite": image},
         brush=gr.Brush(default_size=brush, colors=list(colours), default_color=start, color_mode="fixed"),
@@ -227,7 +230,7 @@ def canvas(gr: Any, image: np.ndarray, colours: Sequence[str], brush: int, start
     )
 
     def accept_blobs(data):
-        """Keep the newest drawings, and only as a whole; gradio would keep all, and a layer at any number."""
+        """Keep only the newest drawings, without their layers. Gradio's own method would keep everything."""
         if data.data["type"] == "composite":
             editor.blob_storage[data.data["id"]] = data.files[0][1]
         for name in list(editor.blob_storage)[:-DRAWINGS]:
@@ -239,7 +242,7 @@ def canvas(gr: Any, image: np.ndarray, colours: Sequence[str], brush: int, start
 
 
 def side_by_side(*images: np.ndarray, height: int = 256) -> np.ndarray:
-    """Return uint8 [h, w, 1 or 3] of any sizes in a row, small pixels kept as squares, large ones made smaller."""
+    """Join uint8 images [h, w, 1 or 3] of any size in a row. Small images are enlarged by integer factors."""
     parts = []
     for image in images:
         zoom = max(1, height // len(image))

@@ -1,4 +1,4 @@
-"""The page itself, on this machine only."""
+"""Serve the web page on this machine only."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError
-from common.runs import stored_run
+from common.runs.bundled import run_or_bundle
+from common.runs.run import stored_run
+from common.system.files import InputError
 from recipes.app.guard import LARGEST_UPLOAD, Guard
 from recipes.app.parts import RECIPES, answer, check_upload
 from recipes.app.tabs import TABS
 
 
 def serve(runs: Sequence[Path] = (), port: int = 7860, open_browser: bool = False) -> None:
-    """Show the page at http://127.0.0.1:PORT, until Ctrl-C or SIGTERM; nobody else on the network can reach it.
+    """Serve the page at http://127.0.0.1:PORT until Ctrl-C or SIGTERM. Other machines cannot reach it.
 
     Args:
-        runs: folders to play with in place of the demos'.
-        port: 0 takes any that is free.
-        open_browser: open the page in one.
+        runs: run folders to use instead of the demo runs. A recipe without a run uses its bundled networks.
+        port: port number; 0 selects a free port.
+        open_browser: also open the page in a browser.
 
     Raises:
-        InputError: gradio is not installed, the port cannot be used, or a folder is no run of a recipe that has a tab.
-        SystemExit: SIGTERM or SIGHUP came; all that was uploaded is deleted, as after Ctrl-C.
+        InputError: gradio is not installed, the port cannot be used, a folder is not a run, or its recipe has no tab.
+        SystemExit: after SIGTERM or SIGHUP. Uploads are deleted, as after Ctrl-C.
     """
     with ended_by("SIGTERM", "SIGHUP"), serving(runs, port) as address:
-        print(f"the page is at {address}; Ctrl-C ends it", flush=True)
+        print(f"the page is at {address}; press Ctrl-C to stop", flush=True)
         if open_browser:
             import webbrowser
 
@@ -47,9 +48,9 @@ def serve(runs: Sequence[Path] = (), port: int = 7860, open_browser: bool = Fals
 
 @contextmanager
 def ended_by(*names: str) -> Iterator[None]:
-    """Let signals end what runs inside as Ctrl-C does, but with exit status 128 and their number.
+    """While the block runs, raise SystemExit on these signals. The exit status is 128 plus the signal number.
 
-    Those that this system does not have, or that are ignored, as by nohup, stay so.
+    Nothing changes for signals that do not exist on this system or are already ignored (nohup).
     """
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
@@ -59,14 +60,14 @@ def ended_by(*names: str) -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let no second Ctrl-C leave files behind."""
+    """Ignore Ctrl-C and SIGTERM while the block runs, so that no files are left behind."""
     with handled(dict.fromkeys([signal.SIGINT, signal.SIGTERM], signal.SIG_IGN)):
         yield
 
 
 @contextmanager
 def handled(handlers: Mapping[int, Any]) -> Iterator[None]:
-    """Handle signals so for a while, where this thread may."""
+    """Set signal handlers for the block, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -80,9 +81,9 @@ def handled(handlers: Mapping[int, Any]) -> Iterator[None]:
 
 @contextmanager
 def serving(runs: Sequence[Path] = (), port: int = 7860) -> Iterator[str]:
-    """Serve the page from a thread, at the address that is yielded; in the end its files are deleted.
+    """Serve the page in a thread and yield its address. At the end, delete the page's files.
 
-    Raises InputError as `serve`.
+    Raises InputError like `serve`.
     """
     with listening(port) as listener, upload_folder() as folder:
         try:
@@ -91,16 +92,19 @@ def serving(runs: Sequence[Path] = (), port: int = 7860) -> Iterator[str]:
             import uvicorn
         except ImportError:
             raise InputError("the page needs gradio: pip install --editable '.[app]'") from None
-        folders = {name: recipe.DEMO_RUN for name, recipe in RECIPES.items()} | {recipe_of(run): run for run in runs}
+        given = {recipe_of(run): run for run in runs}
+        folders = {name: given.get(name) or run_or_bundle(RECIPES[name].DEMO_RUN, name) for name in RECIPES}
         app = gr.mount_gradio_app(
             fastapi.FastAPI(),
             page(folders),
             path="/",
             root_path="",
             max_file_size=LARGEST_UPLOAD,
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # others are fetched
+            theme=gr.themes.Default(
+                font=["system-ui", "sans-serif"], font_mono=["monospace"]
+            ),  # other fonts would be fetched from the web
             footer_links=[],
-            show_error=False,  # of what is not meant for the page, such as an error in the code
+            show_error=False,  # internal errors are not shown
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,
@@ -108,10 +112,10 @@ def serving(runs: Sequence[Path] = (), port: int = 7860) -> Iterator[str]:
             pwa=False,
         )
         host, port = listener.getsockname()
-        # Gradio's own `launch` has no place for what must see a request before gradio does.
+        # uvicorn runs the page, because gradio's `launch` cannot check requests before gradio reads them.
         guard = Guard(app, folder, port)
         options: dict[str, Any] = {"ws": "none", "proxy_headers": False, "timeout_graceful_shutdown": 1}
-        options |= {"log_level": "warning", "log_config": None}  # its own would close the log handlers of others
+        options |= {"log_level": "warning", "log_config": None}  # uvicorn's log config would close other log handlers
         server = uvicorn.Server(uvicorn.Config(guard, **options))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
@@ -123,32 +127,30 @@ def serving(runs: Sequence[Path] = (), port: int = 7860) -> Iterator[str]:
             yield f"http://{host}:{port}"
         finally:
             with uninterrupted():
-                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of open pages that are cut off
+                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # no messages about open connections
                 server.should_exit = True
                 thread.join(10)
 
 
 @contextmanager
 def listening(port: int) -> Iterator[socket.socket]:
-    """Take a port of this machine. Raises InputError where it is none, is taken, or is not for everyone."""
+    """Listen on a port of this machine. Raises InputError if the port is invalid, in use or reserved."""
     if not 0 <= port <= 65535:
-        raise InputError(f"--port {port}: no port; choose one from 1024 to 65535, or 0 for any that is free")
+        raise InputError(f"--port {port}: not a port; choose one from 1024 to 65535, or 0 for any free port")
     try:
         listener = socket.create_server(("127.0.0.1", port))
     except OSError as error:
-        why = {errno.EADDRINUSE: "is taken", errno.EACCES: "is reserved for root"}.get(
+        why = {errno.EADDRINUSE: "is in use", errno.EACCES: "is reserved for root"}.get(
             error.errno or 0, str(error.strerror)
         )
-        raise InputError(
-            f"--port {port}: {why}; choose another from 1024 to 65535, or 0 for any that is free"
-        ) from None
+        raise InputError(f"--port {port}: {why}; choose another from 1024 to 65535, or 0 for any free port") from None
     with listener:
         yield listener
 
 
 @contextmanager
 def upload_folder() -> Iterator[Path]:
-    """Make a folder that no other user can look into, for all files of the page, and delete it in the end."""
+    """Create a folder for the page's files, readable only by this user, and delete it at the end."""
     before = os.environ.get("GRADIO_TEMP_DIR")
     folder = Path(tempfile.mkdtemp(prefix="recipes-app-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
@@ -164,7 +166,7 @@ def upload_folder() -> Iterator[Path]:
 
 
 def recipe_of(run: Path) -> str:
-    """Return the recipe of a run. Raises InputError where it has no tab."""
+    """Return the name of a run's recipe. Raises InputError if this recipe has no tab."""
     name = stored_run(run)["recipe"]
     if name not in RECIPES:
         raise InputError(f"{run}: a run of {name}, which has no tab; expected one of {', '.join(RECIPES)}")
@@ -172,24 +174,24 @@ def recipe_of(run: Path) -> str:
 
 
 def page(runs: dict[str, Path]) -> Any:
-    """Return the page, a gradio.Blocks, that plays with these runs, one of each of `RECIPES`."""
+    """Return the page, a gradio.Blocks. `runs` contains one run for each recipe in `RECIPES`."""
     import gradio as gr
 
     with gr.Blocks(title="Keras image cookbook", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        gr.Markdown("# Play with the recipes\nAll of it is computed on this machine, and nothing leaves it.")
+        gr.Markdown("# Try the recipes\nEverything is computed on this machine. No data leaves it.")
         with gr.Tabs():
             for title, controls in TABS.items():
                 with gr.Tab(title) as tab:
                     found = controls(gr, runs)
                 first = [tab.select] if found.at_once else []
-                # `answer` makes of values what the function takes.
+                # `answer` converts the values
                 options = {"trigger_mode": "always_last", "show_progress": "minimal", "preprocess": False}
                 gr.on([*first, *found.triggers], found.function, found.inputs, found.outputs, **options)
                 if not found.at_once:
-                    for place in found.inputs:
-                        if isinstance(place, gr.Image):  # say at once, and not at the button, that it cannot be read
-                            check = answer(gr, check_upload, [place], None).function
-                            place.upload(check, [place], None, show_progress="hidden", preprocess=False)
+                    for component in found.inputs:
+                        if isinstance(component, gr.Image):  # report an unreadable image right after the upload
+                            check = answer(gr, check_upload, [component], None).function
+                            component.upload(check, [component], None, show_progress="hidden", preprocess=False)
                 if found.made:
                     found.made.event.success(found.function, found.inputs, found.outputs, preprocess=False)
                     blocks.load(found.made.shown, None, found.made.columns)

@@ -1,4 +1,4 @@
-"""The tabs of the page: each makes its controls, and says what they show."""
+"""The tabs of the page. Each function creates the controls of a tab and returns its `Answer`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from common.attack_pictures import magnified
-from common.attacked import whole_levels
-from common.canvas import canvas_of, no_larger, read_photo, read_style
-from common.digits import centred_digit, held_out_digits
-from common.errors import InputError
-from common.faces import FACE_ATTRIBUTES, drawn_faces
-from common.imagenet import Known, frozen_classifier
-from common.images import LABEL_COLOURS, colour_labels, labels_from_colours, read_image, resize_image
-from common.runs import image_shape, read_run
-from common.seasons import drawn_seasons
-from common.streets import STREET_CLASSES, street_pairs
+from common.images.pixels import resize_image
+from common.images.reading import read_image
+from common.runs import Run
+from common.runs.attacks import magnified
+from common.runs.pretrained import Classifier
+from common.samples.digits import centred_digit, held_out_digits
+from common.samples.faces import FACE_ATTRIBUTES, synthetic_faces
+from common.samples.seasons import synthetic_seasons
+from common.samples.sketches import FACE_COLOURS, plain_face, sketch_pairs, thin_paint
+from common.system.files import InputError
+from common.training import Painting, read_photo, read_style
 from recipes import cyclegan, dcgan, deepdream, fast_style_transfer, fgsm, pix2pix, style_transfer, vae, vae_faces
 from recipes.app.parts import (
     Answer,
@@ -35,18 +35,18 @@ from recipes.app.parts import (
     with_run,
 )
 
-FACES, SCENES = 20, 12  # embedded ones to choose from
+FACES, SCENES, SKETCHES = 20, 12, 12  # number of synthetic faces, scenes and sketches to choose from
 
 
 def edit_faces(gr: Any, runs: dict[str, Path]) -> Answer:
-    """Sliders that change a face's attributes."""
+    """Edit the attributes of a face with sliders."""
     run = runs["vae_faces"]
-    names = tuple(vae_faces.open_run(run)[1]["names"]) if is_whole(run) else FACE_ATTRIBUTES
+    names = tuple(vae_faces.open_run(run)[1].names) if is_whole(run) else FACE_ATTRIBUTES
     with with_run(gr, "vae_faces", run) as made, gr.Row():
         with gr.Column():
-            shown = result(gr, "as the network sees it, and changed")
-            which = gr.Slider(0, FACES - 1, 3, step=1, label="drawn face")
-            upload = photo_input(gr, "or a face of yours")
+            shown = result(gr, "reconstruction, edited face")
+            which = gr.Slider(0, FACES - 1, 3, step=1, label="synthetic face")
+            upload = photo_input(gr, "or your own face image")
         with gr.Column():
             sliders = [gr.Slider(-3, 3, 0, step=0.1, label=name.replace("_", " ")) for name in names]
 
@@ -55,9 +55,9 @@ def edit_faces(gr: Any, runs: dict[str, Path]) -> Answer:
             return None
         networks, space, read = opened_faces(run, (run / "results.json").stat().st_mtime_ns)
         size = networks.decoder.output_shape[1]
-        face = read(Path(upload)) if upload else drawn_faces(FACES, 99, size)[0][int(which)]
+        face = read(Path(upload)) if upload else synthetic_faces(FACES, 99, size)[0][int(which)]
         latent = vae_faces.encode(networks.encoder, face[None])
-        change = np.array(values, np.float32) @ space["vectors"]
+        change = np.array(values, np.float32) @ space.vectors
         return side_by_side(*vae_faces.decode(networks.decoder, np.concatenate([latent, latent + change])))
 
     return answer(gr, edit, [which, upload, *sliders], shown, made=made)
@@ -65,45 +65,53 @@ def edit_faces(gr: Any, runs: dict[str, Path]) -> Answer:
 
 @functools.lru_cache(maxsize=2)
 def opened_faces(run: Path, written: int) -> Any:
-    """Return what `vae_faces.open_run` does, read once; `written` is when the run ended."""
+    """Return `vae_faces.open_run(run)`, cached until the run changes; `written` is the time when the run finished."""
     return vae_faces.open_run(run)
 
 
-def draw_streets(gr: Any, runs: dict[str, Path]) -> Answer:
-    """Labels to paint on, and the street that they become."""
+def draw_faces(gr: Any, runs: dict[str, Path]) -> Answer:
+    """Paint and draw a face, and translate the sketch to a portrait."""
     run = runs["pix2pix"]
-    colours = {f"#{bytes(colour).hex()}": name for name, colour in zip(STREET_CLASSES, LABEL_COLOURS, strict=False)}
-    maps = resize_image(colour_labels(street_pairs(1, 64, 7, clear=True)[0])[0], 256, 256, nearest=True)
-    key = " ".join(
-        f'<span style="border-left: 1em solid {c}; padding: 0 .8em 0 .3em">{n}</span>' for c, n in colours.items()
-    )
-    with with_run(gr, "pix2pix", run) as made:
-        gr.HTML(key)
-        with gr.Row():
-            drawn = canvas(gr, maps, list(colours), 10, "#2040d0", "paint labels")
-            with gr.Column():
-                shown = result(gr, "the street")
+    colours = [f"#{bytes(colour).hex()}" for colour in thin_paint(FACE_COLOURS)]
+    sketches = drawing_sheets()
+    with with_run(gr, "pix2pix", run) as made, gr.Row():
+        with gr.Column():
+            which = gr.Slider(0, len(sketches) - 1, 0, step=1, label="start from (0: a plain face)")
+            drawn = canvas(gr, sketches[0], colours, 12, colours[0], "paint colours, then draw lines in black")
+        with gr.Column():
+            shown = result(gr, "portrait")
 
     def translate(drawn: np.ndarray | None) -> np.ndarray | None:
         if not is_whole(run) or drawn is None:
             return None
-        size = pix2pix.read_run(run, "pix2pix", pix2pix.Config).size
-        labels = labels_from_colours(resize_image(drawn, size, size, nearest=True), len(colours))
-        return side_by_side(pix2pix.translate(network(run, "generator"), colour_labels(labels)))
+        size = Run.load(run, "pix2pix", pix2pix.Config).config.size
+        return side_by_side(pix2pix.translate(network(run, "generator"), resize_image(drawn, size, size)), height=288)
 
+    def begin(which: float) -> tuple[dict[str, Any], np.ndarray | None]:
+        sheet = sketches[int(which)]
+        return {"background": sheet, "layers": [], "composite": sheet}, translate(sheet)
+
+    which.change(begin, [which], [drawn, shown], show_progress="hidden", trigger_mode="always_last")
     return answer(gr, translate, [drawn], shown, made=made)
 
 
+@functools.cache
+def drawing_sheets() -> np.ndarray:
+    """Return images to draw on, uint8 [n, 288, 288, 3]: a plain face, then sketches of faces."""
+    sheets = [plain_face(288), *sketch_pairs(SKETCHES, 99, 96)[0]]
+    return np.stack([resize_image(sheet, 288, 288) for sheet in sheets])
+
+
 def change_seasons(gr: Any, runs: dict[str, Path]) -> Answer:
-    """Summer to winter, and back."""
+    """Translate a photo from summer to winter, or from winter to summer."""
     run = runs["cyclegan"]
-    scenes = np.stack(drawn_seasons(SCENES, 5, 64))
+    scenes = np.stack(synthetic_seasons(SCENES, 5, 64))
     ways = {"summer to winter": "a2b", "winter to summer": "b2a"}
     with with_run(gr, "cyclegan", run) as made, gr.Row():
         with gr.Column():
             direction = gr.Radio(list(ways), value="summer to winter", label="direction")
-            which = gr.Slider(0, SCENES - 1, 0, step=1, label="drawn scene")
-            upload = photo_input(gr, "or a photo of yours")
+            which = gr.Slider(0, SCENES - 1, 0, step=1, label="synthetic scene")
+            upload = photo_input(gr, "or your own photo")
         with gr.Column():
             shown = result(gr, "before and after")
 
@@ -117,7 +125,7 @@ def change_seasons(gr: Any, runs: dict[str, Path]) -> Answer:
 
 
 def paint_fast(gr: Any, runs: dict[str, Path]) -> Answer:
-    """A photo in the manner of the painting that a run has learnt, in one pass."""
+    """Give a photo the style of a trained network, in one forward pass."""
     run = runs["fast_style_transfer"]
     with with_run(gr, "fast_style_transfer", run) as made, gr.Row():
         upload = photo_input(gr, "photo", bundled("coffee"))
@@ -128,115 +136,115 @@ def paint_fast(gr: Any, runs: dict[str, Path]) -> Answer:
         if not is_whole(run) or not upload:
             return None
         style = read_image(run / "style.png")
-        return fast_style_transfer.stylize(network(run, "painter"), style, read_upload(upload))
+        return fast_style_transfer.stylize(network(run, "transform_network"), style, read_upload(upload))
 
     return answer(gr, paint, [upload], shown, made=made)
 
 
 def paint(gr: Any, runs: dict[str, Path]) -> Answer:
-    """A photo and a painting, by moving pixels."""
+    """Give a photo the style of a painting by optimising its pixels."""
     with gr.Row():
         photo, painting = photo_input(gr, "photo", bundled("cat")), photo_input(gr, "painting", read_style("sample"))
         with gr.Column():
-            shown = result(gr, "both")
-    strength = gr.Slider(-1, 1, 0, step=0.25, label="style: a tenth of the usual weight (-1) to ten times as much (1)")
-    colours = gr.Radio(["matched", "kept"], value="matched", label="colours: the painting's, or the photo's own")
-    button = gr.Button("Paint (some seconds)", variant="primary")
+            shown = result(gr, "result")
+    strength = gr.Slider(-1, 1, 0, step=0.25, label="style weight: -1 divides it by ten, 1 multiplies it by ten")
+    colours = gr.Radio(["matched", "kept"], value="matched", label="colours: match the painting, or keep the photo's")
+    button = gr.Button("Paint (a few seconds)", variant="primary")
 
-    def move(photo: str | None, painting: str | None, strength: float, colours: Any) -> np.ndarray | None:
+    def stylize(photo: str | None, painting: str | None, strength: float, colours: Any) -> np.ndarray | None:
         if not photo or not painting:
             raise InputError("choose a photo and a painting first")
         weight = style_transfer.Config().style_weight * 10**strength
         config = style_transfer.Config(size=320, epochs=1, style_weight=weight, colours=colours)
-        content, style = (no_larger(read_photo(path), config.size) for path in (photo, painting))
-        networks = looking(style_transfer, style_transfer.Config())
-        return style_transfer.stylize(networks, canvas_of(content, [(style, 1.0)]), config)
+        content, style = (read_photo(path, config.size) for path in (photo, painting))
+        networks = fixed_networks(style_transfer, style_transfer.Config())
+        return style_transfer.stylize(networks, Painting.of(content, [(style, 1.0)]), config)
 
-    return answer(gr, move, [photo, painting, strength, colours], shown, [button.click])
+    return answer(gr, stylize, [photo, painting, strength, colours], shown, [button.click])
 
 
 def dream(gr: Any, runs: dict[str, Path]) -> Answer:
-    """What a layer of the embedded network sees in a photo."""
+    """Change a photo to increase the activation of a layer of the bundled network."""
     with gr.Row():
         photo = photo_input(gr, "photo", bundled("cat"))
         with gr.Column():
             shown = result(gr, "dream")
     layers = [f"conv{stage}_{number}" for stage, number in itertools.product(range(1, 5), (1, 2))]
-    layer = gr.Dropdown(layers, value="conv3_2", label="layer: early ones know lines, late ones textures")
-    step_size = gr.Slider(0.002, 0.03, 0.01, step=0.001, label="how far each step goes")
-    button = gr.Button("Dream (some seconds)", variant="primary")
+    layer = gr.Dropdown(layers, value="conv3_2", label="layer: early layers respond to lines, late layers to textures")
+    step_size = gr.Slider(0.002, 0.03, 0.01, step=0.001, label="step size")
+    button = gr.Button("Dream (a few seconds)", variant="primary")
 
-    def rise(photo: str | None, layer: str, step_size: float) -> np.ndarray:
+    def activate(photo: str | None, layer: str, step_size: float) -> np.ndarray:
         if not photo:
             raise InputError("choose a photo first")
         config = deepdream.Config(layers=layer, step_size=step_size, size=320)
-        dreamt = deepdream.Dream(no_larger(read_photo(photo), config.size))
-        deepdream.train(looking(deepdream, deepdream.Config(layers=layer)), dreamt, config)
-        return dreamt.picture
+        dreamed = deepdream.Dream(read_photo(photo, config.size))
+        deepdream.train(fixed_networks(deepdream, deepdream.Config(layers=layer)), dreamed, config)
+        return dreamed.image
 
-    return answer(gr, rise, [photo, layer, step_size], shown, [button.click])
+    return answer(gr, activate, [photo, layer, step_size], shown, [button.click])
 
 
 @functools.lru_cache(maxsize=16)
-def looking(recipe: Any, config: Any) -> Any:
-    """Return the networks of a recipe that do not learn, built once."""
+def fixed_networks(recipe: Any, config: Any) -> Any:
+    """Return the frozen networks of a recipe, cached."""
     return recipe.build(config)
 
 
 @functools.cache
-def digits() -> tuple[Known, np.ndarray]:
-    """Return the embedded classifier of digits, and pictures whose writers it does not know."""
-    return frozen_classifier("digits", ""), held_out_digits()[0]
+def digits() -> tuple[Classifier, np.ndarray]:
+    """Return the bundled digit classifier, and digits by writers who are not in its training data."""
+    return Classifier.load("digits", ""), held_out_digits()[0]
 
 
-def said_of(probabilities: np.ndarray) -> dict[str, float]:
-    """Return the probability of each digit by its name, as gradio's labels take it."""
+def by_class(probabilities: np.ndarray) -> dict[str, float]:
+    """Return a dictionary from class name to probability, for gradio's `Label`."""
     return dict(zip(digits()[0].classes, map(float, probabilities), strict=True))
 
 
 def attack(gr: Any, runs: dict[str, Path]) -> Answer:
-    """A digit, moved by as little as it takes until the classifier is wrong."""
+    """Attack the digit classifier with a small perturbation."""
     with gr.Row():
-        which = gr.Slider(0, 359, 2, step=1, label="digit")
-        epsilon = gr.Slider(0, 0.3, 0.15, step=0.01, label="epsilon: the most a pixel may move, black to white is 1")
+        which = gr.Slider(0, 399, 2, step=1, label="digit")
+        epsilon = gr.Slider(0, 0.3, 0.15, step=0.01, label="epsilon: maximum change of a pixel (black to white is 1)")
         steps = gr.Radio([1, 10], value=1, label="steps: one is FGSM")
-    shown = result(gr, "the digit, the change magnified, and both together")
+    shown = result(gr, "digit, magnified change, attacked digit")
     with gr.Row():
         before, after = gr.Label(num_top_classes=3, label="before"), gr.Label(num_top_classes=3, label="after")
 
     def attacked(which: int, epsilon: float, steps: int) -> tuple[np.ndarray, dict[str, float], dict[str, float]]:
-        known, images = digits()
+        classifier, images = digits()
         image = images[int(which)][None]
-        found = fgsm.classify(known.classifier, image)
-        moved = image
+        found = fgsm.classify(classifier.network, image)
+        perturbed = image
         if epsilon > 0:
             label = found.argmax(1).astype(np.int32)
-            moved = fgsm.attacked_by(known.classifier, steps).attack(image, label, whole_levels(epsilon))
-        picture = side_by_side(image[0], magnified(image, moved)[0], moved[0])
-        return picture, said_of(found[0]), said_of(fgsm.classify(known.classifier, moved)[0])
+            perturbed = fgsm.make_attack(classifier.network, steps)(image, label, fgsm.to_levels(epsilon))
+        shown = side_by_side(image[0], magnified(image, perturbed)[0], perturbed[0])
+        return shown, by_class(found[0]), by_class(fgsm.classify(classifier.network, perturbed)[0])
 
     return answer(gr, attacked, [which, epsilon, steps], [shown, before, after])
 
 
 def read_digit(gr: Any, runs: dict[str, Path]) -> Answer:
-    """A digit that is drawn here, and what it is taken for."""
+    """Classify a digit that you draw."""
     with gr.Row():
         drawn = canvas(gr, np.full((280, 280, 3), 255, np.uint8), ["#000000"], 9, "#000000", "draw a digit")
         with gr.Column():
-            found = gr.Label(num_top_classes=3, label="taken for")
-            seen = result(gr, "as the network sees it", 160)
+            found = gr.Label(num_top_classes=3, label="prediction")
+            seen = result(gr, "input of the network", 160)
 
     def classify(drawn: np.ndarray | None) -> tuple[dict[str, float] | None, np.ndarray | None]:
         if drawn is None or drawn.min() > 127:
             return None, None
         image = centred_digit(1 - drawn.mean(-1) / 255)
-        return said_of(fgsm.classify(digits()[0].classifier, image[None])[0]), side_by_side(image)
+        return by_class(fgsm.classify(digits()[0].network, image[None])[0]), side_by_side(image)
 
     return answer(gr, classify, [drawn], [found, seen])
 
 
 def plane(gr: Any, runs: dict[str, Path]) -> Answer:
-    """Two numbers, and the digit that a VAE has laid there."""
+    """Decode a position in the latent space of a VAE."""
     run = runs["vae"]
     with with_run(gr, "vae", run) as made, gr.Row():
         with gr.Column():
@@ -247,9 +255,9 @@ def plane(gr: Any, runs: dict[str, Path]) -> Answer:
     def decode(*values: float) -> np.ndarray | None:
         if not is_whole(run):
             return None
-        config = read_run(run, "vae", vae.Config)
-        decoder = network(run, "decoder", (config.latent_dim,), image_shape(config))
-        latent = np.zeros((1, config.latent_dim), np.float32)
+        trained = Run.load(run, "vae", vae.Config)
+        decoder = network(run, "decoder", (trained.config.latent_dim,), trained.image_shape)
+        latent = np.zeros((1, trained.config.latent_dim), np.float32)
         latent[0, : len(values)] = values[: latent.shape[1]]
         return side_by_side(vae.decode(decoder, latent)[0])
 
@@ -257,22 +265,22 @@ def plane(gr: Any, runs: dict[str, Path]) -> Answer:
 
 
 def walk(gr: Any, runs: dict[str, Path]) -> Answer:
-    """The way from one picture that a GAN draws to another."""
+    """Interpolate between two images generated by a GAN."""
     run = runs["dcgan"]
     with with_run(gr, "dcgan", run) as made:
         with gr.Row():
             start, end = (gr.Slider(0, 99, seed, step=1, label=label) for label, seed in (("from", 3), ("to", 8)))
-        position = gr.Slider(0, 24, 12, step=1, label="how far")
-        shown = result(gr, "start, here, end")
+        position = gr.Slider(0, 24, 12, step=1, label="position")
+        shown = result(gr, "start, current, end")
 
     def go(start: int, end: int, position: int) -> np.ndarray | None:
         if not is_whole(run):
             return None
-        end = end + (start == end)  # a walk needs two seeds
-        config = read_run(run, "dcgan", dcgan.Config)
-        generator = network(run, "generator", (config.latent_dim,), image_shape(config))
-        way = dcgan.walk(generator, int(start), int(end), 25)
-        return side_by_side(way[0], way[int(position)], way[-1])
+        end = end + (start == end)  # interpolation needs two different seeds
+        trained = Run.load(run, "dcgan", dcgan.Config)
+        generator = network(run, "generator", (trained.config.latent_dim,), trained.image_shape)
+        images = dcgan.walk(generator, int(start), int(end), 25)
+        return side_by_side(images[0], images[int(position)], images[-1])
 
     return answer(gr, go, [start, end, position], shown, made=made)
 
@@ -283,9 +291,9 @@ TABS = {
     "Style": paint,
     "Dream": dream,
     "Faces": edit_faces,
-    "Streets": draw_streets,
+    "Draw a face": draw_faces,
     "Seasons": change_seasons,
-    "One pass": paint_fast,
-    "Plane of digits": plane,
+    "Fast style": paint_fast,
+    "Latent plane": plane,
     "Walk": walk,
 }

@@ -1,0 +1,261 @@
+"""Read arrays of images from .npz files, idx files, `keras.datasets` and TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.data.prepared_sets import prepared_set, sets_folder
+from common.images.pixels import crop_square, resize_image
+from common.images.reading import find_images
+from common.samples.clothes import CLOTHES_CLASSES
+from common.samples.digits import DIGITS, sklearn_digits
+from common.system.downloads import download
+from common.system.files import InputError, check_npz, first_line
+
+
+class Arrays(NamedTuple):
+    """A data set in memory. `images` and `labels` contain the training split, then the test split."""
+
+    images: tuple[np.ndarray, np.ndarray]  # as stored
+    labels: tuple[np.ndarray, ...] = ()  # as stored; empty if not requested
+    names: tuple[str, ...] = ()  # class names in label order; empty if the data set has none
+
+
+NAMED_SETS = ("mnist", "fashion_mnist", "sklearn_digits")
+"""The data sets that `--data` selects by name, in addition to `sample`."""
+NOT_PATHS = ("", "sample", "sketches", "streets", *NAMED_SETS)  # values of `--data` that name no file or folder
+
+
+def read_arrays(data: str, labels: bool, fetch: bool) -> Arrays | None:
+    """Return the arrays of a data set: a name in `NAMED_SETS`, `tfds:NAME`, an .npz file or a folder of idx files.
+
+    Returns None for a folder without idx files.
+
+    Raises:
+        InputError: the data set does not exist, is damaged, or lacks the requested labels.
+    """
+    path = Path(data)
+    if data == "sklearn_digits":
+        return _every_fifth_for_test(*sklearn_digits(28), DIGITS)
+    if data in NAMED_SETS:
+        return _keras_arrays(data, labels, fetch)
+    if data.startswith("tfds:"):
+        return _tfds_arrays(data.removeprefix("tfds:"), labels, fetch)
+    if path.suffix == ".npz":
+        return npz_arrays(path, labels)
+    if not path.is_dir():
+        names = ", ".join(("sample", *NAMED_SETS, "tfds:NAME"))
+        raise InputError(f"{data}: no such folder or .npz file; expected a path, or one of {names}")
+    return _idx_arrays(path, labels) if any(path.glob("*-idx3-ubyte*")) else None
+
+
+def _every_fifth_for_test(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Arrays:
+    test = np.arange(len(images)) % 5 == 4
+    return Arrays((images[~test], images[test]), (labels[~test], labels[test]), names)
+
+
+def sized_images(images: np.ndarray, size: int, channels: int, name: str) -> np.ndarray:
+    """Convert images, uint8 [n, h, w] or [n, h, w, c], to [n, size, size, channels].
+
+    Square images that are 2 or 4 pixels smaller than `size` are padded with black pixels. For example, MNIST images
+    (28 px) are padded if `size` is 32. Other images are centre-cropped and resized if their size differs from `size`.
+    """
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise InputError(
+            f"{name}: images are {images.dtype} {images.shape}; expected uint8 [n, h, w] or [n, h, w, 1 or 3]"
+        )
+    if images.shape[-1] == 3 and channels == 1:
+        images = (images @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)[..., None]
+    height, width = images.shape[1:3]
+    margin = size - max(height, width)
+    if height == width and 0 < margin <= 4 and margin % 2 == 0:
+        images = np.pad(images, ((0, 0), (margin // 2,) * 2, (margin // 2,) * 2, (0, 0)))
+    elif (height, width) != (size, size):
+        images = np.stack([resize_image(crop_square(image), size, size) for image in images])
+    return np.repeat(images, channels // images.shape[-1], axis=-1)
+
+
+def npz_arrays(path: Path, labels: bool) -> Arrays:
+    """Read x_train and x_test from an .npz file. With `labels`, also read y_train, y_test and `classes` (optional)."""
+    keys = ["x_train", "x_test"] + ["y_train", "y_test"] * labels
+    found = npz_entries(path, keys, ["classes"] * labels)
+    images = found["x_train"], found["x_test"]
+    if not labels:
+        return Arrays(images)
+    return Arrays(images, (found["y_train"], found["y_test"]), tuple(map(str, found.get("classes", ()))))
+
+
+def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Return all `required` entries of an .npz file, and the `optional` entries that exist.
+
+    Raises:
+        InputError: the file is missing or cannot be read, or a required entry is missing.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is a folder, a device or a pipe; expected an .npz file")
+    try:
+        check_npz(path)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            missing = [key for key in required if key not in arrays]
+            if missing:
+                raise InputError(f"{path}: lacks {' and '.join(missing)}; found {', '.join(arrays.files) or 'nothing'}")
+            return {key: arrays[key] for key in (*required, *optional) if key in arrays}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{path}: its arrays do not fit into memory; use fewer or smaller images") from None
+    except Exception as error:  # damaged and encrypted files raise many kinds of exceptions
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: not a readable .npz ({reason[:200]}); write it again with numpy.savez") from None
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """Read an idx file of unsigned bytes, plain or gzipped.
+
+    yann.lecun.com/exdb/mnist describes the format. A file starts with 0x0000, 0x08 (unsigned byte) and the number of
+    dimensions.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("not a regular file")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
+            if zeros or kind != 8:
+                raise ValueError("wrong magic number")
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+            size = math.prod(shape)
+            if size > path.stat().st_size * (1032 if path.suffix == ".gz" else 1):  # gzip's maximum compression
+                raise ValueError(f"its header states {size} values, but the file has {path.stat().st_size} bytes")
+            values = file.read(size + 1)  # a gzipped file may contain far more than its header states
+        if len(values) != size:
+            raise ValueError(f"expected {size} values, found {'more' if len(values) > size else len(values)}")
+        return np.frombuffer(values, np.uint8).reshape(shape)
+    except MemoryError:
+        raise InputError(f"{path}: does not fit into memory") from None
+    except Exception as error:  # damaged files raise many kinds of exceptions
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: not a complete idx file of unsigned bytes ({reason}); download it again") from None
+
+
+def _idx_arrays(folder: Path, labels: bool, names: tuple[str, ...] = ()) -> Arrays:
+    def file(words: tuple[str, ...], kind: str) -> Path:
+        found = [path for path in sorted(folder.glob(f"*-{kind}-ubyte*")) if any(word in path.name for word in words)]
+        if len(found) != 1:
+            inside = ", ".join(path.name for path in sorted(folder.glob("*idx*")))
+            raise InputError(f"{folder}: expected one {' or '.join(words)}…-{kind}-ubyte(.gz) file, found {inside}")
+        return found[0]
+
+    splits = (("train",), ("t10k", "test"))
+    paths = [file(words, "idx3") for words in splits]
+    images = [_read_idx(path) for path in paths]
+    transposed = ["emnist" in path.name for path in paths]
+    upright = [image.swapaxes(1, 2) if swap else image for image, swap in zip(images, transposed, strict=True)]
+    if not labels:
+        return Arrays((upright[0], upright[1]))
+    classes = [_read_idx(file(words, "idx1")) for words in splits]
+    return Arrays((upright[0], upright[1]), tuple(classes), names)
+
+
+def _keras_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
+    """Read a data set from Keras's cache (KERAS_HOME, or ~/.keras). With `fetch`, download missing files."""
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
+    source = home / "mnist.npz" if name == "mnist" else home / "fashion-mnist"
+    for file, checksum in KERAS_FILES[name].items():
+        path = home / "mnist.npz" if name == "mnist" else source / file
+        if path.exists():
+            continue
+        url = f"https://storage.googleapis.com/tensorflow/tf-keras-datasets/{file}"
+        if not fetch:
+            raise InputError(f"{name} is not on this machine ({path}); add --fetch, or download {url} to this path")
+        download(url, path, checksum)
+    return npz_arrays(source, labels) if name == "mnist" else _idx_arrays(source, labels, CLOTHES_CLASSES)
+
+
+KERAS_FILES = {
+    "mnist": {"mnist.npz": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"},
+    "fashion_mnist": {
+        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    },
+}
+
+
+def images_or_none(folder: Path) -> list[Path]:
+    """Return the image files in a folder (not in its sub-folders), sorted by name; an empty list if there are none."""
+    try:
+        return find_images(folder)
+    except InputError:
+        return []
+
+
+# %% TensorFlow Datasets
+
+
+def tfds_builder(name: str, fetch: bool):
+    """Return the builder of a prepared data set.
+
+    A missing data set is downloaded if `fetch` is True. If `fetch` is False, InputError is raised.
+    """
+    folder = prepared_set(name)
+    if folder is None and not fetch:
+        raise InputError(f"tfds:{name} is not on this machine ({sets_folder()}): add --fetch to download it")
+    import tensorflow_datasets as tfds
+
+    if folder is not None:
+        try:
+            return tfds.builder_from_directory(folder)
+        except Exception as error:  # damaged data sets raise many kinds of exceptions
+            raise InputError(f"{folder}: damaged data set ({first_line(error, 150)}); prepare it again") from None
+    try:
+        socket.getaddrinfo("storage.googleapis.com", 443)  # offline, the library would retry for minutes
+    except OSError as error:
+        raise InputError(f"tfds:{name}: download failed ({error}); prepare it yourself in {sets_folder()}") from None
+    try:
+        builder = tfds.builder(name)
+    except Exception as error:
+        raise InputError(f"tfds:{name}: no such data set in TensorFlow Datasets ({first_line(error)})") from None
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # the exceptions depend on the data set
+        raise InputError(
+            f"tfds:{name}: download failed ({first_line(error, 150)}); prepare it yourself in {builder.data_dir}"
+        ) from None
+    return builder
+
+
+def _tfds_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
+    builder = tfds_builder(name, fetch)
+    features = builder.info.features
+    splits = sorted(builder.info.splits, key=lambda split: ("train" not in split, "test" not in split, split))
+    wanted = ["image"] + ["label"] * labels
+    if any(key not in features for key in wanted) or len(splits) < 2:
+        raise InputError(
+            f"tfds:{name}: expected at least two splits with {' and '.join(wanted)}; "
+            f"found {', '.join(features)} in the splits {', '.join(splits)}"
+        )
+    if None in features["image"].shape:
+        raise InputError(f"tfds:{name}: its images differ in size; export them to a folder, and pass it as --data")
+    images, classes = [], []
+    for split in splits[:2]:
+        examples = list(builder.as_dataset(split=split).as_numpy_iterator())
+        stacked = np.stack([example["image"] for example in examples])
+        images.append(stacked.swapaxes(1, 2) if name.startswith("emnist") else stacked)
+        if labels:
+            classes.append(np.stack([example["label"] for example in examples]))
+    if not labels:
+        return Arrays((images[0], images[1]))
+    return Arrays((images[0], images[1]), tuple(classes), tuple(getattr(features["label"], "names", ())))

@@ -1,0 +1,323 @@
+"""Unpaired images of two domains, such as summer and winter: readers, batches, image grids and scores."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.data.arrays import images_or_none, npz_entries, sized_images, tfds_builder
+from common.data.batches import Batches, Examples, as_they_are
+from common.data.datasets import square_image
+from common.data.people import ColourShift
+from common.data.shards import open_shards
+from common.data.synthetic import synthetic
+from common.images.reading import checked_images, read_image
+from common.images.writing import save_image, write_image
+from common.metrics.scores import pair_scores, sample_diversity
+from common.system.files import InputError, replacing
+from common.system.lazy import tf
+
+Translation = Callable[[np.ndarray], np.ndarray]
+"""Images of one domain, uint8 [n, size, size, 3] -> their translations, of the same shape."""
+
+
+class Domains(NamedTuple):
+    """Training and held-out images of two domains, A and B. The domains may differ in size."""
+
+    a: Examples
+    b: Examples
+    names: tuple[str, str] = ("A", "B")
+    paired: bool = False  # the held-out images of A and B show the same scenes, in the same order
+
+    @classmethod
+    def of_arrays(
+        cls, train: tuple[np.ndarray, np.ndarray], truth: tuple[np.ndarray, np.ndarray], names: tuple[str, str]
+    ) -> Domains:
+        """Create `Domains` from unpaired training images of A and B, and held-out pairs (`truth`)."""
+        a, b = (Examples(images, test, as_they_are) for images, test in zip(train, truth, strict=True))
+        return cls(a, b, names, paired=True)
+
+    def batches(self, batch_size: int, seed: int, *, size: int, jitter: float) -> Batches:
+        """Return shuffled batches (images of A, images of B), with random crops and flips; see `Examples.batches`.
+
+        An epoch is one pass over the larger domain. The smaller domain repeats within an epoch, in a new order each
+        time. The batch size is limited to the number of images in the smaller domain.
+        """
+        most = min(batch_size, len(self.a.train), len(self.b.train))
+        streams = [
+            domain.batches(most, seed + number, size=size, jitter=jitter)
+            for number, domain in enumerate((self.a, self.b))
+        ]
+        return Batches.zip(*streams)
+
+    def some(self, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
+        """Return up to `most` evenly spaced training images per domain: two arrays, uint8 [n, size, size, 3]."""
+        one, other = (domain._replace(test=domain.train).held_out(most)[0] for domain in (self.a, self.b))
+        return one, other
+
+    def evaluate(self, a2b: Translation, b2a: Translation, path: Path) -> dict[str, float]:
+        """Score the translations of held-out images, and write a grid of example translations to `path`.
+
+        `a_cycle_l1` and `b_cycle_l1` compare images with their reconstructions (A to B to A, and B to A to B). All L1
+        scores are in [0, 1]. If the held-out images are paired, `a2b_l1`, `a2b_psnr` and `a2b_ssim` (and `b2a_...`)
+        compare translations with their targets. Three baselines are compared with the same targets:
+
+        - `a2b_unchanged_...`: the input itself.
+        - `a2b_colour_shift_...`: the input, with its colours matched to the mean and standard deviation of the other
+          domain.
+        - `a2b_mean_image_...`: the mean training image of the other domain.
+        """
+        (held_a,), (held_b,) = self.a.held_out(), self.b.held_out()
+        some_a, some_b = self.some()
+        scores: dict[str, float] = {}
+        cycles: dict[str, float] = {}
+        rows: dict[str, np.ndarray] = {}
+        for way, there, back, images, truth, (some, others), (name, other) in (
+            ("a2b", a2b, b2a, held_a, held_b, (some_a, some_b), self.names),
+            ("b2a", b2a, a2b, held_b, held_a, (some_b, some_a), self.names[::-1]),
+        ):
+            translated = there(images)
+            returned = back(translated)
+            cycles[f"{way[0]}_cycle_l1"] = float(np.abs(images / 255 - returned / 255).mean())
+            if self.paired:  # the target of one direction is the input of the other
+                rows |= {f"true {name}" if rows else name: images, f"{name} to {other}": translated}
+                scores |= {f"{way}_{measure}": value for measure, value in pair_scores(truth, translated).items()}
+                mean = np.rint(others.mean(axis=0)).astype(np.uint8)
+                baselines = {"unchanged": images, "colour_shift": ColourShift.between(some, others).there(images)}
+                for baseline, answers in (baselines | {"mean_image": np.stack([mean] * len(truth))}).items():
+                    found = pair_scores(truth, answers)
+                    scores |= {f"{way}_{baseline}_{measure}": found[measure] for measure in ("l1", "ssim")}
+            else:
+                rows |= {name: images, f"{name} to {other}": translated, f"back to {name}": returned}
+        _save_columns(rows, path)
+        return scores | cycles
+
+
+def save_translations(
+    a: np.ndarray, b: np.ndarray, a2b: Translation, b2a: Translation, path: Path | None
+) -> dict[str, float]:
+    """Write a grid of up to eight images per domain, with translations and reconstructions; return diversity scores.
+
+    Args:
+        a: images of A, uint8 [n, size, size, 3].
+        b: images of B, uint8 [m, size, size, 3].
+        a2b: function that translates images of A to B.
+        b2a: function that translates images of B to A.
+        path: the file to write; None writes no file.
+
+    Returns:
+        `diversity_a2b` and `diversity_b2a`: `sample_diversity` of the translations, relative to real images. Empty if
+        a domain has only one image.
+    """
+    a, b = (images[np.linspace(0, len(images) - 1, min(8, len(images))).astype(int)] for images in (a, b))
+    to_b, to_a = a2b(a), b2a(b)
+    if path is not None:
+        rows = {"A": a, "A to B": to_b, "back to A": b2a(to_b), "B": b, "B to A": to_a, "back to B": a2b(to_a)}
+        _save_columns(rows, path)
+    if min(len(a), len(b)) < 2:
+        return {}
+    return {"diversity_a2b": sample_diversity(to_b, b), "diversity_b2a": sample_diversity(to_a, a)}
+
+
+def _save_columns(rows: dict[str, np.ndarray], path: Path) -> None:
+    """Write a grid with up to eight evenly spaced images per row."""
+    count = min(8, *map(len, rows.values()))
+    chosen = {name: images[np.linspace(0, len(images) - 1, count).astype(int)] for name, images in rows.items()}
+    save_image(chosen, path, zoom=max(1, 128 // next(iter(rows.values())).shape[1]))
+
+
+# %% Reading
+
+DOMAIN_LAYOUTS = (
+    "two folders of images: trainA/ and trainB/ (with testA/ and testB/), A/ and B/, or any two names (the first in "
+    "alphabetical order is A); directly in the folder, or in train/ and test/ (or val/)"
+)
+
+
+def unpaired_images(
+    data: str,
+    size: int,
+    sample: str | Callable[[], Domains],
+    skip_bad: bool = False,
+    fetch: bool = False,
+    seed: int = 0,
+) -> Domains:
+    """Return centre-cropped images of two domains, uint8 [size, size, 3].
+
+    `data` is one of:
+
+    - `sample`: the built-in data set.
+    - `tfds:NAME`: a TensorFlow Dataset with the splits trainA and trainB, such as `tfds:cycle_gan/horse2zebra`.
+    - an .npz file with the arrays `a` and `b`, and optionally `test_a` and `test_b`.
+    - a folder with one of the DOMAIN_LAYOUTS, or a folder of shards written from such a folder. The images are read
+      on demand.
+
+    If a domain has no test images, 10 % of its images are held out.
+
+    Args:
+        data: see above.
+        size: height and width of the returned images in pixels.
+        sample: the recipe's built-in data set, as a name in `common.data.synthetic` or a function that returns
+            `Domains`.
+        skip_bad: skip files that cannot be read, and list them.
+        fetch: allow downloading a `tfds:` data set.
+        seed: random seed of the built-in data set.
+
+    Raises:
+        InputError: `data` is none of these, a domain has fewer than two images, both domains are the same folder, or
+            an image cannot be read.
+    """
+    if data == "sample":
+        if callable(sample):
+            return sample()
+        train, truth = synthetic(sample, size, seed)
+        return Domains.of_arrays(train, truth, ("summer", "winter"))
+    path = Path(data)
+    shards = open_shards(path)
+    if shards is not None:
+        shards.expect("domains")
+        decode = shards.decoding(functools.partial(square_image, size=size, channels=3), size, 3)
+        sides = []
+        for number, name in enumerate(shards.about["classes"]):
+            own = [shards.places[(shards.labels == number) & (shards.parts == part), 0] for part in (0, 1)]
+            sides.append(Examples(*_held_out(own if len(own[1]) else own[:1], f"{data}: {name}"), decode))
+        return Domains(sides[0], sides[1], tuple(shards.about["classes"]))
+    if path.suffix == ".npz":
+        found = npz_entries(path, ("a", "b"), ("test_a", "test_b"))
+        a, b = (_of_arrays(data, key, found, size) for key in ("a", "b"))
+        return Domains(a, b)
+    if data.startswith("tfds:"):
+        path = _tfds_domains_folder(data.removeprefix("tfds:"), fetch)
+    (name_a, folders_a), (name_b, folders_b) = domain_folders(path)
+    a, b = (_of_files(folders, size, skip_bad) for folders in (folders_a, folders_b))
+    return Domains(a, b, (name_a, name_b))
+
+
+def _tenth(count: int, source: str) -> np.ndarray:
+    """Return a mask, bool [count], that is True for the images to hold out (10 %)."""
+    if count < 2:
+        number = "only one image" if count else "no images"
+        raise InputError(
+            f"{source}: {number}; a domain needs at least two (one is held out), and hundreds for good results"
+        )
+    return np.arange(count) % 10 == min(9, count - 1)
+
+
+def _of_arrays(data: str, key: str, found: dict[str, np.ndarray], size: int) -> Examples:
+    held_out = f"test_{key}"
+    if held_out in found:
+        for name in (key, held_out):
+            if not len(found[name]):
+                raise InputError(
+                    f"{data}: {name} is empty; a domain needs at least one training image and one held-out image"
+                )
+        train, test = (sized_images(found[name], size, 3, f"{data}: {name}") for name in (key, held_out))
+        return Examples(train, test, as_they_are)
+    last = _tenth(len(found[key]), f"{data}: {key}")
+    images = sized_images(found[key], size, 3, f"{data}: {key}")
+    return Examples(images[~last], images[last], as_they_are)
+
+
+# %% Folders
+
+
+def domain_folders(folder: Path) -> list[tuple[str, list[Path]]]:
+    """Return the name and the folders of each domain: the training folder, then the test folder if there is one.
+
+    Raises:
+        InputError: the folder has none of the DOMAIN_LAYOUTS, or both domains are the same folder.
+    """
+    (name_a, folders_a), (name_b, folders_b) = _domain_folders(folder)
+    if folders_a[0].resolve() == folders_b[0].resolve():
+        raise InputError(f"{folders_a[0]} and {folders_b[0]} are the same folder; expected two different folders")
+    return [(name_a, folders_a), (name_b, folders_b)]
+
+
+def _domain_folders(folder: Path) -> Iterator[tuple[str, list[Path]]]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder or .npz; expected {DOMAIN_LAYOUTS}")
+    joined = folder / "trainA", folder / "trainB"
+    top = folder / "train" if (folder / "train").is_dir() else folder
+    entries = sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
+    split_names = {"test", "val", *(f"{split}{name}" for split in ("train", "test", "val") for name in "AB")}
+    filled = [path for path in entries if images_or_none(_training_part(path)) and path.name not in split_names]
+    chosen = [top / "A", top / "B"] if all((top / name).is_dir() for name in "AB") else filled
+    if all(path.is_dir() for path in joined):
+        for name, path in zip("AB", joined, strict=True):
+            yield name, [path, *_first_folder(folder / f"test{name}", folder / f"val{name}")]
+    elif len(chosen) == 2:
+        for path in chosen:
+            next_to_train = [folder / split / path.name for split in ("test", "val")]
+            yield path.name, [_training_part(path), *_first_folder(*next_to_train, path / "test", path / "val")]
+    else:
+        seen = [f"{path.name}/ with {len(images_or_none(_training_part(path)))} images" for path in entries]
+        loose = len(images_or_none(top))
+        seen += [f"{loose} images outside sub-folders"] if loose else []
+        raise InputError(f"{top}: found {', '.join(seen[:8]) or 'nothing'}; expected {DOMAIN_LAYOUTS}")
+
+
+def _training_part(folder: Path) -> Path:
+    return folder / "train" if (folder / "train").is_dir() else folder
+
+
+def _first_folder(*folders: Path) -> list[Path]:
+    return [path for path in folders if path.is_dir()][:1]
+
+
+def _of_files(folders: list[Path], size: int, skip_bad: bool) -> Examples:
+    parts = [np.array([str(path) for path in domain_images(folder, skip_bad)]) for folder in folders]
+    train, test = _held_out(parts, str(folders[0]))
+    return Examples(train, test, functools.partial(_read_square, size=size))
+
+
+def domain_images(folder: Path, skip_bad: bool) -> list[Path]:
+    """Return the readable images of a domain's folder.
+
+    Raises:
+        InputError: the folder has no images, or one of them is bad and `skip_bad` is not set, or all are bad.
+    """
+    paths = images_or_none(folder)
+    if not paths:
+        raise InputError(f"{folder}: no images here (png, jpg, bmp, gif, webp, tif); expected {DOMAIN_LAYOUTS}")
+    return checked_images(paths, read_image, skip_bad)[0]
+
+
+def _held_out(parts: list[np.ndarray], source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training and the held-out images. If `parts` has only one array, hold out 10 % of it."""
+    if len(parts) > 1:
+        return parts[0], parts[1]
+    last = _tenth(len(parts[0]), source)
+    return parts[0][~last], parts[0][last]
+
+
+def _read_square(item: tf.Tensor, size: int) -> tf.Tensor:
+    """Read and centre-crop an image in a tf.data graph. `item` is its path."""
+    read = functools.partial(square_image, size=size, channels=3)
+    return tf.ensure_shape(tf.numpy_function(read, [item], tf.uint8, stateful=False), (size, size, 3))
+
+
+# %% TensorFlow Datasets
+
+
+def _tfds_domains_folder(name: str, fetch: bool) -> Path:
+    """Export a data set once, to trainA/, trainB/, testA/ and testB/, and return the folder that contains these."""
+    builder = tfds_builder(name, fetch)
+    splits = [split for split in ("trainA", "trainB", "testA", "testB") if split in builder.info.splits]
+    if "image" not in builder.info.features or splits[:2] != ["trainA", "trainB"]:
+        raise InputError(
+            f"tfds:{name}: expected images in the splits trainA and trainB, as in tfds:cycle_gan/horse2zebra, found "
+            f"{', '.join(builder.info.features)} in {', '.join(builder.info.splits)}"
+        )
+    folder = Path(builder.data_dir) / "unpaired"
+    done = folder / "complete"
+    if not done.exists():
+        for split in splits:
+            for number, example in enumerate(builder.as_dataset(split=split).as_numpy_iterator()):
+                write_image(example["image"], folder / split / f"{number:06d}.png")
+        with replacing(done) as draft:
+            draft.touch()
+    return folder

@@ -1,0 +1,61 @@
+"""Apply a function to image files, and write the results as image files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from common.images.pixels import colour_labels
+from common.images.reading import checked_images, find_images, read_image, read_labels
+from common.images.writing import check_image_size, image_suffix, png_targets, write_image
+from common.system.console import tracked
+from common.system.files import InputError
+
+
+def convert_images(
+    source: Path,
+    destination: Path,
+    convert: Callable[[np.ndarray], np.ndarray],
+    classes: int = 0,
+    skip_bad: bool = False,
+) -> Path:
+    """Apply `convert` to an image, or to every image of a folder, and write the results.
+
+    Args:
+        source: an image, or a folder of images.
+        destination: the file to write, or a folder for PNG files with the same names as the source files.
+        convert: image, uint8 [height, width, 3] -> image of the same shape.
+        classes: if above 0, the inputs are maps of integer labels; they are coloured before `convert` is applied.
+        skip_bad: in a folder, skip images that cannot be read, and list them.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        InputError: `source` is missing or cannot be read; or `source` is a folder, but `destination` is a file or the
+            same folder.
+    """
+
+    def read(path: Path) -> np.ndarray:
+        return colour_labels(read_labels(path, classes)) if classes else read_image(path)
+
+    if not source.is_dir():
+        target = destination / f"{source.stem}.png" if destination.is_dir() else destination
+        image_suffix(target)
+        image = read(source)
+        check_image_size(target, *image.shape[:2])
+        write_image(convert(image), target)
+        return destination
+    if destination.is_file():
+        raise InputError(f"{destination}: is a file, but {source} is a folder; give a folder to write to")
+    if destination.resolve() == source.resolve():
+        raise InputError(f"{destination}: is the source folder; give a different folder to write to")
+    paths = find_images(source)
+    png_targets(paths, destination)
+    good = checked_images(paths, read, skip_bad, smallest=1)[0]
+    pairs = list(zip(good, png_targets(good, destination), strict=True))
+    for path, target in tracked(pairs, f"writing {destination}", "image"):
+        write_image(convert(read(path)), target)
+    return destination

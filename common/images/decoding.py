@@ -1,0 +1,259 @@
+"""Safe decoding of untrusted image files: size and content are checked before a file is decoded.
+
+A file may be damaged, or crafted so that a few bytes take minutes to decode or exhaust memory. Decoders then raise
+many kinds of exceptions, or never return. The functions here raise InputError for every such file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import math
+import re
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.system.files import InputError, printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from common.images.reading import ImageFile
+
+IMAGE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+ANNOUNCED_PIXELS = 25_000_000  # above this, a notice is printed, because reading may take seconds
+METADATA_BYTES = 64_000_000  # limit for the size of metadata, in the file and in memory
+COMMENT_BYTES = 100_000  # limit for the comments of a GIF, which Pillow concatenates in quadratic time
+EXIF_BYTES = 1_000_000  # limit for EXIF data, which Pillow concatenates in the same way
+HEADER_PARTS = 10_000  # limit for the number of chunks, segments or extensions before the pixels
+JPEG_SCANS = 100  # limit for the number of scans, as in libtiff; progressive files have about ten
+
+
+def pixel_limit() -> float:
+    """Return the maximum number of pixels of an image: Pillow's Image.MAX_IMAGE_PIXELS, 89,478,485 by default."""
+    from PIL import Image
+
+    return Image.MAX_IMAGE_PIXELS or math.inf
+
+
+def set_pixel_limit(pixels: int | str) -> None:
+    """Set the pixel limit for this process. Raises InputError if `pixels` is not a positive integer below 2^31."""
+    from PIL import Image
+
+    if not str(pixels).isdecimal() or len(str(pixels)) > 10 or not 0 < int(pixels) < 2**31:
+        raise InputError(f"--max-pixels must be an integer from 1 to {2**31 - 1}, got {pixels}")
+    Image.MAX_IMAGE_PIXELS = int(pixels)
+
+
+@contextlib.contextmanager
+def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
+    """Yield the first image of a file, in the mode that Pillow chooses, with the EXIF rotation applied.
+
+    A notice is printed for a large image. All exceptions, including those in the `with` block, are converted to
+    InputError.
+
+    Raises:
+        InputError: the file does not exist, or it cannot be read as an image within the limits.
+    """
+    from PIL import Image, ImageOps
+
+    content = _content(path)
+    if not content:
+        raise InputError(f"{path}: an empty file (0 bytes); copy or download it again")
+    kind = _image_kind(content)
+    if kind is None:
+        formats = "a PNG, JPEG, BMP, GIF, WebP or TIFF file"
+        raise InputError(f"{path}: not {formats}, despite its name; convert it to one of these formats")
+    decoder, problem_of = kind
+    size = ""
+    most = pixel_limit()
+    limit = f"at most {most:,} pixels are allowed; scale it down, or raise the limit with --max-pixels"
+    try:
+        if problem_of is not None and (problem := problem_of(content)):
+            again = "open it in an image editor and save it again without metadata"
+            raise InputError(f"{path}: {problem}; {limit if problem.startswith('too large') else again}")
+        image = decoder(io.BytesIO(content))
+        size = f"{image.width}x{image.height} px"
+        if image.width * image.height > most:
+            raise InputError(f"{path}: too large ({size}); {limit}")
+        if image.width * image.height > ANNOUNCED_PIXELS:
+            _announce(str(path), size)
+        image.load()
+        with contextlib.suppress(Exception):  # unreadable metadata is not an error
+            exif = image.info.get("exif")
+            if exif is None and "Raw profile type exif" in image.info:  # hexadecimal, in a PNG text chunk
+                exif = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+            if exif is None or not tags_problem(exif.removeprefix(b"Exif\0\0")):
+                ImageOps.exif_transpose(image, in_place=True)
+        del content
+        yield image
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{path}: too large ({size or 'its first frame'}); {limit}") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: {size or 'its metadata'} does not fit into memory; scale the image down") from error
+    except Exception as error:  # decoders raise many kinds of exceptions for damaged files, even SyntaxError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: damaged or cut short ({reason[:200]}); copy or download it again") from error
+
+
+def _content(path: ImageFile) -> bytes:
+    """Return a file's bytes; only the first 16 if it is not an image. Raises InputError if the file is too large."""
+    most = 8 * pixel_limit() + METADATA_BYTES  # uncompressed 16-bit RGBA has 8 bytes per pixel
+    try:
+        if not isinstance(path, Path):
+            return path.read_bytes()
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise InputError(f"{path}: Is a directory; give the path of an image")
+        if not stat.S_ISREG(about.st_mode):
+            raise InputError(f"{path}: is a device or a pipe; give the path of a file")
+        with path.open("rb") as file:
+            start = file.read(16)
+            if not start.startswith(IMAGE_STARTS):
+                return start
+            if about.st_size > most:
+                held = f"{about.st_size:,} bytes, at most {most:,.0f} are allowed"
+                raise InputError(f"{path}: too large ({held}); scale the image down, or raise --max-pixels")
+            return start + file.read()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the path of a readable image") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: the file does not fit into memory; scale the image down") from error
+
+
+def _image_kind(
+    content: bytes,
+) -> tuple[Callable[[io.BytesIO], Image.Image], Callable[[bytes], str] | None] | None:
+    """Detect the format from the first bytes; return its decoder and the check to run first. None: unknown format.
+
+    Image.open is not used. It warns about large images before their size can be checked, and catching warnings is not
+    thread-safe. It also tries about forty other formats.
+    """
+    from PIL import (
+        BmpImagePlugin,
+        GifImagePlugin,
+        JpegImagePlugin,
+        PngImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    kinds: tuple[tuple[Callable[[io.BytesIO], Image.Image], Callable[[bytes], str] | None], ...] = (
+        (PngImagePlugin.PngImageFile, _png_problem),
+        (JpegImagePlugin.JpegImageFile, _jpeg_problem),
+        (BmpImagePlugin.BmpImageFile, None),
+        (GifImagePlugin.GifImageFile, _gif_problem),
+        (WebPImagePlugin.WebPImageFile, None),
+        (TiffImagePlugin.TiffImageFile, tags_problem),
+        (TiffImagePlugin.TiffImageFile, tags_problem),
+    )
+    return next((kind for start, kind in zip(IMAGE_STARTS, kinds, strict=True) if content.startswith(start)), None)
+
+
+@functools.lru_cache(4096)
+def _announce(path: str, size: str) -> None:
+    """Print a notice about a large image, once per image."""
+    print(f"{printable(path)}: {size}; reading it may take a few seconds", file=sys.stderr)
+
+
+def _png_problem(content: bytes) -> str:
+    """Return why decoding a PNG would take minutes or exhaust memory; "" if it is safe.
+
+    The image size is checked here, because Pillow allocates memory for an animated PNG as soon as the file is opened.
+    """
+    parts, offset = 0, 8
+    while offset + 16 <= len(content) and content[offset + 4 : offset + 8] not in (b"IDAT", b"fdAT"):
+        if content[offset + 4 : offset + 8] == b"IHDR":  # if there are several IHDR chunks, Pillow uses the last one
+            width, height = struct.unpack_from(">II", content, offset + 8)
+            if width * height > pixel_limit():
+                return f"too large ({width}x{height} px)"
+        offset += 12 + int.from_bytes(content[offset : offset + 4], "big")
+        parts += 1
+        if parts > HEADER_PARTS:
+            return f"more than {HEADER_PARTS:,} chunks before the pixels"
+    return ""
+
+
+def _jpeg_problem(content: bytes) -> str:
+    """Return why decoding a JPEG would take minutes or exhaust memory; "" if it is safe.
+
+    A decoder processes the complete image for each scan, and a progressive file may have thousands of empty scans.
+    """
+    marker = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")  # markers followed by a length and data
+    scans, parts, exif, exif_bytes, offset = 0, 0, [], 0, 2
+    while found := marker.search(content, offset):
+        kind, offset = found[1], found.end()
+        if kind == b"\xd9":  # end of the image; phones may append a video
+            break
+        length = int.from_bytes(content[offset : offset + 2], "big")
+        if kind == b"\xe1" and content.startswith(b"Exif\0\0", offset + 2):
+            exif.append(content[offset + 8 : offset + length])
+            exif_bytes += length
+            if exif_bytes > EXIF_BYTES:
+                return f"more than {EXIF_BYTES:,} bytes of EXIF data"
+        offset += length
+        parts += 1
+        if parts > HEADER_PARTS:
+            return f"more than {HEADER_PARTS:,} segments"
+        scans += kind == b"\xda"
+        if scans > JPEG_SCANS:
+            return f"more than {JPEG_SCANS} scans"
+        if scans == 1 and content.count(b"\xff\xda", offset) < JPEG_SCANS:
+            break
+    return tags_problem(b"".join(exif))
+
+
+def _gif_problem(content: bytes) -> str:
+    """Return why reading the header of a GIF would take minutes or exhaust memory; "" if it is safe."""
+    sizes = [struct.unpack_from("<HH", content.ljust(13), 6)]
+    flags = content[10] if len(content) > 10 else 0
+    offset = 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 128 else 0)
+    parts, comments = 0, 0
+    block = re.compile(b"[!,;]")
+    while (found := block.search(content, offset)) and found[0] == b"!":  # up to the first image or the end
+        is_comment, offset = content[found.end() : found.end() + 1] == b"\xfe", found.end() + 1
+        while length := int.from_bytes(content[offset : offset + 1]):
+            offset += 1 + length
+            comments += is_comment * (1 + length)
+            if comments > COMMENT_BYTES:
+                return f"more than {COMMENT_BYTES:,} bytes of comments"
+        parts, offset, comments = parts + 1, offset + 1, comments + is_comment
+        if parts > HEADER_PARTS:
+            return f"more than {HEADER_PARTS:,} extensions before the pixels"
+    if found and len(content) >= found.end() + 8:
+        left, top, width, height = struct.unpack_from("<4H", content, found.end())
+        sizes.append((left + width, top + height))
+    for width, height in sizes:
+        if width * height > pixel_limit():
+            return f"too large ({width}x{height} px)"
+    return ""
+
+
+def tags_problem(tiff: bytes) -> str:
+    """Return why the tags of a TIFF file or of EXIF data would exhaust memory; "" if they are safe.
+
+    Pillow copies the data of every tag in a directory and its sub-directories. Thousands of tags may refer to the same
+    bytes, so a small file can exhaust memory.
+    """
+    order = "<" if tiff.startswith(b"II") else ">"
+    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+    total, seen = 0, 0
+    with contextlib.suppress(struct.error):  # truncated; the decoder reports it
+        starts = [struct.unpack_from(f"{order}I", tiff, 4)[0]]
+        while starts and seen < 4:
+            start, seen = starts.pop(), seen + 1
+            (count,) = struct.unpack_from(f"{order}H", tiff, start)
+            for offset in range(start + 2, start + 2 + 12 * count, 12):
+                tag, kind, number, value = struct.unpack_from(f"{order}HHII", tiff, offset)
+                size = number * sizes.get(kind, 0)
+                total += size if value + size <= len(tiff) else 0
+                if tag in (34665, 34853, 40965):  # sub-directories: EXIF, GPS and interoperability
+                    starts.append(value)
+    return f"tags that expand from {len(tiff):,} to {total:,} bytes" if total > len(tiff) + METADATA_BYTES else ""

@@ -1,0 +1,222 @@
+"""Train the networks that ship with the project, and write them to data/bundled/NAME/.
+
+    python -m tools.bundle dcgan_faces           trains, or resumes, for some hours; then writes and scores the networks
+    python -m tools.bundle dcgan_faces --check   scores the networks that are there, and compares the scores
+
+Training is an ordinary run of the recipe on its built-in data, in runs/NAME-bundled, with the arguments in `BUNDLES`.
+If it is interrupted, the same command resumes it. The CPU time of all parts is added up. Only the files that the
+recipe's commands need are kept, with the matrices and kernels of the networks in float16. The recipe's own code then
+scores these networks on held-out data and draws its image, which goes to docs/gallery/NAME-bundled.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import io
+import json
+import math
+import platform
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import h5py
+import numpy as np
+
+from common.images.reading import read_image
+from common.images.writing import save_image
+from common.runs.bundled import BUNDLED, about_bundle
+from common.runs.run import Run, load_network
+from common.system.files import replacing_folder, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same weights give the same bytes
+
+
+class Bundle(NamedTuple):
+    """How the networks of a recipe are trained, and what is kept of the run."""
+
+    training_data: str  # shown to users
+    arguments: str  # of `python -m recipes.NAME train`
+    networks: tuple[str, ...]  # the networks that the recipe's commands need
+    files: tuple[str, ...] = ()  # other files of the run that they need
+
+
+FACE_SWAP = ("encoder", "inter", "decoder_a", "decoder_b")
+BUNDLES = {
+    "adversarial_autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
+    "autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
+    "conv_autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
+    "cyclegan": Bundle("synthetic landscapes", "--preset demo", ("generator_a2b", "generator_b2a")),
+    "dcgan": Bundle("synthetic handwriting", "--preset demo", ("generator",)),
+    "dcgan_faces": Bundle("synthetic faces", "--preset demo", ("ema",)),
+    "face_swap": Bundle("faces of two synthetic people", "--preset demo", FACE_SWAP, ("shift.npz",)),
+    "fgsm": Bundle("synthetic clothes", "--preset demo", ("classifier", "robust")),
+    "fast_style_transfer": Bundle("one painting", "--preset demo", ("transform_network",), ("style.png",)),
+    "gan": Bundle("synthetic handwriting", "--preset demo", ("generator",)),
+    "lenet": Bundle("synthetic clothes", "--preset modern", ("classifier",)),
+    "pix2pix": Bundle("sketches of synthetic faces", "--preset demo", ("generator",)),
+    "ssgan": Bundle("synthetic handwriting", "--preset demo", ("generator", "ema")),
+    "vae": Bundle("synthetic handwriting", "--preset demo", ("encoder", "sampler", "decoder")),
+    "vae_faces": Bundle("synthetic faces", "--preset demo", ("encoder", "decoder"), ("space.npz",)),
+}
+
+
+def in_float16(content: bytes) -> bytes:
+    """Convert a file of weights (HDF5): matrices and kernels become float16, vectors and scalars stay as they are.
+
+    Vectors are small, and the variances of batch normalisation can be outside the range of float16.
+    """
+    converted = io.BytesIO()
+    with h5py.File(io.BytesIO(content)) as source, h5py.File(converted, "w") as target:
+
+        def copy(name: str, part: h5py.Dataset | h5py.Group) -> None:
+            if isinstance(part, h5py.Dataset):
+                values = part[()]
+                half = values.ndim > 1 and values.dtype == np.float32
+                target.create_dataset(name, data=values.astype(np.float16) if half else values, track_times=False)
+            else:
+                target.require_group(name)
+            target[name].attrs.update(part.attrs)
+
+        target.attrs.update(source.attrs)
+        source.visititems(copy)
+    return converted.getvalue()
+
+
+def shrink(source: Path, destination: Path) -> None:
+    """Write a compressed copy of a .keras file with weights in float16. Keras loads them as float32."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(destination, "w") as new:
+        for member in sorted(old.infolist(), key=lambda member: member.filename):
+            content = old.read(member)
+            content = in_float16(content) if member.filename.endswith(".h5") else content
+            new.writestr(zipfile.ZipInfo(member.filename, ZIP_DATE), content, zipfile.ZIP_DEFLATED, 9)
+
+
+def scored(name: str, folder: Path, output_dir: Path) -> tuple[dict[str, Any], Path]:
+    """Score the networks in `folder` with the recipe's own code: its `run`, in which loading replaces training.
+
+    Returns:
+        The scores on held-out data, and the path of the recipe's image in `output_dir`.
+    """
+    recipe = importlib.import_module(f"recipes.{name}")
+
+    def load(networks: Any, *_: Any, **__: Any) -> list[dict[str, float]]:
+        for each in BUNDLES[name].networks:
+            getattr(networks, each).set_weights(load_network(folder, each).get_weights())
+        return []
+
+    config = Run.load(folder, name, recipe.Config).config
+    with mock.patch.object(recipe, "train", load):
+        image = recipe.run("sample", config, output_dir)
+    return json.loads((output_dir / "results.json").read_text(encoding="utf-8")), image
+
+
+def same_scores(some: dict[str, Any], others: dict[str, Any], tolerance: float = 0.02) -> list[str]:
+    """Return the names of the scores that differ by more than `tolerance`, relative to the larger one."""
+    names = sorted(set(some) | set(others))
+    return [
+        name
+        for name in names
+        if name not in some
+        or name not in others
+        or (some[name] != others[name] if isinstance(some[name], str) else
+            not math.isclose(some[name], others[name], rel_tol=tolerance, abs_tol=1e-3))
+    ]  # fmt: skip
+
+
+def trained(name: str) -> tuple[Path, float, str]:
+    """Train or resume the run of a bundle. Return its folder, its CPU hours so far, and the command."""
+    folder = ROOT / "runs" / f"{name}-bundled"
+    spent = folder.with_name(f"{name}-bundled-cpu-seconds.json")
+    command = ["python", "-m", f"recipes.{name}", "train", *shlex.split(BUNDLES[name].arguments)]
+    shown = shlex.join(command)
+    before = json.loads(spent.read_text()) if spent.exists() else 0.0
+    command += ["--output-dir", str(folder)]
+    try:
+        status = subprocess.run([sys.executable, *command[1:]], cwd=ROOT).returncode
+    except KeyboardInterrupt:
+        status = 130
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = before + used.ru_utime + used.ru_stime
+    write_json(spent, seconds)
+    if status:
+        sys.exit(status)
+    return folder, seconds / 3600, shown
+
+
+def machine() -> str:
+    """Return the name of the processor, or of its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def sha256(path: Path) -> str:
+    """Return the checksum of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_bundle(name: str, run: Path, cpu_hours: float, command: str) -> Path:
+    """Write the networks of a finished run, their scores and their checksums to `BUNDLED`; return the folder."""
+    bundle = BUNDLES[name]
+    with replacing_folder(BUNDLED / name) as folder, tempfile.TemporaryDirectory() as scratch:
+        for each in ("config.json", *bundle.files):
+            shutil.copyfile(run / each, folder / each)
+        for each in bundle.networks:
+            shrink(run / f"{each}.keras", folder / f"{each}.keras")
+        scores, image = scored(name, folder, Path(scratch) / "run")
+        write_json(folder / "results.json", scores)
+        save_image(read_image(image), ROOT / "docs" / "gallery" / f"{name}-bundled.png")
+        checksums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+        about = {"training_data": bundle.training_data, "command": command, "machine": machine()}
+        write_json(folder / "bundle.json", about | {"cpu_hours": round(cpu_hours, 3), "sha256": checksums})
+    return BUNDLED / name
+
+
+def table_row(name: str, folder: Path) -> str:
+    """Return the row of a bundle for the table in data/README.md."""
+    about = about_bundle(folder)
+    scores = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    shown = ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in scores.items()
+    )
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    cells = f"`bundled/{name}/`", about["training_data"], f"`{about['command']}`", about["machine"]
+    return f"| {' | '.join(cells)} | {about['cpu_hours']:.2f} | {size:.2f} MB | {shown} |"
+
+
+def main() -> int:
+    """Make or check one bundle; print its scores."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", choices=[*BUNDLES], metavar="NAME", help=f"one of {', '.join(BUNDLES)}")
+    parser.add_argument("--check", action="store_true", help="score the bundled networks again; do not train")
+    given = parser.parse_args()
+    folder = BUNDLED / given.name
+    if not given.check:
+        folder = write_bundle(given.name, *trained(given.name))
+    stored = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as scratch:
+        scores, _ = scored(given.name, folder, Path(scratch) / "run")
+    for name, value in scores.items():
+        print(f"{name:>28}  {value}")
+    print(f"the row for data/README.md:\n{table_row(given.name, folder)}")
+    if differing := same_scores(scores, stored):
+        print(f"error: these scores are not those in results.json: {', '.join(differing)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
