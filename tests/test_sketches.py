@@ -37,6 +37,15 @@ def test_ink_is_on_the_dark_side_of_an_edge():
     assert lines[64, :40].max() == lines[64, 90:].max() == 0
 
 
+def test_texture_gets_no_ink_but_the_edge_between_two_textures_does():
+    grain = np.random.default_rng(1).normal(0, 0.03, (64, 64, 3)).repeat(2, 0).repeat(2, 1)
+    image = (np.full((128, 128, 3), 0.6) + grain).astype(np.float32)
+    assert ink(image, np.random.default_rng(0)).max() < 0.05
+    image[:, 64:] -= 0.4
+    lines = ink(image, np.random.default_rng(0))
+    assert lines[:, 64:67].max(1).min() > 0.8 and lines[:, 80:].max() < 0.05
+
+
 def test_the_wash_of_two_colours_has_these_colours_mixed_with_paper():
     image = np.full((128, 128, 3), (0.9, 0.2, 0.2), np.float32)
     image[:, 64:] = (0.1, 0.2, 0.6)
