@@ -3,10 +3,12 @@
     python -m tools.bundle dcgan_faces           trains, or resumes, for some hours; then writes and scores the networks
     python -m tools.bundle dcgan_faces --check   scores the networks that are there, and compares the scores
 
-Training is an ordinary run of the recipe on its built-in data, in runs/NAME-bundled, with the arguments in `BUNDLES`.
-If it is interrupted, the same command resumes it. The CPU time of all parts is added up. Only the files that the
+Training is an ordinary run of the recipe, in runs/NAME-bundled, with the arguments in `BUNDLES`. Some recipes train on
+more synthetic images than their demos; these are first written to runs/NAME-bundled-data. If training is interrupted,
+the same command resumes it. The CPU time of all parts is added up. Only the files that the
 recipe's commands need are kept, with the matrices and kernels of the networks in float16. The recipe's own code then
-scores these networks on held-out data and draws its image, which goes to docs/gallery/NAME-bundled.png.
+scores these networks on the held-out data of the demo and draws its image, which goes to
+docs/gallery/NAME-bundled.png.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -36,9 +39,12 @@ from common.images.reading import read_image
 from common.images.writing import save_image
 from common.runs.bundled import BUNDLED, about_bundle
 from common.runs.run import Run, load_network
+from common.samples.faces import PORTRAITS, synthetic_faces
+from common.samples.sketches import sketch_pairs
 from common.system.files import replacing_folder, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+SEED = 1000  # of the synthetic training images, so that none of them is in the data of a demo, whose seed is 0
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same weights give the same bytes
 
 
@@ -49,6 +55,19 @@ class Bundle(NamedTuple):
     arguments: str  # of `python -m recipes.NAME train`
     networks: tuple[str, ...]  # the networks that the recipe's commands need
     files: tuple[str, ...] = ()  # other files of the run that they need
+    write_data: Callable[[Path], None] | None = None  # writes training images to a folder; None: the demo's data
+
+
+def write_portraits(folder: Path) -> None:
+    """Write 7,500 synthetic portraits of 48 x 48 pixels. The recipe holds out every fifth."""
+    for number, image in enumerate(synthetic_faces(7500, SEED, 48, **PORTRAITS)[0]):
+        save_image(image, folder / f"{number:04d}.png")
+
+
+def write_sketches(folder: Path) -> None:
+    """Write 3,000 pairs of a sketch (left) and a portrait (right), 64 x 64 pixels each; 60 of them as test images."""
+    for number, pair in enumerate(zip(*sketch_pairs(3000, SEED, 64), strict=True)):
+        save_image(np.hstack(pair), folder / ("test" if number < 60 else "train") / f"{number:04d}.png")
 
 
 FACE_SWAP = ("encoder", "inter", "decoder_a", "decoder_b")
@@ -58,13 +77,13 @@ BUNDLES = {
     "conv_autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
     "cyclegan": Bundle("synthetic landscapes", "--preset demo", ("generator_a2b", "generator_b2a")),
     "dcgan": Bundle("synthetic handwriting", "--preset demo", ("generator",)),
-    "dcgan_faces": Bundle("synthetic faces", "--preset demo", ("ema",)),
+    "dcgan_faces": Bundle("synthetic faces", "--preset demo", ("ema",), write_data=write_portraits),
     "face_swap": Bundle("faces of two synthetic people", "--preset demo", FACE_SWAP, ("shift.npz",)),
     "fgsm": Bundle("synthetic clothes", "--preset demo", ("classifier", "robust")),
     "fast_style_transfer": Bundle("one painting", "--preset demo", ("transform_network",), ("style.png",)),
     "gan": Bundle("synthetic handwriting", "--preset demo", ("generator",)),
     "lenet": Bundle("synthetic clothes", "--preset modern", ("classifier",)),
-    "pix2pix": Bundle("sketches of synthetic faces", "--preset demo", ("generator",)),
+    "pix2pix": Bundle("sketches of synthetic faces", "--preset demo", ("generator",), write_data=write_sketches),
     "ssgan": Bundle("synthetic handwriting", "--preset demo", ("generator", "ema")),
     "vae": Bundle("synthetic handwriting", "--preset demo", ("encoder", "sampler", "decoder")),
     "vae_faces": Bundle("synthetic faces", "--preset demo", ("encoder", "decoder"), ("space.npz",)),
@@ -139,6 +158,12 @@ def trained(name: str) -> tuple[Path, float, str]:
     folder = ROOT / "runs" / f"{name}-bundled"
     spent = folder.with_name(f"{name}-bundled-cpu-seconds.json")
     command = ["python", "-m", f"recipes.{name}", "train", *shlex.split(BUNDLES[name].arguments)]
+    if (write := BUNDLES[name].write_data) is not None:
+        data = Path("runs", f"{name}-bundled-data")
+        if not (ROOT / data).exists():
+            with replacing_folder(ROOT / data) as made:
+                write(made)
+        command += ["--data", str(data)]
     shown = shlex.join(command)
     before = json.loads(spent.read_text()) if spent.exists() else 0.0
     command += ["--output-dir", str(folder)]
