@@ -17,7 +17,6 @@ from common.runs.pretrained import Classifier
 from common.runs.run import Run
 from common.samples.digits import held_out_digits
 from common.system.files import InputError
-from recipes.fgsm import classify
 from recipes.targeted_attack import (
     DEMO,
     Attacks,
