@@ -2,6 +2,8 @@
 
     python -m tools.gallery            copies one image per recipe from runs/NAME-demo, then writes hero.png
     python -m tools.gallery --hero     only writes hero.png, from the images in docs/gallery/
+
+The strip shows a part of five of the images; `HERO` says which part.
 """
 
 from __future__ import annotations
