@@ -130,6 +130,19 @@ def fields(docstring: str) -> dict[str, str]:
     return found
 
 
+def paragraphs(parts: dict[str, str]) -> list[str]:
+    """Return fields of a docstring as paragraphs in Markdown, each with its name in bold."""
+    found = []
+    for field, words in parts.items():
+        if re.match(r"1\. ", words):
+            found.append(f"**{field}**\n\n" + words.replace("\n   ", " "))
+        elif re.search(r"\S {2,}\S", words):  # a table
+            found.append(f"**{field}**\n\n```\n{words}\n```")
+        else:
+            found.append(f"**{field}** " + " ".join(words.split()))
+    return found
+
+
 def row_of(name: str, table: str) -> dict[str, str]:
     """Return a recipe's row in the table of docs/recipes.md, keyed by column header."""
     header = next(line for line in table.splitlines() if line.startswith("| | recipe |"))
@@ -148,14 +161,7 @@ def cells_of(name: str, text: str, table: str) -> Iterator[nbformat.NotebookNode
     intro = [f"# {parts.pop('Title')}", f"![result of the demo](../docs/gallery/{name}.png)"]
     numbers = re.sub(r"\]\((?!http|\.\./)", "](../docs/", row["measured"])  # docs/ and notebooks/ have the same parent
     intro += [f"{sentence}. Measured: {numbers}.", f"**CPU time** {row['CPU time']}, on a processor with AVX2."]
-    for field, words in parts.items():
-        if re.match(r"1\. ", words):
-            intro.append(f"**{field}**\n\n" + words.replace("\n   ", " "))
-        elif re.search(r"\S {2,}\S", words):  # a table
-            intro.append(f"**{field}**\n\n```\n{words}\n```")
-        else:
-            intro.append(f"**{field}** " + " ".join(words.split()))
-    yield new_markdown_cell("\n\n".join([*intro, HOSTED]))
+    yield new_markdown_cell("\n\n".join([*intro, *paragraphs(parts), HOSTED]))
     yield new_code_cell(SETUP.format(name=name))
     for title, section in sections(text):
         if title == "Try it":

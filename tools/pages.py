@@ -1,20 +1,22 @@
-"""Write the grid of demo images in README.md from the table in docs/recipes.md.
+"""Write docs/recipes/NAME.md from recipes/NAME.py, and the grid of demo images in README.md.
 
-    python -m tools.pages            writes the grid
+    python -m tools.pages            writes all pages and the grid
     python -m tools.pages --check    lists files that are out of date; exit status 1 if there are any
 
-The table is written by hand, and also read by `tools.notebooks`.
+Both also use the table in docs/recipes.md, which is written by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import sys
 from pathlib import Path
 
+from common.runs.copying import recipe_names
 from common.system.files import write_text
-from tools.notebooks import row_of
+from tools.notebooks import blocks, fields, paragraphs, row_of, sections
 
 ROOT = Path(__file__).parents[1]
 COLUMNS, WIDTH = 3, 300  # of the grid; the width of an image in pixels, on a wide screen
@@ -41,7 +43,7 @@ def cell(name: str, row: dict[str, str]) -> str:
         raise ValueError(f"docs/recipes.md, {name}: expected an image, then **name** and a sentence")
     summary = re.sub(r"`(.*?)`", r"<code>\1</code>", sentence[2])
     return (
-        f'<td width="33%" valign="top"><a href="docs/recipes.md">'
+        f'<td width="33%" valign="top"><a href="docs/recipes/{name}.md">'
         f'<img src="docs/{image[2]}" width="{WIDTH}" alt="{image[1]}"></a><br><b>{sentence[1]}</b> {summary}<br>\n'
         f'<code>python -m {breakable(name)}</code><br><a href="notebooks/{name}.ipynb">notebook</a></td>\n'
     )
@@ -63,11 +65,87 @@ def with_grid(readme: str, table: str) -> str:
     return f"{before}{GRID_BEGINS}{grid(table)}{GRID_ENDS}{after}"
 
 
+# %% The pages of the recipes
+
+PAGE = """\
+<!-- Written by `python -m tools.pages` from recipes/{name}.py. Do not edit. -->
+# {title}
+
+![{alt}](../{image})
+
+{sentence}.
+
+| paper | measured | CPU time |
+|---|---|---|
+| {paper} | {measured} | {time} |
+
+[Source](../../recipes/{name}.py) · [Notebook](../../notebooks/{name}.ipynb) · [All recipes](../recipes.md) ·
+[Your own images](../guides/own-data.md)
+
+## Commands
+
+```
+{commands}
+```
+
+Add `--help` to a command to list its options.
+
+## About
+
+{about}
+
+{sections}
+"""
+
+
+def page(name: str, text: str, table: str) -> str:
+    """Return the page of a recipe, from its source and the text of docs/recipes.md."""
+    row, parts = row_of(name, table), fields(str(ast.get_docstring(ast.parse(text))))
+    image = re.match(r"!\[(.*?)\]\((.*?)\)", row[""])
+    if image is None:
+        raise ValueError(f"docs/recipes.md, {name}: expected an image in the first column")
+    title, commands = parts.pop("Title").rstrip("."), parts.pop("Run")
+    return PAGE.format(
+        name=name,
+        title=title,
+        alt=image[1],
+        image=image[2],
+        sentence=row["recipe"],
+        paper=row["paper"],
+        measured=re.sub(r"\]\((?!http)", "](../", row["measured"]),
+        time=row["CPU time"],
+        commands=commented(commands),
+        about="\n\n".join(paragraphs(parts)),
+        sections="\n\n".join(section(*each) for each in sections(text) if each[0]),
+    )
+
+
+def section(title: str, text: str) -> str:
+    """Return a section of a recipe in Markdown."""
+    found = [f"## {title}"]
+    for kind, block in blocks(text):
+        found.append(block if kind == "prose" else f"```python\n{block}\n```")
+    return "\n\n".join(found)
+
+
+def commented(commands: str) -> str:
+    """Put a # before the remark after each command, so that the line can be pasted into a shell."""
+    lines = []
+    for line in commands.splitlines():
+        found = re.match(r"(python -m .*?\S)( {2,})(\S.*)", line)
+        lines.append(f"{found[1]}{found[2]}# {found[3]}" if found else line)
+    return "\n".join(lines)
+
+
 def pages(root: Path = ROOT) -> dict[Path, str]:
     """Return the text of every file that this command writes, by its path."""
     table = (root / "docs" / "recipes.md").read_text(encoding="utf-8")
     readme = root / "README.md"
-    return {readme: with_grid(readme.read_text(encoding="utf-8"), table)}
+    found = {readme: with_grid(readme.read_text(encoding="utf-8"), table)}
+    for name in recipe_names(root):
+        source = (root / "recipes" / f"{name}.py").read_text(encoding="utf-8")
+        found[root / "docs" / "recipes" / f"{name}.md"] = page(name, source, table)
+    return found
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
@@ -75,7 +153,11 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description="Write the pages of the recipes.")
     parser.add_argument("--check", action="store_true", help="only list pages that are out of date")
     check, differing = parser.parse_args(arguments).check, 0
-    for path, text in pages(root).items():
+    wanted = pages(root)
+    for path in sorted({*(root / "docs" / "recipes").glob("*.md")} - wanted.keys()):
+        print(f"{path}: no recipe has this name; delete the file")
+        differing += 1
+    for path, text in wanted.items():
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         differing += 1
