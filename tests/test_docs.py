@@ -69,11 +69,10 @@ def flags_of(recipe: str) -> dict[str, tuple[set[str], set[str]]]:
     """Return the flags and the presets of each command of a recipe, read from its source."""
     tree = ast.parse((ROOT / "recipes" / f"{recipe}.py").read_text(encoding="utf-8"))
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    call = next(
-        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "run_command"
-    )
+    last = [*ast.walk(tree.body[-1])]  # if __name__ == "__main__"
+    call = next(node for node in last if isinstance(node, ast.Call) and ast.unparse(node.func) == "run_command")
     given = {str(each.arg): each.value for each in call.keywords}
-    assigned = {ast.unparse(each.targets[0]): each.value for each in ast.walk(tree) if isinstance(each, ast.Assign)}
+    assigned = {ast.unparse(each.targets[0]): each.value for each in last if isinstance(each, ast.Assign)}
     named = given.pop("presets")
     presets = {ast.literal_eval(key) for key in assigned.get(ast.unparse(named), named).keys}  # type: ignore[attr-defined]
     trains = ast.unparse(given.pop("steps", ast.Constant(True))) == "True"
@@ -134,24 +133,17 @@ def test_a_wrong_command_would_be_found():
 FOREIGN = ("No matching distribution", "No module named", "No space left", "run a recipe by its module name")
 
 
-def texts_in_the_code() -> list[str]:
-    """Return the texts in the code, with ... in place of values."""
-    found = []
-    for path in [*(ROOT / "common").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                parts = [each.value if isinstance(each, ast.Constant) else "..." for each in node.values]
-                found.append("".join(map(str, parts)))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return found
+def text_of_the_code() -> str:
+    """Return the source of the project, with the parts of a text joined that stand on several lines."""
+    sources = [*(ROOT / "common").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]
+    return "\n".join(re.sub(r'"\n\s*f?"', "", path.read_text(encoding="utf-8")) for path in sources)
 
 
 def test_the_messages_in_the_troubleshooting_guide_are_those_of_the_code():
     guide = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text(encoding="utf-8")
     cells = re.findall(r"^\| (.*?) \|", guide, re.M) + re.findall(r"^\*\*(`.*?`)", guide, re.M)
     messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell) if " " in message]
-    known = "\n".join(texts_in_the_code())
+    known = text_of_the_code()
     assert len(messages) > 60
     for message in messages:
         parts = [part.strip(" (),;") for part in message.split("...")]
