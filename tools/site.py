@@ -34,8 +34,8 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the documents outside docs/, and the files that links lead to."""
     from mkdocs.structure.files import File
 
-    for path, place in PAGES.items():
-        files.append(File.generated(config, place, content=(ROOT / path).read_text(encoding="utf-8")))
+    for name, place in PAGES.items():
+        files.append(File.generated(config, place, content=(ROOT / name).read_text(encoding="utf-8")))
     for path in sorted(path for pattern in COPIES for path in ROOT.glob(pattern)):
         files.append(File.generated(config, f"files/{path.relative_to(ROOT).as_posix()}", abs_src_path=str(path)))
     return files
