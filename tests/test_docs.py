@@ -8,9 +8,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
 
+from common.images.reading import read_image
+from common.images.writing import save_image
+from tools.gallery import hero
+from tools.gallery import main as write_gallery
 from tools.notebooks import row_of
 from tools.pages import ROOT, main
 
@@ -169,11 +173,19 @@ def test_the_scores_in_the_readme_are_those_of_the_table():
     assert re.match(rf"L1 {float(shown['l1']):.3f} .*SSIM {float(shown['ssim']):.3f} ", measured)
 
 
-def test_the_strip_of_images_is_small():
+def test_the_strip_of_images_is_small_and_shows_the_gallery():
     path = ROOT / "docs" / "gallery" / "hero.png"
-    with Image.open(path) as image:
-        assert image.height == 256 and image.width > 5 * 256
-    assert path.stat().st_size < 1_000_000
+    written, wanted = read_image(path), hero(path.parent)
+    assert written.shape == wanted.shape == (256, 5 * 256 + 4 * 8, 3) and path.stat().st_size < 1_000_000
+    difference = np.abs(written.astype(int) - wanted).mean()
+    assert difference < 1, "the gallery has changed: run `python -m tools.gallery --hero`, and look at the strip"
+
+
+def test_an_image_that_is_too_small_for_the_strip_is_named(tmp_path, capsys):
+    (tmp_path / "docs" / "gallery").mkdir(parents=True)
+    save_image(np.zeros((100, 900, 3), np.uint8), tmp_path / "docs" / "gallery" / "pix2pix.png")
+    assert write_gallery(["--hero"], tmp_path) == 2
+    assert "pix2pix.png: smaller than its crop in the strip" in capsys.readouterr().err
 
 
 def test_every_recipe_is_in_the_table_and_in_the_grid():

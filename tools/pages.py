@@ -19,7 +19,7 @@ from common.system.files import write_text
 from tools.notebooks import blocks, fields, paragraphs, row_of, sections
 
 ROOT = Path(__file__).parents[1]
-COLUMNS, WIDTH = 3, 300  # of the grid; the width of an image in pixels, on a wide screen
+COLUMNS, WIDTH = 3, 400  # of the grid; the width of an image in pixels, on a wide screen
 GRID_BEGINS, GRID_ENDS = "<!-- gallery, written by `python -m tools.pages` -->\n", "<!-- end of the gallery -->\n"
 
 # The recipes in the order of the grid: images of similar height are in the same row.
