@@ -191,7 +191,8 @@ def test_an_image_that_is_too_small_for_the_strip_is_named(tmp_path, capsys):
 def test_every_recipe_is_in_the_table_and_in_the_grid():
     table = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     for name in RECIPES:
-        assert row_of(name, table) and f'href="notebooks/{name}.ipynb"' in README
+        assert row_of(name, table) and f"[{name}](recipes/{name}.md)" in table
+        assert f'href="docs/recipes/{name}.md"' in README and f'href="notebooks/{name}.ipynb"' in README
 
 
 def test_the_pages_are_what_the_recipes_give():
