@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import shutil
 import sys
-import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -123,21 +121,6 @@ def address(tmp_path_factory) -> Iterator[str]:
         asyncio.set_event_loop(None)
         gc.collect()
         yield found
-
-
-@pytest.fixture
-def browser() -> Iterator[types.SimpleNamespace]:
-    sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
-    path = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
-    if path is None:
-        pytest.skip("no headless browser: none of chromium, chromium-browser, google-chrome is installed")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=flags)
-        yield opened
-        opened.close()
 
 
 def open_page(browser, address: str, width: int = 1200):
