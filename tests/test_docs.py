@@ -13,7 +13,7 @@ import pytest
 
 from common.images.reading import read_image
 from common.images.writing import save_image
-from tools.gallery import hero
+from tools.gallery import IMAGES, hero, thumbnails
 from tools.gallery import main as write_gallery
 from tools.notebooks import row_of
 from tools.pages import ROOT, main
@@ -178,14 +178,25 @@ def test_the_strip_of_images_is_small_and_shows_the_gallery():
     written, wanted = read_image(path), hero(path.parent)
     assert written.shape == wanted.shape == (256, 5 * 256 + 4 * 8, 3) and path.stat().st_size < 1_000_000
     difference = np.abs(written.astype(int) - wanted).mean()
-    assert difference < 1, "the gallery has changed: run `python -m tools.gallery --hero`, and look at the strip"
+    assert difference < 1, "the gallery has changed: run `python -m tools.gallery --small`, and look at the strip"
+
+
+def test_the_thumbnails_show_the_gallery():
+    folder = ROOT / "docs" / "gallery"
+    wanted = thumbnails(folder)
+    assert set(wanted) == set(IMAGES)
+    for name, image in wanted.items():
+        written = read_image(folder / "thumbnails" / f"{name}.jpg")
+        assert written.shape == image.shape == (260, 390, 3)
+        difference = np.abs(written.astype(int) - image).mean()
+        assert difference < 3.5, f"{name}: the gallery has changed: run `python -m tools.gallery --small`, and look"
 
 
 def test_an_image_that_is_too_small_for_the_strip_is_named(tmp_path, capsys):
     (tmp_path / "docs" / "gallery").mkdir(parents=True)
     save_image(np.zeros((100, 900, 3), np.uint8), tmp_path / "docs" / "gallery" / "pix2pix.png")
-    assert write_gallery(["--hero"], tmp_path) == 2
-    assert "pix2pix.png: smaller than its crop in the strip" in capsys.readouterr().err
+    assert write_gallery(["--small"], tmp_path) == 2
+    assert "pix2pix.png: smaller than the part of it that is shown" in capsys.readouterr().err
 
 
 def test_every_recipe_is_in_the_table_and_in_the_grid():

@@ -19,7 +19,7 @@ from common.system.files import write_text
 from tools.notebooks import blocks, fields, paragraphs, row_of, sections
 
 ROOT = Path(__file__).parents[1]
-COLUMNS, WIDTH = 3, 400  # of the grid; the width of an image in pixels, on a wide screen
+COLUMNS, WIDTH = 3, 390  # of the grid; the width of an image in pixels, on a wide screen
 GRID_BEGINS, GRID_ENDS = "<!-- gallery, written by `python -m tools.pages` -->\n", "<!-- end of the gallery -->\n"
 
 # The recipes in the order of the grid: images of similar height are in the same row.
@@ -44,7 +44,8 @@ def cell(name: str, row: dict[str, str]) -> str:
     summary = re.sub(r"`(.*?)`", r"<code>\1</code>", sentence[2])
     return (
         f'<td width="33%" valign="top"><a href="docs/recipes/{name}.md">'
-        f'<img src="docs/{image[2]}" width="{WIDTH}" alt="{image[1]}"></a><br><b>{sentence[1]}</b> {summary}<br>\n'
+        f'<img src="docs/gallery/thumbnails/{name}.jpg" width="{WIDTH}" alt="{image[1]}"></a><br>'
+        f"<b>{sentence[1]}</b> {summary}<br>\n"
         f'<code>python -m {breakable(name)}</code><br><a href="notebooks/{name}.ipynb">notebook</a></td>\n'
     )
 
