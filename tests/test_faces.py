@@ -183,11 +183,17 @@ def test_uniform_leaves_the_ears_free_and_nobody_is_bald():
     assert {cut.curl for cut in cuts} == {0.1, 0.2, 0.3}
 
 
-def test_uniform_faces_have_plain_backgrounds_without_noise():
-    for uniform, most in ((True, 1.5), (False, 20)):
-        corner = synthetic_faces(12, 5, 64, uniform=uniform, **dict.fromkeys(("hat", "beard"), 0.0))[0][:, :6, :6]
+def test_uniform_faces_have_plain_backgrounds():
+    for noise, least, most in ((0.0, 0, 1), (0.01, 2, 20)):
+        corner = synthetic_faces(12, 5, 64, uniform=True, noise=noise, hat=0.0)[0][:, :6, :6]
         steps = np.abs(np.diff(corner.astype(int), axis=2)).max((1, 2, 3))
-        assert (steps <= most).all() and (uniform or (steps >= 2).all())
+        assert (steps >= least).all() and (steps <= most).all()
+
+
+def test_noise_has_the_given_standard_deviation():
+    clean, noisy = (synthetic_faces(4, 0, 64, noise=noise)[0].astype(float) for noise in (0.0, 0.03))
+    inside = (clean > 30) & (clean < 225)  # where nothing is clipped
+    assert (noisy - clean)[inside].std() == pytest.approx(0.03 * 255, rel=0.02)
 
 
 def test_uniform_faces_wear_the_same_glasses():

@@ -60,13 +60,16 @@ FACE_ATTRIBUTE_RANGES = {
 FACE_ATTRIBUTES: tuple[str, ...] = tuple(FACE_ATTRIBUTE_RANGES)
 PORTRAITS: dict[str, Any] = {  # options of `synthetic_faces` for fewer kinds of faces, which are easier to generate
     "uniform": True,
+    "noise": 0.0,
     "looking_left": (0.3, 0.7),
     **dict.fromkeys(("smile", "glasses", "blond", "dark_skin", "bright_background"), (0.0, 1.0)),
     **dict.fromkeys(("beard", "hat", "old"), 0.0),
 }
 
 
-def _portray(sitter: tuple, moment: tuple, strengths: dict[str, float], size: int, uniform: bool = False) -> np.ndarray:
+def _portray(
+    sitter: tuple, moment: tuple, strengths: dict[str, float], size: int, uniform: bool = False, noise: float = 0.01
+) -> np.ndarray:
     """Return one face, uint8 [size, size, 3]. `sitter` and `moment` seed everything except the attributes."""
     import cv2
 
@@ -88,8 +91,7 @@ def _portray(sitter: tuple, moment: tuple, strengths: dict[str, float], size: in
         paint_hat(p)
     image = cv2.resize(p.paint, (size, size), interpolation=cv2.INTER_AREA)
     image = image * np.array([1 + p.warmth, 1, 1 - p.warmth], np.float32)
-    if not uniform:
-        image = image + 0.01 * p.moment.standard_normal(image.shape, np.float32)
+    image = image + np.float32(noise) * p.moment.standard_normal(image.shape, np.float32)
     return (255 * np.clip(image, 0, 1) + 0.5).astype(np.uint8)
 
 
@@ -99,6 +101,7 @@ def synthetic_faces(
     size: int = 64,
     character: int | None = None,
     uniform: bool = False,
+    noise: float = 0.01,
     **attributes: float | tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return synthetic faces, cropped as in CelebA (arXiv:1411.7766), and their attributes.
@@ -115,7 +118,8 @@ def synthetic_faces(
         character: index of a person to show in every image, 0 or more; None shows a different person in each image.
             Smile, mouth, brows, gaze, head pose, light and background still depend on the seed and the index, so two
             characters with the same seed show the same moments. Glasses, beard, hat and clothes belong to the person.
-        uniform: use only straight, short haircuts, plain backgrounds, the same glasses for everyone, and no noise.
+        uniform: use only straight, short haircuts, plain backgrounds, and the same glasses for everyone.
+        noise: standard deviation of the sensor noise, for pixels from 0 to 1.
         attributes: the strength of each given attribute in all faces, from 0 to 1, or a range of strengths. From a
             range, the strength of each face is sampled uniformly. `FACE_ATTRIBUTES` lists the names. Everything else in
             a face stays the same, except that a hat flattens high hair. Glasses and hats appear at 0.5 or more; other
@@ -156,7 +160,7 @@ def synthetic_faces(
                 rng = np.random.default_rng([*(moment if kind.momentary else sitter), number])
                 present = rng.random() < kind.frequency
                 strengths[name] = float(rng.uniform(*ranges.get(name, kind.present if present else kind.absent)))
-            images[index] = _portray(sitter, moment, strengths, size, uniform)
+            images[index] = _portray(sitter, moment, strengths, size, uniform, noise)
             labels[index] = [strength >= 0.5 for strength in strengths.values()]
     finally:
         cv2.setNumThreads(threads)

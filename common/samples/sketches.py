@@ -57,7 +57,7 @@ def sketch_pairs(count: int, seed: int, size: int = 64, first: int = 0) -> tuple
     for name, value, least in (("count", count, 1), ("first", first, 0)):
         if value < least:
             raise ValueError(f"{name} must be {least} or more, got {value}")
-    portraits = synthetic_faces(first + count, seed, size)[0][first:]
+    portraits = synthetic_faces(first + count, seed, size, noise=0.0)[0][first:]
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # several threads are no faster for such small images
     try:
