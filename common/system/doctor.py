@@ -113,8 +113,8 @@ def probed(code: str = PROBE) -> tuple[dict[str, Any], str]:
     """Return what a process that imports TensorFlow says, and the problem that it had."""
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
     try:
-        command, pipes = [sys.executable, "-c", code], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        done = subprocess.run(command, **pipes, env=environment, timeout=300, errors="replace")
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, env=environment, timeout=300, errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         return {}, f"TensorFlow cannot be imported: {error}"
     if done.returncode < 0:

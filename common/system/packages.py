@@ -72,8 +72,8 @@ def requirements() -> list[Requirement]:
     import importlib.metadata
 
     for line in importlib.metadata.requires(PROJECT) or ():
-        extra = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
-        found.append(requirement_of(line.partition(";")[0], extra[1] if extra else ""))
+        marker = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
+        found.append(requirement_of(line.partition(";")[0], marker[1] if marker else ""))
     return found
 
 
