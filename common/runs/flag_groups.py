@@ -45,7 +45,8 @@ def field_groups(kind: type) -> dict[str, str]:
     sections = list(zip(parts[::2], parts[1::2], strict=True))
     if not any(title.startswith("Networks") for title, _ in sections):
         return {}
-    group, groups = "data", {}
+    groups: dict[str, str] = {}
+    group = "data"
     for title, text in sections:
         if title.startswith(("Networks", "Loss", "Training", "Use", "A whole run")):
             group = "network" if title == "Networks" else "data" if title.startswith(("Use", "A ")) else "training"

@@ -58,7 +58,7 @@ def python_bounds() -> str:
         return settings["options"]["python_requires"]
     import importlib.metadata
 
-    return str(importlib.metadata.metadata(PROJECT).get("Requires-Python") or "")
+    return str(importlib.metadata.metadata(PROJECT)["Requires-Python"] or "")
 
 
 def requirements() -> list[Requirement]:
