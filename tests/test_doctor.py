@@ -17,6 +17,11 @@ ROOT = Path(__file__).parents[1]
 FACTS = {"backend": "tensorflow", "format": "channels_last", "floatx": "float32", "gpus": [], "cuda": False}
 
 
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
 def levels(check, *arguments) -> dict[str, str]:
     """Return the texts of the findings by level, joined."""
     found: dict[str, str] = {}

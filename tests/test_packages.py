@@ -25,6 +25,11 @@ for _each in requirements():
 ELSEWHERE = {"IPython", "ipywidgets"}  # of notebooks, which import them before anything of this project
 
 
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
 def hidden(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     """Make a package look as if it were not installed."""
     monkeypatch.setitem(sys.modules, module, None)
@@ -47,8 +52,15 @@ def test_outside_of_a_checkout_they_are_those_of_the_wheel(tmp_path, monkeypatch
         Requirement("gradio", ">=6.31", "app"),
         Requirement("tensorflow", ">=2.21", "gpu", "and-cuda"),
     ]
-    assert install_command("app") == "pip install 'keras-image-cookbook[app]'"
-    assert install_command() == "pip install 'keras-image-cookbook'"
+    assert install_command("app") == "pip install 'gradio>=6.31'"
+    assert install_command() == "pip install 'keras<3.16,>=3.15'"
+    assert install_command("gpu", requirements()[2]) == "pip install 'tensorflow[and-cuda]>=2.21'"
+
+
+def test_the_command_names_the_checkout_if_it_is_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert install_command() == f"pip install --editable '{ROOT}'"
+    assert install_command("app") == f"pip install --editable '{ROOT}[app]'"
 
 
 @pytest.mark.parametrize(

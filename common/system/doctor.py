@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from common.system.files import printable
-from common.system.packages import install_command, meets, python_bounds, requirement_of, requirements
+from common.system.packages import Requirement, install_command, meets, python_bounds, requirement_of, requirements
 
 GB = 1e9
 LEAST_DISK = 0.2 * GB  # a demo writes up to 0.1 GB
@@ -77,7 +77,7 @@ def versions() -> Iterator[Finding]:
         complete = complete and not wrong
         if wrong:
             state = f"version {found}" if found else "not installed"
-            yield Finding("WRONG", f"{each.name} {state}, expected {each.bounds}: {install_command()}")
+            yield Finding("WRONG", f"{each.name} {state}, expected {each.bounds}: {install_command('', each)}")
         elif each.name in ("tensorflow", "keras", "numpy"):
             yield Finding("ok", f"{each.name} {found} (expected {each.bounds})")
     if complete:
@@ -189,18 +189,17 @@ def caches() -> Iterator[Finding]:
 
 def extras() -> Iterator[Finding]:
     """List the optional packages that are missing, with the command that installs them."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[Requirement]] = {}
     for each in requirements():
         if each.extra:
             found = each.installed()
-            fits = (
-                bool(found) and meets(found, each.bounds) is not False and not missing_options(each.name, each.options)
-            )
-            name = f"{each.name}[{each.options}]" if each.options else each.name
-            groups.setdefault(each.extra, []).extend([] if fits else [name])
+            fits = bool(found) and meets(found, each.bounds) is not False
+            complete = fits and not missing_options(each.name, each.options)
+            groups.setdefault(each.extra, []).extend([] if complete else [each])
     for extra, missing in groups.items():
         if missing:
-            yield Finding("note", f"extra {extra} lacks {', '.join(missing)}: {install_command(extra)}")
+            names = ", ".join(f"{each.name}[{each.options}]" if each.options else each.name for each in missing)
+            yield Finding("note", f"extra {extra} lacks {names}: {install_command(extra, *missing)}")
         else:
             yield Finding("ok", f"extra {extra} is installed")
 

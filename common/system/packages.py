@@ -38,6 +38,11 @@ class Requirement(NamedTuple):
     options: str = ""  # extras of the package itself, such as `and-cuda`
 
     @property
+    def line(self) -> str:
+        """The requirement as pip reads it."""
+        return f"{self.name}[{self.options}]{self.bounds}" if self.options else f"{self.name}{self.bounds}"
+
+    @property
     def module(self) -> str:
         """The name of the module to import."""
         return IMPORTED_AS.get(self.name.lower(), self.name.replace("-", "_"))
@@ -94,12 +99,22 @@ def requirement_of(line: str, extra: str = "") -> Requirement:
     return Requirement(match[1], match[3].strip(), extra, match[2] or "")
 
 
-def install_command(extra: str = "") -> str:
-    """Return the pip command that installs what the project or one of its extras needs."""
-    wanted = f"[{extra}]" if extra else ""
-    if _settings() is None:
-        return f"pip install '{PROJECT}{wanted}'"
-    return f"pip install --editable '.{wanted}'" if wanted else "pip install --editable ."
+def install_command(extra: str = "", *packages: Requirement) -> str:
+    """Return the pip command that installs what the project needs, always or for one of its extras.
+
+    In a checkout, the command installs the project with this extra. Otherwise it names the packages, because the wheel
+    may come from a file.
+
+    Args:
+        extra: the name of the extra; empty: what is always needed.
+        packages: those that are missing, if they are known.
+    """
+    if _settings() is not None:
+        folder = "." if Path.cwd() == ROOT else str(ROOT)
+        wanted = f"{folder}[{extra}]" if extra else folder
+        return f"pip install --editable {wanted if wanted == '.' else repr(wanted)}"
+    missing = packages or [each for each in requirements() if each.extra == extra]
+    return f"pip install {' '.join(repr(each.line) for each in missing)}"
 
 
 def meets(version: str, bounds: str) -> bool | None:
@@ -122,7 +137,7 @@ def explained_import(error: ImportError) -> str:
     module = (error.name or "").partition(".")[0]
     for each in requirements() if module else ():
         if each.module == module and not each.installed():
-            return f"the package {each.name} is not installed: {install_command(each.extra)}"
+            return f"the package {each.name} is not installed: {install_command(each.extra, each)}"
         if each.module == module and not str(error).startswith("cannot import name"):
             return f"{each.name} cannot be imported ({first_line(error)}); `python -m recipes doctor` says more"
     return ""
