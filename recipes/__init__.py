@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
-from types import FrameType, TracebackType
+from types import FrameType
 
 from common.system.lazy import defer_imports
+from common.system.packages import explain
 
 
 def stop_at_once(number: int, frame: FrameType | None) -> None:
@@ -14,19 +15,9 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print one line if a package is missing, such as NumPy, which recipes import at the top; otherwise a traceback."""
-    from common.system.packages import explained_import  # not earlier, because it imports other modules
-
-    if isinstance(error, ImportError) and (missing := explained_import(error)):
-        os.write(2, f"error: {missing}\n".encode())
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Only for `python -m recipes.NAME`, not for `import recipes`. `errors_in_one_line` later replaces this handler.
     signal.signal(signal.SIGINT, stop_at_once)
 if sys.argv[:1] == ["-m"]:
     defer_imports()
-    sys.excepthook = explain
+    sys.excepthook = explain  # a missing package, such as NumPy, which recipes import at the top

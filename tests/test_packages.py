@@ -136,8 +136,15 @@ def test_every_optional_package_is_imported_where_its_extra_is_named():
         assert OPTIONAL[module] & extras or module in ELSEWHERE, module
 
 
-def test_a_recipe_without_numpy_is_one_line():
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("recipes.gan", r"the package numpy is not installed: pip install --editable \."),
+        ("tools.notebooks", r"the package nbformat is not installed: pip install --editable '\.\[test\]'"),
+    ],
+)
+def test_a_program_that_imports_the_package_at_its_top_ends_in_one_line(module, message):
     """Python is started without site-packages, so that nothing is installed."""
-    done = subprocess.run([sys.executable, "-S", "-m", "recipes.gan"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout == ""
-    assert re.fullmatch(r"error: the package numpy is not installed: pip install --editable \.\n", done.stderr)
+    done = subprocess.run([sys.executable, "-S", "-m", module], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(f"error: {message}\n", done.stderr)

@@ -7,9 +7,11 @@ functions import the modules that take time.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.system.files import InputError, first_line
@@ -141,6 +143,14 @@ def explained_import(error: ImportError) -> str:
         if each.module == module and not str(error).startswith("cannot import name"):
             return f"{each.name} cannot be imported ({first_line(error)}); `python -m recipes doctor` says more"
     return ""
+
+
+def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print one line if one of the project's packages is missing, otherwise the traceback: for `sys.excepthook`."""
+    if isinstance(error, ImportError) and (missing := explained_import(error)):
+        print(f"error: {missing}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager
