@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 WIDTH = 80
-TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in the README's table
+TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in docs/recipes.md
     "Classify images": {
         "dog_svm": ("hand-crafted features, linear SVM", 26),
         "mlp": ("one hidden layer: the baseline", 23),

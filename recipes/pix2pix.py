@@ -73,7 +73,7 @@ class Config:
 
 
 SMALL = Config(upsampling="bilinear", dropout=0.0, batch_size=4, learning_rate=1e-3, decay=True)
-DEMO = replace(SMALL, size=64, base_filters=16, patch_layers=2, jitter=1.0, gan_weight=0.1, epochs=8)
+DEMO = replace(SMALL, size=64, base_filters=16, patch_layers=2, jitter=1.0, gan_weight=0.1, epochs=10)
 STREETS = replace(SMALL, size=64, base_filters=24, epochs=26)  # for `--data streets`
 DEMO_RUN = Path("runs/pix2pix-demo")
 

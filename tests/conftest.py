@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -66,3 +68,19 @@ def figures(monkeypatch) -> list[Figure]:
 def unresized(monkeypatch) -> None:
     """Show the images of a sheet in their own size."""
     monkeypatch.setattr("common.images.figures.resize_image", lambda image, height, width: image)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Start a headless Chromium."""
+    sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
+    path = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
+    if path is None:
+        pytest.skip("no headless browser: none of chromium, chromium-browser, google-chrome is installed")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=flags)
+        yield opened
+        opened.close()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import shutil
 import sys
-import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from common.runs import Run
 from common.runs.pretrained import Classifier
 from common.samples.digits import centred_digit, held_out_digits
 from common.system.files import InputError
-from recipes import pix2pix, vae
+from recipes import dcgan_faces, pix2pix, vae
 from recipes.app import parts
 from recipes.app.parts import demo_messages, epochs_done, read_upload, side_by_side
 from recipes.app.serve import recipe_of, serve, serving
@@ -107,7 +105,7 @@ def test_a_demo_that_fails_says_why(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
-    """The page, with a small run of `vae`, one of `pix2pix` whose network is untrained, and no other."""
+    """The page, with a small run of `vae`, and runs of `pix2pix` and `dcgan_faces` whose networks are untrained."""
     pytest.importorskip("gradio", reason="gradio is not installed")
     folder = tmp_path_factory.mktemp("app")
     vae.run("sample", replace(vae.DEMO, units=32, batch_size=256, epochs=1, importance_samples=2), folder / "mine")
@@ -115,25 +113,14 @@ def address(tmp_path_factory) -> Iterator[str]:
     faces = Run(folder / "faces", "pix2pix", config, "sample")
     faces.start()
     faces.finish(pix2pix.build(config), dict)
-    with serving([folder / "mine", folder / "faces"], 0) as found:
+    tiny = replace(dcgan_faces.DEMO, base_filters=2, discriminator_filters=2)
+    people = Run(folder / "people", "dcgan_faces", tiny, "sample")
+    people.start()
+    people.finish(dcgan_faces.build(tiny), dict)
+    with serving([folder / "mine", folder / "faces", folder / "people"], 0) as found:
         asyncio.set_event_loop(None)
         gc.collect()
         yield found
-
-
-@pytest.fixture
-def browser() -> Iterator[types.SimpleNamespace]:
-    sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").sync_playwright
-    path = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
-    if path is None:
-        pytest.skip("no headless browser: none of chromium, chromium-browser, google-chrome is installed")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=flags)
-        yield opened
-        opened.close()
 
 
 def open_page(browser, address: str, width: int = 1200):
@@ -145,8 +132,17 @@ def open_page(browser, address: str, width: int = 1200):
     local = ("data:", "blob:", address)
     page.on("request", lambda asked: None if asked.url.startswith(local) else page.complaints.append(asked.url))
     page.goto(address)
-    page.get_by_role("tab", name="Read a digit").wait_for()
+    page.get_by_role("tab", name="Draw a face").wait_for()
     return page
+
+
+def canvas_of(page, text: str) -> tuple[float, float]:
+    """Return the centre of the canvas in the tab that contains a text, when it can be drawn on."""
+    paper = page.get_by_role("tabpanel").filter(has=page.get_by_text(text)).locator("canvas").first
+    paper.wait_for()
+    page.wait_for_timeout(1500)
+    box = paper.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
 def pictured(page, name: str) -> str:
@@ -175,11 +171,8 @@ def set_slider(page, label: str, value: float) -> None:
 @pytest.mark.xdist_group("app")
 def test_a_digit_drawn_with_the_mouse_is_read(browser, address):
     page = open_page(browser, address)
-    paper = page.locator("canvas").first
-    paper.wait_for()
-    page.wait_for_timeout(1500)
-    box = paper.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.get_by_role("tab", name="Read a digit").first.click()
+    x, y = canvas_of(page, "input of the network")
     page.mouse.move(x, y - 90)
     page.mouse.down()
     for step in range(19):
@@ -198,10 +191,7 @@ def test_a_face_drawn_with_the_mouse_becomes_a_portrait(browser, address):
     first = pictured(page, "portrait")
     set_slider(page, "start from (0: a plain face)", 3)
     second = changed(page, "portrait", first)
-    paper = page.get_by_role("tabpanel").filter(has=page.get_by_text("portrait")).locator("canvas").first
-    page.wait_for_timeout(1500)
-    box = paper.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = canvas_of(page, "portrait")
     page.mouse.move(x - 60, y)
     page.mouse.down()
     for step in range(13):
@@ -219,6 +209,12 @@ def test_sliders_change_pictures_and_a_bad_upload_is_said(browser, address, tmp_
     first = pictured(page, "digit-magnified-change-attacked-digit")
     set_slider(page, "epsilon: maximum change of a pixel (black to white is 1)", 0.25)
     changed(page, "digit-magnified-change-attacked-digit", first)
+    page.get_by_role("tab", name="Walk").first.click()
+    assert pictured(page, "first-face-current-face-last-face")
+    page.get_by_role("tab", name="Arithmetic").first.click()
+    first = pictured(page, "mean-of-a-mean-of-b-c-a-b-c")
+    set_slider(page, "c: a generated face", 7)
+    changed(page, "mean-of-a-mean-of-b-c-a-b-c", first)
     page.get_by_role("tab", name="Latent plane").first.click()
     first = pictured(page, "digit")
     set_slider(page, "latent 1", 2)

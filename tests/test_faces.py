@@ -179,8 +179,15 @@ def test_a_range_of_strengths_is_sampled_for_each_face():
 def test_uniform_leaves_the_ears_free_and_nobody_is_bald():
     strengths = dict.fromkeys(FACE_ATTRIBUTES, 0.0)
     cuts = [Portrait((0, 0, index), (2, 0, index), strengths, 16, uniform=True).cut for index in range(60)]
-    assert {cut.sides for cut in cuts} == {-0.1, 0.0, 0.1} and all(cut.hairline > -1 for cut in cuts)
-    assert len({cut.curl for cut in cuts}) >= 4
+    assert {cut.sides for cut in cuts} == {-0.1, 0.0} and all(cut.hairline > -1 for cut in cuts)
+    assert {cut.curl for cut in cuts} == {0.1, 0.2, 0.3}
+
+
+def test_uniform_faces_have_plain_backgrounds_without_noise():
+    for uniform, most in ((True, 1.5), (False, 20)):
+        corner = synthetic_faces(12, 5, 64, uniform=uniform, **dict.fromkeys(("hat", "beard"), 0.0))[0][:, :6, :6]
+        steps = np.abs(np.diff(corner.astype(int), axis=2)).max((1, 2, 3))
+        assert (steps <= most).all() and (uniform or (steps >= 2).all())
 
 
 def test_uniform_faces_wear_the_same_glasses():

@@ -63,10 +63,10 @@ def half(x):
 if __name__ == "__main__":
     run_command(half)
 '''
-README = """
+TABLE = """
 | | recipe | paper | `python -m` | notebook | measured | CPU time |
 |---|---|---|---|---|---|---|
-| ![halves](h.png) | **Halves** cuts | [S](https://a.b) | `recipes.halves` | [h](n/h.ipynb) | 1.5, see [R](R.md) | 3 s |
+| ![halves](h.png) | **Halves** cuts | [S](https://a.b) | `recipes.halves` | [h](h.ipynb) | 1.5, [R](../R.md) | 3 s |
 """
 
 
@@ -74,7 +74,8 @@ README = """
 def project(tmp_path) -> Path:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "halves.py").write_text(RECIPE)
-    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "recipes.md").write_text(TABLE)
     return tmp_path
 
 
@@ -134,7 +135,7 @@ def test_a_notebook_has_the_recipe_in_its_order(project):
 
 def test_check_says_what_differs_and_writes_nothing(project, capsys):
     assert main(["--check"], project) == 1
-    assert "halves.ipynb: differs from recipes/halves.py and README.md" in capsys.readouterr().out
+    assert "halves.ipynb: differs from recipes/halves.py and docs/recipes.md" in capsys.readouterr().out
     assert not (project / "notebooks").exists()
     assert main([], project) == 0 and main(["--check"], project) == 0
     path = project / "notebooks" / "halves.ipynb"

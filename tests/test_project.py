@@ -50,17 +50,14 @@ def test_the_wheel_holds_the_packages_and_the_data_and_no_more(wheel):
     assert {"data/digit_classifier.keras", "recipes/__main__.py", "recipes/app/tabs.py"} <= names
 
 
-def test_the_readme_opens_with_the_command_of_a_demo_and_that_of_the_tests():
-    """CI takes the second one from there, by its place."""
-    first, second = re.findall(r"^```\n(.*?)\n```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[:2]
-    assert first.startswith("python3 -m venv") and first.endswith("python -m recipes.pix2pix")
-    assert second.startswith("python3 -m venv") and "python -m pytest" in second
-
-
-def test_what_documents_point_to_is_there():
-    for document in [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+def test_ci_takes_the_test_command_from_the_readme():
+    """CI finds it by the comment above it. It is one command, and sets up the project itself."""
+    found = re.search(r"^<!-- test command -->\n```\n(.*?)\n```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert found and found[1].startswith("python3 -m venv .venv &&") and "python -m pytest" in found[1]
+    assert all(line.endswith(" &&") for line in found[1].splitlines()[:-1])
+    (taking,) = re.findall(r"^test_command=.*$", (ROOT / ".ci" / "run").read_text(), re.M)
+    shell = ["bash", "-euc", f'{taking}; printf "%s" "$test_command"']
+    assert subprocess.run(shell, capture_output=True, text=True, cwd=ROOT, check=True).stdout == found[1]
 
 
 def test_every_dependency_that_is_imported_is_declared():

@@ -57,7 +57,8 @@ def test_the_wash_of_two_colours_has_these_colours_mixed_with_paper():
 
 def test_a_sketch_is_closer_to_its_portrait_than_to_others(pairs):
     sketches, portraits = (images.astype(np.float32) for images in pairs)
-    distance = np.abs(sketches[:, None] - portraits[None]).mean((2, 3, 4))
+    thin = portraits + 0.2 * (np.array([255, 252, 247], np.float32) - portraits)  # in thin paint
+    distance = np.abs(sketches[:, None] - thin[None]).mean((2, 3, 4))
     assert (distance.argmin(1) == np.arange(6)).all()
 
 

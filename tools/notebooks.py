@@ -1,4 +1,4 @@
-"""Write notebooks/NAME.ipynb from recipes/NAME.py and its row in the README.
+"""Write notebooks/NAME.ipynb from recipes/NAME.py and its row in docs/recipes.md.
 
     python -m tools.notebooks            writes all notebooks
     python -m tools.notebooks --check    lists notebooks that are out of date; exit status 1 if there are any
@@ -130,10 +130,23 @@ def fields(docstring: str) -> dict[str, str]:
     return found
 
 
-def row_of(name: str, readme: str) -> dict[str, str]:
-    """Return a recipe's row in the README's table, keyed by column header."""
-    header = next(line for line in readme.splitlines() if line.startswith("| | recipe |"))
-    row = next(line for line in readme.splitlines() if f"| `recipes.{name}` |" in line)
+def paragraphs(parts: dict[str, str]) -> list[str]:
+    """Return fields of a docstring as paragraphs in Markdown, each with its name in bold."""
+    found = []
+    for field, words in parts.items():
+        if re.match(r"1\. ", words):
+            found.append(f"**{field}**\n\n" + words.replace("\n   ", " "))
+        elif re.search(r"\S {2,}\S", words):  # a table
+            found.append(f"**{field}**\n\n```\n{words}\n```")
+        else:
+            found.append(f"**{field}** " + " ".join(words.split()))
+    return found
+
+
+def row_of(name: str, table: str) -> dict[str, str]:
+    """Return a recipe's row in the table of docs/recipes.md, keyed by column header."""
+    header = next(line for line in table.splitlines() if line.startswith("| | recipe |"))
+    row = next(line for line in table.splitlines() if f"| `recipes.{name}` |" in line)
     columns, cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in (header, row))
     return dict(zip(columns, cells, strict=True))
 
@@ -141,21 +154,14 @@ def row_of(name: str, readme: str) -> dict[str, str]:
 # %% Writing a notebook
 
 
-def cells_of(name: str, text: str, readme: str) -> Iterator[nbformat.NotebookNode]:
-    """Yield the cells of a recipe's notebook."""
-    row, parts = row_of(name, readme), fields(str(ast.get_docstring(ast.parse(text))))
+def cells_of(name: str, text: str, table: str) -> Iterator[nbformat.NotebookNode]:
+    """Yield the cells of a recipe's notebook. `table` is the text of docs/recipes.md."""
+    row, parts = row_of(name, table), fields(str(ast.get_docstring(ast.parse(text))))
     commands, sentence = parts.pop("Run"), row["recipe"]
     intro = [f"# {parts.pop('Title')}", f"![result of the demo](../docs/gallery/{name}.png)"]
-    numbers = re.sub(r"\]\((?!http)", "](../", row["measured"])
+    numbers = re.sub(r"\]\((?!http|\.\./)", "](../docs/", row["measured"])  # docs/ and notebooks/ have the same parent
     intro += [f"{sentence}. Measured: {numbers}.", f"**CPU time** {row['CPU time']}, on a processor with AVX2."]
-    for field, words in parts.items():
-        if re.match(r"1\. ", words):
-            intro.append(f"**{field}**\n\n" + words.replace("\n   ", " "))
-        elif re.search(r"\S {2,}\S", words):  # a table
-            intro.append(f"**{field}**\n\n```\n{words}\n```")
-        else:
-            intro.append(f"**{field}** " + " ".join(words.split()))
-    yield new_markdown_cell("\n\n".join([*intro, HOSTED]))
+    yield new_markdown_cell("\n\n".join([*intro, *paragraphs(parts), HOSTED]))
     yield new_code_cell(SETUP.format(name=name))
     for title, section in sections(text):
         if title == "Try it":
@@ -197,7 +203,7 @@ def for_notebook(imports: str) -> str:
 def notebook(name: str, root: Path = ROOT) -> str:
     """Return the notebook of a recipe as text."""
     text = (root / "recipes" / f"{name}.py").read_text(encoding="utf-8")
-    cells = list(cells_of(name, text, (root / "README.md").read_text(encoding="utf-8")))
+    cells = list(cells_of(name, text, (root / "docs" / "recipes.md").read_text(encoding="utf-8")))
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number:02d}"
     metadata = {
@@ -223,7 +229,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             continue
         differing += 1
         if check:
-            print(f"{path}: differs from recipes/{name}.py and README.md; run `python -m tools.notebooks`")
+            print(f"{path}: differs from recipes/{name}.py and docs/recipes.md; run `python -m tools.notebooks`")
         else:
             print(write_text(path, text))
     return int(check and differing > 0)

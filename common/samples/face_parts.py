@@ -31,7 +31,7 @@ def paint_background(p: Portrait) -> None:
     blurred = cv2.GaussianBlur(rng.random((8, 8, 3), np.float32), (0, 0), 0.6)
     x = np.linspace(-0.7, 0.7, p.side, dtype=np.float32)
     y = x[:, None]
-    if kind == 0:
+    if kind == 0 or p.uniform:
         weight = (0.3 * (x**2 + y**2))[..., None]
     elif kind == 1:
         weight = np.clip(0.5 + np.float32(np.cos(turn)) * x + np.float32(np.sin(turn)) * y, 0, 1)[..., None]
@@ -84,7 +84,7 @@ def hair_map(p: Portrait) -> np.ndarray:
     angle = np.arctan2(x, np.maximum(down + 1.35, 0.12)) * 70 + 256 + np.float32(14 * curl) * waves
     texture = mix(strands[np.clip(angle, 0, 511).astype(np.int32)], 0.6 * coils, max(0.0, 1.6 * curl - 0.6))
     ring = np.hypot(across - np.float32(0.35 * p.lamp[0]), 0.75 * (down + 1.35)) - 0.42
-    light = p.lit(0.32) * (1 + 0.17 * texture) * (0.86 + 0.34 * np.exp(-((ring / 0.14) ** 2)))
+    light = p.lit(0.32) * (1 + (0.08 if p.uniform else 0.17) * texture) * (0.86 + 0.34 * np.exp(-((ring / 0.14) ** 2)))
     grey = np.clip(waves, 0, 1)[..., None] * np.float32(0.25 * p.strengths["old"])
     return p.upright((p.hair + (0.8 - p.hair) * grey) * light[..., None])
 

@@ -157,7 +157,7 @@ class Portrait:
         rng = self.dice("haircut")
         probabilities = np.array([cut.probability for cut in HAIRCUTS])
         if self.uniform:
-            probabilities *= [cut.sides <= 0.1 and cut.hairline > -1 for cut in HAIRCUTS]
+            probabilities *= [cut.sides <= 0.1 and cut.hairline > -1 and cut.curl < 0.5 for cut in HAIRCUTS]
             probabilities /= probabilities.sum()
         cut = HAIRCUTS[rng.choice(len(HAIRCUTS), p=probabilities)]
         volume = cut.volume * rng.uniform(0.7, 1.4)

@@ -88,7 +88,8 @@ def _portray(sitter: tuple, moment: tuple, strengths: dict[str, float], size: in
         paint_hat(p)
     image = cv2.resize(p.paint, (size, size), interpolation=cv2.INTER_AREA)
     image = image * np.array([1 + p.warmth, 1, 1 - p.warmth], np.float32)
-    image = image + 0.01 * p.moment.standard_normal(image.shape, np.float32)
+    if not uniform:
+        image = image + 0.01 * p.moment.standard_normal(image.shape, np.float32)
     return (255 * np.clip(image, 0, 1) + 0.5).astype(np.uint8)
 
 
@@ -114,7 +115,7 @@ def synthetic_faces(
         character: index of a person to show in every image, 0 or more; None shows a different person in each image.
             Smile, mouth, brows, gaze, head pose, light and background still depend on the seed and the index, so two
             characters with the same seed show the same moments. Glasses, beard, hat and clothes belong to the person.
-        uniform: use only haircuts that leave the ears free, no bald heads, and the same glasses for everyone.
+        uniform: use only straight, short haircuts, plain backgrounds, the same glasses for everyone, and no noise.
         attributes: the strength of each given attribute in all faces, from 0 to 1, or a range of strengths. From a
             range, the strength of each face is sampled uniformly. `FACE_ATTRIBUTES` lists the names. Everything else in
             a face stays the same, except that a hat flattens high hair. Glasses and hats appear at 0.5 or more; other

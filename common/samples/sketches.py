@@ -90,9 +90,9 @@ def ink(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     import cv2
 
     unit = len(image) / 128
-    for _ in range(3):
-        image = cv2.bilateralFilter(image, -1, 0.08, 2 * unit)
     grey = np.sqrt(np.clip(image @ np.array([0.3, 0.59, 0.11], np.float32), 0, 1))  # shows lines in dark areas, too
+    for _ in range(3):
+        grey = cv2.bilateralFilter(grey, -1, 0.045, 2 * unit)
     width = unit * rng.uniform(0.9, 1.3)
     fine, coarse = (cv2.GaussianBlur(grey, (0, 0), sigma) for sigma in (width, 1.8 * width))
     strength, threshold = rng.uniform(35, 50), rng.uniform(0.25, 0.4)
@@ -109,8 +109,12 @@ def wash(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rows, columns = np.mgrid[: len(small), : len(small)].astype(np.float32) / len(small)
     nearness = np.float32(rng.uniform(0.2, 0.4))  # weight of the position, compared with the colour
     pixels = np.dstack([small, nearness * rows, nearness * columns]).reshape(-1, 5)
-    count = int(rng.integers(20, 49))
+    count = int(rng.integers(24, 57))
     centres = pixels[rng.choice(len(pixels), count, replace=False)]
+    far = ((pixels[:, None] - centres[None, : count // 2]) ** 2).sum(-1).min(1)
+    for number in range(count // 2, count):  # half of them where no patch is similar yet: eyes, lips, thin glasses
+        centres[number] = pixels[np.searchsorted(far.cumsum(), rng.random() * far.sum()).clip(max=len(pixels) - 1)]
+        far = np.minimum(far, ((pixels - centres[number]) ** 2).sum(1))
     for _ in range(2):  # two steps of k-means
         patch = ((centres**2).sum(1) - 2 * np.einsum("pi,ci->pc", pixels, centres)).argmin(1)
         sums = np.stack([np.bincount(patch, channel, count) for channel in pixels.T], 1)

@@ -1,0 +1,173 @@
+"""Write docs/recipes/NAME.md from recipes/NAME.py, and the grid of demo images in README.md.
+
+    python -m tools.pages            writes all pages and the grid
+    python -m tools.pages --check    lists files that are out of date; exit status 1 if there are any
+
+Both also use the table in docs/recipes.md, which is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from pathlib import Path
+
+from common.runs.copying import recipe_names
+from common.system.files import write_text
+from tools.notebooks import blocks, fields, paragraphs, row_of, sections
+
+ROOT = Path(__file__).parents[1]
+COLUMNS, WIDTH = 3, 390  # of the grid; the width of an image in pixels, on a wide screen
+GRID_BEGINS, GRID_ENDS = "<!-- gallery, written by `python -m tools.pages` -->\n", "<!-- end of the gallery -->\n"
+
+# The recipes in the order of the grid: images of similar height are in the same row.
+ORDER = ["pix2pix", "style_transfer", "deepdream", "cyclegan", "fgsm", "fast_style_transfer"]
+ORDER += ["face_swap", "autoencoder", "conv_autoencoder", "vae_faces", "dcgan_faces", "targeted_attack"]
+ORDER += ["vae", "adversarial_autoencoder", "dcgan", "lenet", "ssgan", "mlp", "mobilenet", "dog_svm", "gan"]
+
+
+def grid(table: str) -> str:
+    """Return the grid of demo images as HTML, from the text of docs/recipes.md."""
+    cells = [cell(name, row_of(name, table)) for name in ORDER]
+    rows = [cells[first : first + COLUMNS] for first in range(0, len(cells), COLUMNS)]
+    return "<table>\n" + "".join(f"<tr>{''.join(row).rstrip()}</tr>\n" for row in rows) + "</table>\n"
+
+
+def cell(name: str, row: dict[str, str]) -> str:
+    """Return a cell of the grid: an image, the recipe's name and summary, its command, and a link to its notebook."""
+    image = re.match(r"!\[(.*?)\]\((.*?)\)", row[""])
+    sentence = re.match(r"\*\*(.*?)\*\* (.*)", row["recipe"])
+    if image is None or sentence is None:
+        raise ValueError(f"docs/recipes.md, {name}: expected an image, then **name** and a sentence")
+    summary = re.sub(r"`(.*?)`", r"<code>\1</code>", sentence[2])
+    return (
+        f'<td width="33%" valign="top"><a href="docs/recipes/{name}.md">'
+        f'<img src="docs/gallery/thumbnails/{name}.jpg" width="{WIDTH}" alt="{image[1]}"></a><br>'
+        f"<b>{sentence[1]}</b> {summary}<br>\n"
+        f'<code>python -m {breakable(name)}</code><br><a href="notebooks/{name}.ipynb">notebook</a></td>\n'
+    )
+
+
+def breakable(name: str) -> str:
+    """Return the module name of a recipe, with places for line breaks.
+
+    On a narrow screen, the longest unbroken part of a column sets its width. These parts are 11 to 14 characters long.
+    """
+    parts = name.split("_")
+    return "recipes." + "<wbr>" * (len(parts[0]) > 5) + "_<wbr>".join(parts)
+
+
+def with_grid(readme: str, table: str) -> str:
+    """Return the text of README.md with the grid between its two comments."""
+    before, _, rest = readme.partition(GRID_BEGINS)
+    _, _, after = rest.partition(GRID_ENDS)
+    return f"{before}{GRID_BEGINS}{grid(table)}{GRID_ENDS}{after}"
+
+
+# %% The pages of the recipes
+
+PAGE = """\
+<!-- Written by `python -m tools.pages` from recipes/{name}.py. Do not edit. -->
+# {title}
+
+![{alt}](../{image})
+
+{sentence}.
+
+| paper | measured | CPU time |
+|---|---|---|
+| {paper} | {measured} | {time} |
+
+[Source](../../recipes/{name}.py) · [Notebook](../../notebooks/{name}.ipynb) · [All recipes](../recipes.md) ·
+[Your own images](../guides/own-data.md)
+
+## Commands
+
+```
+{commands}
+```
+
+Add `--help` to a command to list its options.
+
+## About
+
+{about}
+
+{sections}
+"""
+
+
+def page(name: str, text: str, table: str) -> str:
+    """Return the page of a recipe, from its source and the text of docs/recipes.md."""
+    row, parts = row_of(name, table), fields(str(ast.get_docstring(ast.parse(text))))
+    image = re.match(r"!\[(.*?)\]\((.*?)\)", row[""])
+    if image is None:
+        raise ValueError(f"docs/recipes.md, {name}: expected an image in the first column")
+    title, commands = parts.pop("Title").rstrip("."), parts.pop("Run")
+    return PAGE.format(
+        name=name,
+        title=title,
+        alt=image[1],
+        image=image[2],
+        sentence=row["recipe"],
+        paper=row["paper"],
+        measured=re.sub(r"\]\((?!http)", "](../", row["measured"]),
+        time=row["CPU time"],
+        commands=commented(commands),
+        about="\n\n".join(paragraphs(parts)),
+        sections="\n\n".join(section(*each) for each in sections(text) if each[0]),
+    )
+
+
+def section(title: str, text: str) -> str:
+    """Return a section of a recipe in Markdown."""
+    found = [f"## {title}"]
+    for kind, block in blocks(text):
+        found.append(block if kind == "prose" else f"```python\n{block}\n```")
+    return "\n\n".join(found)
+
+
+def commented(commands: str) -> str:
+    """Put a # before the remark after each command, so that the line can be pasted into a shell."""
+    lines = []
+    for line in commands.splitlines():
+        found = re.match(r"(python -m .*?\S)( {2,})(\S.*)", line)
+        lines.append(f"{found[1]}{found[2]}# {found[3]}" if found else line)
+    return "\n".join(lines)
+
+
+def pages(root: Path = ROOT) -> dict[Path, str]:
+    """Return the text of every file that this command writes, by its path."""
+    table = (root / "docs" / "recipes.md").read_text(encoding="utf-8")
+    readme = root / "README.md"
+    found = {readme: with_grid(readme.read_text(encoding="utf-8"), table)}
+    for name in recipe_names(root):
+        source = (root / "recipes" / f"{name}.py").read_text(encoding="utf-8")
+        found[root / "docs" / "recipes" / f"{name}.md"] = page(name, source, table)
+    return found
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Write or check all pages; return exit status 1 if a check finds one that is out of date."""
+    parser = argparse.ArgumentParser(description="Write the pages of the recipes.")
+    parser.add_argument("--check", action="store_true", help="only list pages that are out of date")
+    check, differing = parser.parse_args(arguments).check, 0
+    wanted = pages(root)
+    for path in sorted({*(root / "docs" / "recipes").glob("*.md")} - wanted.keys()):
+        print(f"{path}: no recipe has this name; delete the file")
+        differing += 1
+    for path, text in wanted.items():
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        differing += 1
+        if check:
+            print(f"{path}: out of date; run `python -m tools.pages`")
+        else:
+            print(write_text(path, text))
+    return int(check and differing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
