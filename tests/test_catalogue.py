@@ -23,7 +23,8 @@ def test_every_recipe_is_in_the_table_once():
 
 
 def test_the_times_of_the_demos_are_those_of_the_documents():
-    rows = re.findall(r"\| `recipes\.(\w+)` \|.*\| (\d+) s \|$", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE)
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    rows = re.findall(r"\| `recipes\.(\w+)` \|.*\| (\d+) s \|$", text, re.MULTILINE)
     listed = {name: seconds for each in TASKS.values() for name, (_, seconds) in each.items()}
     assert {name: int(seconds) for name, seconds in rows} == listed
 
