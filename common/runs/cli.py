@@ -84,8 +84,10 @@ def _call(
     if trains:
         function, arguments = _with_defaults(function, recipe, arguments, presets)
         more = {"preset": f"changes the defaults below: {', '.join(presets)}"} | more
-    if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values()):
-        function, arguments = _with_numbers(function, arguments)
+    for each in inspect.signature(function).parameters.values():
+        if each.kind is each.VAR_KEYWORD:
+            more = {"NAME": f"a number; NAME is one of the {each.name}"} | more
+            function, arguments = _with_numbers(function, arguments)
     prog = f"python -m recipes.{recipe}" + (f" {command}" if command != "demo" else "")
     return call_with_flags(function, prog, arguments, about, more)
 

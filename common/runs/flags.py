@@ -12,6 +12,7 @@ import difflib
 import functools
 import inspect
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -169,7 +170,7 @@ def _parser(flags: Sequence[Flag], prog: str, about: str, more: Mapping[str, str
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for name, text in more.items():
         group = groups[GROUP_OF.get(name, "options")]
-        metavar = "N" if name == "max_pixels" else "NAME"
+        metavar = {"max_pixels": "N", "NAME": "X"}.get(name, "NAME")
         group.add_argument(_flag(name), metavar=metavar, help=text.replace("%", "%%"), default=argparse.SUPPRESS)
     for flag in flags:
         kind, item = _kind(flag.hint)
@@ -208,7 +209,10 @@ def shown_range(limits: Range) -> str:
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Keeps the line breaks of the text above the flags."""
+    """Keeps the line breaks of the text above the flags, and breaks no path at a hyphen."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))
