@@ -14,7 +14,7 @@ from common.system.doctor import Finding
 from common.system.packages import Requirement
 
 ROOT = Path(__file__).parents[1]
-FACTS = {"backend": "tensorflow", "format": "channels_last", "floatx": "float32", "gpus": [], "cuda": False}
+FACTS = {"image_data_format": "channels_last", "floatx": "float32", "gpus": []}
 
 
 @pytest.fixture(autouse=True)
@@ -89,14 +89,28 @@ def test_what_the_process_prints_last_is_read():
     assert doctor.probed("print('a notice'); print('{\"gpus\": []}')") == ({"gpus": []}, "")
 
 
-def test_another_backend_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "probed", lambda: (FACTS | {"backend": "torch", "format": "channels_first"}, ""))
+@pytest.mark.parametrize(
+    ("variable", "stored", "hint"),
+    [("torch", '{"backend": "tensorflow"}', "unset KERAS_BACKEND"),
+     ("", '{"backend": "torch"}', "edit "),
+     ("tensorflow", '{"backend": "torch"}', None),
+     ("", '{"floatx": "float32"}', None), ("", "{", None), ("", "[]", None)],
+)  # fmt: skip
+def test_another_backend_is_named(variable, stored, hint, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "probed", lambda: (FACTS, ""))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setenv("KERAS_BACKEND", "torch")
-    first, second = levels(doctor.tensorflow)["WRONG"].splitlines()
-    assert first.startswith("Keras has the backend torch, expected tensorflow: unset KERAS_BACKEND")
-    assert second == (f"Keras has the image_data_format channels_first, expected channels_last: edit keras.json "
-                      f"({tmp_path / 'keras.json'})")  # fmt: skip
+    monkeypatch.setenv("KERAS_BACKEND", variable)
+    (tmp_path / "keras.json").write_text(stored)
+    wrong = levels(doctor.tensorflow).get("WRONG", "")
+    expected = f"Keras is set to the backend torch, but recipes need tensorflow: {hint}"
+    assert wrong.startswith(expected) if hint else wrong == ""
+
+
+def test_other_settings_of_keras_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "probed", lambda: (FACTS | {"image_data_format": "channels_first"}, ""))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    expected = "Keras has the image_data_format channels_first, but recipes need channels_last: edit "
+    assert levels(doctor.tensorflow)["WRONG"] == f"{expected}{tmp_path / 'keras.json'}"
 
 
 def test_a_gpu_that_tensorflow_does_not_see(monkeypatch):

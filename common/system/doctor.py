@@ -30,8 +30,8 @@ import json
 import keras, tensorflow as tf
 gpus = [tf.config.experimental.get_device_details(each).get("device_name", each.name)
         for each in tf.config.list_physical_devices("GPU")]
-print(json.dumps({"backend": keras.config.backend(), "format": keras.config.image_data_format(),
-                  "floatx": keras.config.floatx(), "gpus": gpus, "cuda": tf.test.is_built_with_cuda()}))
+print(json.dumps({"image_data_format": keras.config.image_data_format(), "floatx": keras.config.floatx(),
+                  "gpus": gpus}))
 """
 
 Level = Literal["ok", "note", "WRONG"]
@@ -88,19 +88,19 @@ def tensorflow() -> Iterator[Finding]:
     """Import Keras and TensorFlow in another process, and check the backend and the GPUs."""
     if not all(each.installed() for each in requirements() if each.name in ("keras", "tensorflow")):
         return  # `versions` has named them
+    backend, source = configured_backend()
+    if backend != "tensorflow":
+        yield Finding("WRONG", f"Keras is set to the backend {backend}, but recipes need tensorflow: {source}")
     facts, problem = probed()
     if problem:
         yield Finding("WRONG", problem)
         return
-    wanted = {"backend": "tensorflow", "format": "channels_last", "floatx": "float32"}
-    names = {"backend": "backend", "format": "image_data_format", "floatx": "floatx"}
+    wanted = {"image_data_format": "channels_last", "floatx": "float32"}
     for name, value in wanted.items():
         if facts[name] != value:
-            hint = "unset KERAS_BACKEND" if os.environ.get("KERAS_BACKEND") and name == "backend" else "edit keras.json"
-            yield Finding("WRONG", f"Keras has the {names[name]} {facts[name]}, expected {value}: {hint} "
-                                   f"({keras_home() / 'keras.json'})")  # fmt: skip
-    if all(facts[name] == value for name, value in wanted.items()):
-        yield Finding("ok", "Keras runs on TensorFlow")
+            where = f"edit {keras_home() / 'keras.json'}"
+            yield Finding("WRONG", f"Keras has the {name} {facts[name]}, but recipes need {value}: {where}")
+    yield Finding("ok", "TensorFlow and Keras can be imported")
     if facts["gpus"]:
         yield Finding("ok", f"GPUs: {', '.join(facts['gpus'])}")
     elif shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
@@ -109,9 +109,21 @@ def tensorflow() -> Iterator[Finding]:
         yield Finding("ok", "no GPU; the demos do not need one")
 
 
+def configured_backend() -> tuple[str, str]:
+    """Return the backend that Keras is set to, and how to change it. Keras is not imported."""
+    if backend := os.environ.get("KERAS_BACKEND"):
+        return backend, "unset KERAS_BACKEND"
+    path = keras_home() / "keras.json"
+    try:
+        backend = str(json.loads(path.read_text(encoding="utf-8"))["backend"])
+    except (OSError, ValueError, KeyError, TypeError):  # Keras then uses its default
+        backend = "tensorflow"
+    return backend, f"edit {path}"
+
+
 def probed(code: str = PROBE) -> tuple[dict[str, Any], str]:
     """Return what a process that imports TensorFlow says, and the problem that it had."""
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
     try:
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, capture_output=True, env=environment, timeout=300, errors="replace")
