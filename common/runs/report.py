@@ -14,7 +14,7 @@ from typing import Any
 
 from common.images.decoding import decoded_image
 from common.images.figures import new_figure
-from common.runs.report_scores import in_words, shown_scores
+from common.runs.report_scores import shown_scores
 from common.system.cluster import is_chief
 from common.system.console import attempt
 from common.system.files import InputError, first_line, write_text
@@ -202,7 +202,7 @@ def report_chart(name: str, history: dict[str, list[float]]) -> list[dict]:
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(text, "currentColor").replace(line, "var(--accent)")
-    return [{"svg": svg, "caption": in_words(name)[0], "last": shown_number(points[-1][1])}]
+    return [{"svg": svg, "caption": name.replace("_", " "), "last": shown_number(points[-1][1])}]
 
 
 def shown_number(value: object) -> str:
