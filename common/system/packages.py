@@ -6,6 +6,7 @@ functions import the modules that take time.
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -121,14 +122,12 @@ def install_command(extra: str = "", *packages: Requirement) -> str:
 
 def meets(version: str, bounds: str) -> bool | None:
     """Return whether a version is within bounds such as `>=3.15,<3.16`, or None if this cannot be checked."""
-    try:
-        from packaging.specifiers import SpecifierSet
-    except ImportError:
+    for module in ("packaging.specifiers", "pip._vendor.packaging.specifiers"):  # TensorFlow needs the first
         try:
-            from pip._vendor.packaging.specifiers import SpecifierSet  # type: ignore[assignment, no-redef]
+            return importlib.import_module(module).SpecifierSet(bounds).contains(version, prereleases=True)
         except ImportError:
-            return None
-    return SpecifierSet(bounds).contains(version, prereleases=True)
+            continue
+    return None
 
 
 def explained_import(error: ImportError) -> str:
