@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.runs.cli import errors_in_one_line
+from common.runs.flags import call_with_flags
 from common.system.files import InputError, write_json, write_text
 from common.system.keras_files import load_keras_file
 from common.system.lazy import defer_imports, keras
@@ -30,11 +31,9 @@ def run_benchmark(function: Callable[..., object]) -> None:
 
     Invalid input causes a one-line error message and ends the process: see `errors_in_one_line`.
     """
-    import tyro
-
     prog = f"python -m benchmarks.{Path(sys.argv[0]).stem}"
     with errors_in_one_line():
-        tyro.cli(function, prog=prog, description=sys.modules["__main__"].__doc__)
+        call_with_flags(function, prog, sys.argv[1:], sys.modules["__main__"].__doc__ or "")
 
 
 @contextmanager

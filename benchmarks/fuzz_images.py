@@ -37,9 +37,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 from PIL import Image, features
 
+from benchmarks import run_benchmark
 from common.images.reading import read_image, read_labels
 from common.system.files import InputError
 
@@ -316,4 +316,4 @@ def main(count: int = 10_000, seed: int = 0, keep: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run_benchmark(main)

@@ -6,6 +6,7 @@ import sys
 from types import FrameType
 
 from common.system.lazy import defer_imports
+from common.system.packages import explain
 
 
 def stop_at_once(number: int, frame: FrameType | None) -> None:
@@ -19,3 +20,4 @@ if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, stop_at_once)
 if sys.argv[:1] == ["-m"]:
     defer_imports()
+    sys.excepthook = explain  # a missing package, such as NumPy, which recipes import at the top

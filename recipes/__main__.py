@@ -1,4 +1,7 @@
-"""`python -m recipes`: list the recipes, copy one to a file, serve a web page, or pack images into shards."""
+"""`python -m recipes`: list the recipes, copy one, serve a web page, pack images into shards, or check this machine.
+
+Only the standard library is imported at the top: `doctor` must run if other packages are missing.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from common.runs.copying import COOKBOOK, copy_recipe, recipe_names, recipe_summary
 from common.system.console import errors_in_one_line, prepare_streams
+from common.system.doctor import report
 from common.system.files import InputError, printable
+from recipes._catalogue import recipe_names, table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m recipes",
         description="List the recipes, or run a command. `python -m recipes.NAME --help` describes one recipe.",
     )
-    commands = parser.add_subparsers(metavar="copy|app|shards", dest="command")
+    commands = parser.add_subparsers(metavar="copy|app|shards|doctor", dest="command")
     copy = commands.add_parser("copy", help="write a recipe as a standalone file that runs without this project")
     copy.add_argument("name", help="name of the recipe, as listed by `python -m recipes`")
     copy.add_argument("destination", type=Path, help="file name ending in .py, or a folder")
@@ -40,14 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
     shards.add_argument("--megabytes", type=float, default=128, help="shard size in MB at which a new shard starts")
     shards.add_argument("--max-pixels", help="largest image to read, in pixels; default: Pillow's limit, 89478485")
     shards.add_argument("--skip-bad", action="store_true", help="skip files that cannot be read, and list them")
+    commands.add_parser("doctor", help="check Python, TensorFlow, packages, memory, disk and caches of this machine")
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in recipe_names():
+    if arguments and arguments[0] in recipe_names(Path(__file__).parent):
         parser.error(f"run a recipe by its module name: python -m recipes.{' '.join(arguments)}")
     options = parser.parse_args(arguments)
     prepare_streams()
     try:
         with errors_in_one_line():
             if options.command == "copy":
+                from common.runs.copying import copy_recipe
+
                 for path in copy_recipe(options.name, options.destination, options.force, options.bare):
                     print(printable(path))
             elif options.command == "app":
@@ -56,8 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
                 serve(options.run, options.port, options.open)
             elif options.command == "shards":
                 pack(options)
+            elif options.command == "doctor":
+                return report()
             else:
-                list_recipes()
+                print(table())
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -86,16 +95,6 @@ def pack(options: argparse.Namespace) -> None:
     parts = ", ".join(f"{count} {name}" for name, count in about["parts"].items())
     print(f"{about['layout']}: {parts}; {len(about['shards'])} shards" + ", complete" * options.check)
     print(printable(folder))
-
-
-def list_recipes(root: Path = COOKBOOK) -> None:
-    """Print the name and summary of each recipe, and the path of its image if one exists."""
-    names = recipe_names(root)
-    width = max(map(len, names), default=0)
-    for name in names:
-        image = root / "docs" / "gallery" / f"{name}.png"
-        path = image.relative_to(Path.cwd()) if image.is_relative_to(Path.cwd()) else image
-        print(f"{name:{width}}  {recipe_summary(name, root)}" + (f"  {path}" if image.exists() else ""))
 
 
 if __name__ == "__main__":

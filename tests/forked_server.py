@@ -41,7 +41,6 @@ IMPORTED = (
     "skimage.transform",
     "sklearn.svm",
     "tqdm",
-    "tyro",
 )
 
 

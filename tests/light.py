@@ -18,7 +18,7 @@ HEAVY = {"tensorflow", "keras", "matplotlib", "scipy", "sklearn", "skimage", "cv
 TIMES = "import time:"
 FORKING = """
 import json, os, runpy, sys, types
-import numpy, tyro
+import numpy
 import common.data, common.images, common.metrics, common.runs, common.training
 
 folder, commands = sys.argv[1], json.loads(sys.argv[2])

@@ -27,7 +27,7 @@ from common.runs.copying import COOKBOOK, copy_recipe, recipe_names, recipe_summ
 from common.runs.omissions import Omissions, without
 from common.samples.faces import synthetic_faces
 from common.system.files import InputError
-from recipes.__main__ import list_recipes, main
+from recipes.__main__ import main
 from tests.forked import forked_python
 from tests.test_contract import PIXELS, STEPPED, TINY, draw_fewer_everywhere, first_blocks, in_groups
 
@@ -215,22 +215,6 @@ def test_unusable_names_are_refused(tmp_path, name, destination, message):
     assert "\n" not in str(error.value)
 
 
-def test_list_shows_pictures_that_exist(tmp_path, capsys, monkeypatch):
-    (tmp_path / "recipes").mkdir()
-    for name, summary in (("count", "Count: add what others have counted."), ("zeta", "Last.")):
-        text = f'"""{summary}"""\nraise ValueError("a list imports nothing")\n'
-        (tmp_path / "recipes" / f"{name}.py").write_text(text)
-    picture = tmp_path / "docs" / "gallery" / "zeta.png"
-    picture.parent.mkdir(parents=True)
-    picture.touch()
-    list_recipes(tmp_path)
-    lines = ["count  Count: add what others have counted.", "zeta   Last."]
-    assert capsys.readouterr().out.splitlines() == [lines[0], f"{lines[1]}  {picture}"]
-    monkeypatch.chdir(tmp_path)
-    list_recipes(tmp_path)
-    assert capsys.readouterr().out.splitlines() == [lines[0], f"{lines[1]}  docs/gallery/zeta.png"]
-
-
 def test_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypatch):
     assert main(["copy", "none-like-this", str(tmp_path / "x.py")]) == 2
     assert capsys.readouterr().err.startswith("error: 'none-like-this' is no recipe")
@@ -238,21 +222,13 @@ def test_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys, monkeypat
     def refuse(*_):
         raise PermissionError(13, "Permission denied", "x.py")
 
-    monkeypatch.setattr("recipes.__main__.copy_recipe", refuse)
+    monkeypatch.setattr("common.runs.copying.copy_recipe", refuse)
     assert main(["copy", "any", "x.py"]) == 2
     assert capsys.readouterr().err == "error: x.py: Permission denied\n"
     with pytest.raises(SystemExit) as stop:
         main([RECIPES[0], "--epochs", "3"])
     assert stop.value.code == 2
     assert f"python -m recipes.{RECIPES[0]} --epochs 3" in capsys.readouterr().err
-
-
-def test_listing_imports_neither_a_recipe_nor_tensorflow():
-    code = "import recipes.__main__ as m, sys; m.main([]); print(sorted(sys.modules))"
-    command = [sys.executable, "-c", code]
-    output = subprocess.run(command, cwd=COOKBOOK, capture_output=True, text=True, check=True).stdout
-    for name in ("tensorflow", "keras", "matplotlib", "recipes.pix2pix"):
-        assert f"'{name}'" not in output
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in PIXELS])

@@ -150,7 +150,7 @@ def test_the_flag_sets_the_limit_for_every_verb(tmp_path: Path, command) -> None
     status, printed, _ = command("show", "--max-pixels", "400", path)
     assert status == 0 and printed.startswith("(20, 20, 3)\n")
     status, printed, _ = command("show", "--help")
-    assert status == 0 and "--max-pixels N allows images of up to N pixels" in " ".join(printed.split())
+    assert status == 0 and "--max-pixels N read images of up to N pixels" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("arguments", [["--max-pixels"], ["--max-pixels", "0"], ["--max-pixels", "a\x1b[2Jlot"]])

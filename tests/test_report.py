@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from common.runs.report import shown_number, spread_samples, write_report
+from common.runs.report_scores import shown_scores
 
 
 class Page(HTMLParser):
@@ -77,7 +78,7 @@ def test_page_shows_every_part_of_a_run(tmp_path):
     path = write_report(run)
     page = Page(path)
     assert path == run / "report.html"
-    assert {"dcgan", "frechet distance", "18.27", "1797", "keras", "3.15.1"} <= set(page.text)
+    assert {"dcgan", "Frechet distance to real images", "18.27", "1797", "keras", "3.15.1"} <= set(page.text)
     assert {"learning_rate", "0.0002", "64, 128", "no", "–"} <= set(page.text)
     assert {"3 epochs", "2 min 0 s", "11 steps/s", "generator loss", "discriminator loss"} <= set(page.text)
     assert list(page.pictures()) == ["samples", "epoch 1", "epoch 2", "epoch 3"]
@@ -157,7 +158,7 @@ def test_a_damaged_file_is_left_out_of_the_report_and_named(tmp_path, capsys, na
     (run / name).write_bytes(content)
     page = Page(write_report(run))
     assert capsys.readouterr().err == ""
-    assert {"Settings", "2 epochs", "18.27"} & set(page.text), "the rest is there"
+    assert {"Options", "2 epochs", "18.27"} & set(page.text), "the rest is there"
     named = any(text.startswith(name) and "cannot be read" in text for text in page.text)
     assert named == ((name, content) in UNREADABLE)
 
@@ -244,6 +245,50 @@ def test_numbers_have_four_digits(value, text):
     assert shown_number(value) == text
 
 
+def test_scores_are_compared_with_their_baselines():
+    scores = shown_scores(
+        {
+            "l1": 0.03,
+            "ssim": 0.85,
+            "mean_image_l1": 0.12,
+            "unchanged_l1": 0.1,
+            "unchanged_ssim": 0.77,
+            "test_images": 60,
+        },
+        shown_number,
+    )
+    assert scores.columns == [("L1 error", "0 is best"), ("SSIM", "1 is best")]
+    assert scores.rows == {"this run": ["0.03", "0.85"], "mean image": ["0.12", ""], "unchanged input": ["0.1", "0.77"]}
+    assert scores.others == [("test images", "", "60")]
+
+
+@pytest.mark.parametrize(
+    ("results", "rows", "others"),
+    [
+        ({}, [], []),
+        ({"images": 3, "test_images": 4}, [], ["images", "test images"]),  # counts are no scores
+        ({"style": 0.2, "style_of_colours_alone": 0.9}, ["this run", "of colours alone"], []),
+        ({"frechet_distance": 2.0, "frechet_distance_without_ema": 3.0}, ["this run", "without EMA"], []),
+        ({"l1": 1.0, "a_l1": 2.0, "b_a_l1": 3.0}, ["this run", "a", "b a"], []),
+        ({"a": 1.0, "b_a": 2.0, "b_a_of_c": 3.0}, ["this run", "b"], ["b a of c"]),
+        ({"loss_before": 1.0, "loss_after": 2.0, "note": "x"}, [], ["note", "loss before", "loss after"]),
+    ],
+)
+def test_no_score_is_lost(results, rows, others):
+    scores = shown_scores(results, shown_number)
+    assert list(scores.rows) == rows and sorted(name for name, _, _ in scores.others) == sorted(others)
+    assert sum(map(len, scores.rows.values())) + len(scores.others) == len(results)
+
+
+def test_parts_are_in_the_order_in_which_they_are_read(tmp_path):
+    run = make_run(tmp_path / "run", 2)
+    (run / "results.json").write_text('{"l1": 0.03, "unchanged_l1": 0.1, "images": 60}')
+    page = Page(write_report(run))
+    places = [page.text.index(part) for part in ("Results", "Scores", "unchanged input", "60", "Training",
+                                                 "Samples over epochs", "Options", "Versions")]  # fmt: skip
+    assert places == sorted(places)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 200])
 @pytest.mark.parametrize("width", [390, 1200])
@@ -254,7 +299,9 @@ def test_browser_shows_all_pictures_without_overflow(tmp_path, epochs, width):
         pytest.skip(f"no headless browser: none of {', '.join(browsers)} is installed")
     run = make_run(tmp_path / "run", epochs)
     save_picture(run / f"{'long' * 20}.png", 500, 1400)
-    (run / "results.json").write_text(json.dumps({"distance_of_all_test_images": 1.5, "note": "x" * 90}))
+    names = [f"{baseline}{name}" for baseline in ("", "unchanged_", "mean_image_")
+             for name in ("l1", "distance_of_all_test_images", "psnr")]  # fmt: skip
+    (run / "results.json").write_text(json.dumps({"note": "x" * 90} | dict.fromkeys(names, 1.5)))
     probe = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
         loaded: [...document.images].map(image => image.naturalWidth),
         inner: innerWidth, scroll: document.documentElement.scrollWidth}), "*"))</script></body>"""

@@ -16,6 +16,7 @@ from typing import Any
 
 from common.images.decoding import set_pixel_limit
 from common.runs.export import export
+from common.runs.flags import KNOWN, call_with_flags
 from common.runs.run import Run, read_execution
 from common.system.cluster import all_devices, is_chief, joining_again
 from common.system.console import errors_in_one_line, prepare_streams
@@ -48,7 +49,7 @@ def run_command(
         check_clock()
         if name not in commands:
             raise InputError(f"{name!r} is not a command of {recipe}; choose from {', '.join(commands)}")
-        about = inspect.getdoc(commands[name]) or ""
+        about = (inspect.getdoc(commands[name]) or "").partition("\n\nArgs:")[0]
         if name == "demo":
             about = f"{sys.modules['__main__'].__doc__}Commands {', '.join(commands)}; COMMAND --help lists the flags"
         function, arguments = commands[name], _with_pixel_limit(arguments)
@@ -77,26 +78,18 @@ def _call(
     steps: bool,
 ) -> object:
     """Parse `arguments` as the flags of `function`, and call it."""
-    import tyro
-
-    note = "--max-pixels N allows images of up to N pixels; the default is Pillow's limit, 89478485."
+    more = {"max_pixels": KNOWN["max_pixels"]}
     trains = "config" in inspect.signature(function).parameters
     function = _in_range(_in_a_run(function, steps) if trains else function)
-    if {"-h", "--help"} & set(arguments):
-        print(about, end="\n\n")  # printed here, because tyro would join the lines
     if trains:
         function, arguments = _with_defaults(function, recipe, arguments, presets)
-        note = f"--preset {'|'.join(presets)} changes the defaults below. {note}"
-    if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values()):
-        function, arguments = _with_numbers(function, arguments)
-    with range_checks(False):  # tyro would print range errors in a box; `_in_range` checks the ranges instead
-        return tyro.cli(
-            function,
-            prog=f"python -m recipes.{recipe}" + (f" {command}" if command != "demo" else ""),
-            description=note,
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
-        )
+        more = {"preset": f"changes the defaults below: {', '.join(presets)}"} | more
+    for each in inspect.signature(function).parameters.values():
+        if each.kind is each.VAR_KEYWORD:
+            more = {"NAME": f"a number; NAME is one of the {each.name}"} | more
+            function, arguments = _with_numbers(function, arguments)
+    prog = f"python -m recipes.{recipe}" + (f" {command}" if command != "demo" else "")
+    return call_with_flags(function, prog, arguments, about, more)
 
 
 def _with_pixel_limit(arguments: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from common.system.files import InputError, first_line, printable, replacing, re
 from common.system.lazy import keras, tf
 from common.system.locks import only_process_in
 from common.system.options import Range, check_value
+from common.system.packages import needs
 
 ExportFormat = Literal["tf_saved_model", "onnx", "litert", "litert_int8"]
 Side = Annotated[int, Range(0, 16_384)]  # in pixels
@@ -100,10 +101,8 @@ def _write_saved_model(network: keras.Model, path: Path) -> None:
 
 
 def _write_onnx(network: keras.Model, path: Path) -> None:
-    try:
+    with needs("export", "the format onnx"):
         onnx, _ = importlib.import_module("onnx"), importlib.import_module("tf2onnx")
-    except ImportError as error:
-        raise InputError(f"onnx needs {error.name}; install this project with the `export` extra") from None
     with warnings.catch_warnings():  # Keras uses `np.object`, which NumPy has removed
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
         network.export(str(path), format="onnx", verbose=False)

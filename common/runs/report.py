@@ -14,6 +14,7 @@ from typing import Any
 
 from common.images.decoding import decoded_image
 from common.images.figures import new_figure
+from common.runs.report_scores import shown_scores
 from common.system.cluster import is_chief
 from common.system.console import attempt
 from common.system.files import InputError, first_line, write_text
@@ -76,7 +77,7 @@ def report_page(output_dir: Path) -> str:
         images=[image for image in images if image],
         samples=[image for image in samples if image],
         charts=[chart for found in charts for chart in found],
-        numbers={name: shown_number(value) for name, value in results.items()},
+        scores=shown_scores(results, shown_number),
         settings={name: shown_setting(value) for name, value in settings.items()},
         versions=dict_of(run.get("versions")),
     )
@@ -159,7 +160,7 @@ def report_image(path: Path, longest: int) -> dict | None:
         "caption": f"{title} {int(number)}" if title and number.isdigit() else path.stem.replace("_", " "),
         "width": width * max(1, 640 // width),
         "height": height * max(1, 640 // width),
-        "kind": "small" if width <= 320 else "wide" if width > 1000 else "",
+        "kind": "small" if width <= 320 else "wide" if width > 1000 or width > 2 * height else "",
     }
 
 
@@ -248,7 +249,8 @@ header ul { display: flex; flex-wrap: wrap; gap: 2px 20px; margin: 8px 0 0; padd
 header li, figcaption { color: var(--quiet); font-size: .9rem; overflow-wrap: anywhere }
 figure { margin: 0; min-width: 0 }
 figcaption { padding-top: 6px }
-figcaption b { float: right; color: var(--text); font-variant-numeric: tabular-nums }
+figcaption span { float: right }
+figcaption b { color: var(--text); font-variant-numeric: tabular-nums }
 img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: var(--card) }
 img.small { image-rendering: pixelated }
 .warnings { margin-top: 28px; padding: 4px 20px 12px; border-left: 4px solid #d97706; background: var(--card) }
@@ -256,7 +258,8 @@ img.small { image-rendering: pixelated }
 .warnings ul { margin: 0; padding-left: 18px }
 .images { display: flex; flex-wrap: wrap; gap: 24px }
 .images figure { max-width: min(100%, 720px) }
-.images figure:has(img.wide) { max-width: 100% }
+.images figure:has(img.wide) { max-width: 100%; overflow-x: auto }
+.images img.wide { min-width: min(640px, 180vw) }
 .numbers { display: grid; gap: 12px; margin: 0 }
 .numbers { grid-template-columns: repeat(auto-fill, minmax(min(46%, 200px), 1fr)) }
 .numbers div { padding: 12px 16px; border-radius: 8px; background: var(--card); overflow-wrap: anywhere }
@@ -265,16 +268,33 @@ dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabu
 .grid { display: grid; gap: 20px 16px }
 .grid { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)) }
 .grid.samples { grid-template-columns: repeat(auto-fill, minmax(min(45%, 240px), 1fr)) }
+.grid.samples:has(img.wide) { grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)) }
 .grid.samples img { width: 100% }
 .chart { padding: 12px; border-radius: 8px; background: var(--card) }
 .chart figcaption { padding: 0 4px 8px }
 svg { display: block; width: 100%; height: auto }
 svg text { font-family: inherit !important }
-.tables { display: grid; gap: 0 48px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)) }
-table { width: 100%; border-collapse: collapse }
-th, td { padding: 6px 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top }
-th { padding-right: 16px; color: var(--quiet); font: .85rem/1.7 ui-monospace, "DejaVu Sans Mono", monospace }
-td { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
+.scroll { overflow-x: auto }
+.scroll + .numbers { margin-top: 24px }
+.numbers .good { font-size: .8rem }
+.compared { border-collapse: collapse }
+.compared th, .compared td { padding: 8px 28px 8px 0; border-bottom: 1px solid var(--rule); text-align: right }
+.compared tr > :last-child { padding-right: 0 }
+.compared th { font-weight: 400; vertical-align: bottom }
+.compared th[scope=row] { text-align: left }
+.compared small { display: block; color: var(--quiet) }
+.compared td { font-variant-numeric: tabular-nums }
+.compared tbody tr:first-child > * { font-weight: 600 }
+.options { display: grid; gap: 0 48px; margin: 0 }
+.options { grid-template-columns: repeat(auto-fill, minmax(min(100%, 280px), 1fr)) }
+.options div { display: flex; justify-content: space-between; gap: 16px }
+.options div { padding: 6px 0; border-bottom: 1px solid var(--rule) }
+.options dt { font: .85rem/1.7 ui-monospace, "DejaVu Sans Mono", monospace }
+.options dd { font-size: 1rem; font-weight: 400; text-align: right; overflow-wrap: anywhere; min-width: 0 }
+@media (max-width: 600px) {
+  main { padding-top: 24px }
+  .compared th, .compared td { padding-right: 14px }
+}
 </style>
 </head>
 <body>
@@ -282,11 +302,11 @@ td { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywh
 {% if rows %}
 <section>
 <h2>{{ title }}</h2>
-<table>
+<dl class="options">
 {% for name, value in rows.items() %}
-<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
+<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
 {% endfor %}
-</table>
+</dl>
 </section>
 {% endif %}
 {% endmacro %}
@@ -326,14 +346,34 @@ td { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywh
 </section>
 {% endif %}
 {{ figures("Results", images, "images") }}
-{% if numbers %}
+{% if scores.rows or scores.others %}
 <section>
 <h2>Scores</h2>
+{% if scores.rows %}
+<div class="scroll">
+<table class="compared">
+<thead>
+<tr><td></td>
+{% for name, good in scores.columns %}
+<th scope="col">{{ name }}<small>{{ good }}</small></th>
+{% endfor %}
+</tr>
+</thead>
+<tbody>
+{% for name, values in scores.rows.items() %}
+<tr><th scope="row">{{ name }}</th>{% for value in values %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endif %}
+{% if scores.others %}
 <dl class="numbers">
-{% for name, value in numbers.items() %}
-<div><dt>{{ name.replace("_", " ") }}</dt><dd>{{ value }}</dd></div>
+{% for name, good, value in scores.others %}
+<div><dt>{{ name }}</dt><dd>{{ value }}</dd>{% if good %}<dt class="good">{{ good }}</dt>{% endif %}</div>
 {% endfor %}
 </dl>
+{% endif %}
 </section>
 {% endif %}
 {% if charts %}
@@ -342,7 +382,7 @@ td { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywh
 <div class="grid">
 {% for chart in charts %}
 <figure class="chart">
-<figcaption>{{ chart.caption }} <b>{{ chart.last }}</b></figcaption>
+<figcaption>{{ chart.caption }} <span>last <b>{{ chart.last }}</b></span></figcaption>
 {{ chart.svg | safe }}
 </figure>
 {% endfor %}
@@ -350,10 +390,8 @@ td { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywh
 </section>
 {% endif %}
 {{ figures("Samples over epochs", samples, "grid samples") }}
-<div class="tables">
-{{ table("Settings", settings) }}
+{{ table("Options", settings) }}
 {{ table("Versions", versions) }}
-</div>
 </main>
 </body>
 </html>

@@ -171,8 +171,8 @@ def prepare_streams() -> None:
 def errors_in_one_line() -> Iterator[None]:
     """Exit with a one-line message if the block fails in a way that the user can fix.
 
-    The exit status is 2 for invalid input, disk errors and out-of-memory errors; 1 for a non-finite loss; 130 for
-    Ctrl-C; and 141 for a closed pipe.
+    The exit status is 2 for invalid input, missing packages, disk errors and out-of-memory errors; 1 for a non-finite
+    loss; 130 for Ctrl-C; and 141 for a closed pipe.
     """
     try:
         if callable(signal.getsignal(signal.SIGINT)):  # unless SIGINT is ignored, as in a background job
@@ -188,6 +188,12 @@ def errors_in_one_line() -> Iterator[None]:
         sys.exit(_complain(f"{where}{error.strerror or error}", 2))
     except FloatingPointError as error:
         sys.exit(_complain(str(error), 1))
+    except ImportError as error:
+        from common.system.packages import explained_import
+
+        if not (missing := explained_import(error)):
+            raise
+        sys.exit(_complain(missing, 2))
     except Exception as error:
         if not _out_of_memory(error):
             raise

@@ -20,6 +20,7 @@ from typing import Any
 from common.runs.bundled import run_or_bundle
 from common.runs.run import stored_run
 from common.system.files import InputError
+from common.system.packages import needs
 from recipes.app.guard import LARGEST_UPLOAD, Guard
 from recipes.app.parts import RECIPES, answer, check_upload
 from recipes.app.tabs import TABS
@@ -86,12 +87,10 @@ def serving(runs: Sequence[Path] = (), port: int = 7860) -> Iterator[str]:
     Raises InputError like `serve`.
     """
     with listening(port) as listener, upload_folder() as folder:
-        try:
+        with needs("app", "the page"):
             import fastapi
             import gradio as gr
             import uvicorn
-        except ImportError:
-            raise InputError("the page needs gradio: pip install --editable '.[app]'") from None
         given = {recipe_of(run): run for run in runs}
         folders = {name: given.get(name) or run_or_bundle(RECIPES[name].DEMO_RUN, name) for name in RECIPES}
         app = gr.mount_gradio_app(
