@@ -113,8 +113,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             return 2
     try:
         print(save_image(hero(gallery), gallery / "hero.png"))
-        for recipe, image in thumbnails(gallery).items():
-            print(save_image(image, gallery / "thumbnails" / f"{recipe}.jpg"))
+        for recipe, thumbnail in thumbnails(gallery).items():
+            print(save_image(thumbnail, gallery / "thumbnails" / f"{recipe}.jpg"))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

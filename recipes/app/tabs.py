@@ -290,7 +290,8 @@ def walk_faces(gr: Any, runs: dict[str, Path]) -> Answer:
             return None
         end = end + (start == end)  # interpolation needs two different faces
         generator = face_generator(run)
-        latents = dcgan_faces.walk(*dcgan_faces.sample_latents(generator, (int(start), int(end))), 25)
+        first, last = dcgan_faces.sample_latents(generator, (int(start), int(end)))
+        latents = dcgan_faces.walk(first, last, 25)
         return side_by_side(*dcgan_faces.generate(generator, latents[[0, int(position), -1]]))
 
     return answer(gr, go, [start, end, position], shown, made=made)
