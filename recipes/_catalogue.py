@@ -28,7 +28,7 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
         "dcgan_faces": ("faces, and latent arithmetic", 221),
     },
     "Translate": {
-        "pix2pix": ("sketches to portraits, from pairs", 165),
+        "pix2pix": ("sketches to portraits, from pairs", 223),
         "cyclegan": ("summer to winter, without pairs", 233),
         "face_swap": ("the expression of a person to another", 238),
     },

@@ -83,7 +83,9 @@ BUNDLES = {
     "fast_style_transfer": Bundle("one painting", "--preset demo", ("transform_network",), ("style.png",)),
     "gan": Bundle("synthetic handwriting", "--preset demo", ("generator",)),
     "lenet": Bundle("synthetic clothes", "--preset modern", ("classifier",)),
-    "pix2pix": Bundle("sketches of synthetic faces", "--preset demo", ("generator",), write_data=write_sketches),
+    "pix2pix": Bundle(
+        "sketches of synthetic faces", "--preset demo --base-filters 24 --epochs 8", ("generator",), (), write_sketches
+    ),
     "ssgan": Bundle("synthetic handwriting", "--preset demo", ("generator", "ema")),
     "vae": Bundle("synthetic handwriting", "--preset demo", ("encoder", "sampler", "decoder")),
     "vae_faces": Bundle("synthetic faces", "--preset demo", ("encoder", "decoder"), ("space.npz",)),
