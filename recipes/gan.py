@@ -60,6 +60,7 @@ class Config:
     gradient_penalty: Annotated[float, Range(0, 1e6)] = 0.0  # gamma of R1 and R2 (see Losses); 0: off
     penalty_fraction: Annotated[float, Range(0.01, 1)] = 1.0  # part of each batch for which the penalties are computed
     ema_decay: Annotated[float, Range(0, 1)] = 0.0  # EMA of the generator's weights, per step; 0: off
+    candidates: Annotated[int, Range(1, 64)] = 1  # generated images per selected image (see Use); 1: no selection
     epochs: Annotated[int, Range(1, 1_000_000)] = 20
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     synchronized: bool = False  # batch normalisation over the global batch, not per device
@@ -79,6 +80,7 @@ DEMO = Config(
     gradient_penalty=1.0,
     penalty_fraction=0.25,
     ema_decay=0.998,
+    candidates=3,
     epochs=46,
 )
 DEMO_RUN = Path("runs/gan-demo")
@@ -281,15 +283,38 @@ def train(
 # %% Use
 # The same seed always gives the same latents, so you can compare images across epochs and runs. At inference, batch
 # normalisation uses its moving averages, so an image does not depend on the other images in its batch.
+#
+# Some generated images are broken. The discriminator recognises many of them, so it can select the best image of every
+# `candidates` images. With more candidates, the images are better but less varied, and take longer to generate. The
+# idea is from discriminator rejection sampling (Azadi et al., ICLR 2019, arXiv:1810.06758), which instead accepts each
+# image with a probability that depends on its logit.
 
 
-def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
-    """Return `count` generated images, uint8 [count, size, size, channels]; the same seed gives the same images."""
-    if count < 1:
-        raise InputError(f"count must be 1 or more, got {count}")
-    latents = keras.random.normal((count, generator.input_shape[-1]), seed=seed)
-    parts = [latents[start : start + 250] for start in range(0, count, 250)]  # limits memory use
-    return np.concatenate([to_uint8(generator(part, training=False)) for part in parts])
+def generate(
+    generator: keras.Model,
+    count: int,
+    seed: int = 0,
+    discriminator: keras.Model | None = None,
+    candidates: int = 1,
+) -> np.ndarray:
+    """Return `count` generated images, uint8 [count, size, size, channels]; the same seed gives the same images.
+
+    With a `discriminator`, each image is the one with the highest logit among `candidates` generated images.
+    """
+    if count < 1 or candidates < 1:
+        raise InputError(f"count and candidates must be 1 or more, got {count} and {candidates}")
+    each = candidates if discriminator else 1
+    latents = keras.random.normal((count * each, generator.input_shape[-1]), seed=seed)
+    rows = math.ceil(250 / each) * each  # limits memory use
+    parts = []
+    for start in range(0, len(latents), rows):
+        images = generator(latents[start : start + rows], training=False)
+        if discriminator:
+            logits = tf.reshape(discriminator(images, training=False), (-1, each))
+            best = tf.argmax(logits, axis=1)
+            images = tf.gather(tf.reshape(images, (-1, each, *images.shape[1:])), best, batch_dims=1)
+        parts.append(to_uint8(images))
+    return np.concatenate(parts)
 
 
 # %% A whole run
@@ -319,8 +344,10 @@ def run(
     stream = images.batches(config.batch_size, config.seed, held_out=500)
     folder.start()
     train(networks, stream, config, output_dir)
-    grid = save_image(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)
-    folder.finish(networks, lambda: images.sample_scores(functools.partial(generate, networks.generator, seed=1)))
+    judge, candidates = networks.discriminator, config.candidates
+    selected = functools.partial(generate, networks.generator, discriminator=judge, candidates=candidates)
+    grid = save_image(selected(64), output_dir / "samples.png", zoom=2)
+    folder.finish(networks, lambda: images.sample_scores(functools.partial(selected, seed=1)))
     return grid
 
 
@@ -338,13 +365,19 @@ def generate_file(
     destination: Path,
     count: Annotated[int, Range(1, 100_000)] = 64,
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0,
+    candidates: Annotated[int, Range(0, 64)] = 0,
     singles: bool = False,
     run: Path = DEMO_RUN,
 ) -> Path:
-    """Write generated images as one grid or, with `singles`, as one PNG per image in the folder `destination`."""
+    """Write generated images as one grid or, with `singles`, as one PNG per image in the folder `destination`.
+
+    `candidates` is the number of images of which the discriminator selects one; 0 stands for the value of the run.
+    """
     trained = Run.load(run, "gan", Config)
     generator = trained.network("generator", (trained.config.latent_dim,), trained.image_shape)
-    images = generate(generator, count, seed)
+    candidates = candidates or trained.config.candidates
+    judge = trained.network("discriminator", trained.image_shape, (1,)) if candidates > 1 else None
+    images = generate(generator, count, seed, judge, candidates)
     if not singles:
         return save_image(images, destination)
     for number, image in enumerate(images):
@@ -357,8 +390,9 @@ def generate_file(
 # had memorised its training data, the rows would be identical.
 # >>> from common.metrics.latents import great_circle, nearest
 # >>>
-# >>> generator = Run.load(DEMO_RUN, "gan", Config).network("generator")
-# >>> generated = generate(generator, 8, seed=1)
+# >>> trained = Run.load(DEMO_RUN, "gan", Config)
+# >>> generator, discriminator = (trained.network(name) for name in Networks._fields)
+# >>> generated = generate(generator, 8, 1, discriminator, trained.config.candidates)
 # >>> training, queries = (images.reshape(-1, DEMO.size**2) / 255 for images in (digits.train, generated))
 # >>> show(np.concatenate([generated, digits.train[nearest(training, queries, 1)[:, 0]]]))
 #
