@@ -81,15 +81,19 @@ DEMO = Config(
     penalty_fraction=0.25,
     ema_decay=0.998,
     candidates=3,
-    epochs=46,
+    epochs=54,
 )
 DEMO_RUN = Path("runs/gan-demo")
 
 # %% Networks
 # Both networks are dense. The generator maps 100 normally distributed numbers to 784 pixels, through three hidden
-# layers of increasing width. Each hidden layer is followed by batch normalisation, and tanh limits the pixels to
-# [-1, 1]. A dense network has no information about which pixels are neighbours, so it must learn that strokes are
-# connected. Isolated bright pixels are a typical artefact.
+# layers of increasing width. Each hidden layer has batch normalisation, and tanh limits the pixels to [-1, 1]. A dense
+# network has no information about which pixels are neighbours, so it must learn that strokes are connected. Isolated
+# bright pixels are a typical artefact.
+#
+# Batch normalisation comes before the leaky ReLU. Consider a unit that is almost always negative. After the leaky ReLU,
+# its variance is small, so batch normalisation would amplify the rare positive values. The images from such latents
+# were covered with white pixels.
 #
 # The discriminator maps 784 pixels to one logit. It has no batch normalisation, so its logit for an image does not
 # depend on the other images in the batch.
@@ -110,8 +114,9 @@ def build(config: Config = Config()) -> Networks:
 
     x = latents = keras.Input((config.latent_dim,), name="latents")
     for units in (config.units, 2 * config.units, 4 * config.units):
-        x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
+        x = layers.Dense(units, **init)(x)
         x = layers.BatchNormalization(momentum=0.8, synchronized=config.synchronized)(x)
+        x = layers.LeakyReLU(negative_slope=0.2)(x)
     x = layers.Dense(int(np.prod(shape)), activation="tanh", dtype="float32", **init)(x)
     generator = keras.Model(latents, layers.Reshape(shape, dtype="float32")(x), name="generator")
 
