@@ -11,8 +11,9 @@ Differs  1. Latents are normal, not uniform, so that interpolation can follow a 
          4. `--preset modern` and the demo add what later work found, each as an option: a relativistic loss with
             gradient penalties on real and generated images instead of batch normalisation in the discriminator (R3GAN,
             Huang et al., NeurIPS 2024, arXiv:2501.05441), the exponential moving average (EMA) of the generator's
-            weights (Yazici et al., ICLR 2019, arXiv:1806.04498), a hidden dense layer in both networks, and learning
-            rates that decay.
+            weights (Yazici et al., ICLR 2019, arXiv:1806.04498), a hidden dense layer in both networks, learning rates
+            that decay, and a selection of generated images by the discriminator (after Azadi et al., ICLR 2019,
+            arXiv:1810.06758).
 Run      python -m recipes.dcgan                                             the demo: handwritten digits, offline
          python -m recipes.dcgan train --preset digits --data mnist --fetch  MNIST, downloaded once
          python -m recipes.dcgan train --data DIR --output-dir runs/mine     your own images; run again to resume
@@ -45,8 +46,8 @@ from common.training import Noise, adam, fit
 # usual `beta_1` of 0.9, the losses oscillate, so the paper uses 0.5. Both networks have the same learning rate. The
 # generator has the same filter counts as the discriminator, in reverse order.
 #
-# The options `loss`, `gradient_penalty`, `ema_decay`, `hidden_units` and `final_rate` are not from the paper. They are
-# off by default and on in the preset `modern`, which reaches better images in the same time.
+# The options `loss`, `gradient_penalty`, `ema_decay`, `hidden_units`, `final_rate` and `candidates` are not from the
+# paper. They are off by default and on in the preset `modern`, which reaches better images in the same time.
 
 
 @dataclass(frozen=True, kw_only=True)

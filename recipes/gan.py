@@ -10,7 +10,8 @@ Differs  1. Leaky ReLU, batch normalisation and Adam, as in the DCGAN paper (arX
             k times per generator update, with k = 1 in its experiments.
          3. The demo uses a relativistic loss with gradient penalties on real and generated images (R3GAN, Huang et al.,
             NeurIPS 2024, arXiv:2501.05441), the exponential moving average (EMA) of the generator's weights (Yazici et
-            al., ICLR 2019, arXiv:1806.04498), and learning rates that decay. These are options, off by default.
+            al., ICLR 2019, arXiv:1806.04498), and learning rates that decay. Its discriminator selects one of three
+            generated images (after Azadi et al., ICLR 2019, arXiv:1810.06758). These are options, off by default.
 Run      python -m recipes.gan                                           the demo: handwritten digits, offline
          python -m recipes.gan train --data mnist --fetch                MNIST, downloaded once
          python -m recipes.gan train --data DIR --output-dir runs/mine   your own images; run again to resume
