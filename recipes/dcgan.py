@@ -46,7 +46,7 @@ from common.training import Noise, adam, fit
 # usual `beta_1` of 0.9, the losses oscillate, so the paper uses 0.5. Both networks have the same learning rate. The
 # generator has the same filter counts as the discriminator, in reverse order.
 #
-# The options `loss`, `gradient_penalty`, `ema_decay`, `hidden_units`, `final_rate` and `candidates` are not from the
+# The options `loss`, `gradient_penalty`, `ema_decay`, `hidden_units`, `final_rate` and `keep` are not from the
 # paper. They are off by default and on in the preset `modern`, which reaches better images in the same time.
 
 
@@ -67,7 +67,7 @@ class Config:
     penalty_fraction: Annotated[float, Range(0.01, 1)] = 1.0  # part of each batch for which the penalties are computed
     ema_decay: Annotated[float, Range(0, 1)] = 0.0  # EMA of the generator's weights, per step; 0: off
     hidden_units: Annotated[int, Range(0, 65_536)] = 0  # extra dense layer in both networks; 0: none
-    candidates: Annotated[int, Range(1, 64)] = 1  # generated images per selected image (see Use); 1: no selection
+    keep: Annotated[int, Range(1, 100)] = 100  # images to keep of every 100 generated ones (see Use); 100: all
     epochs: Annotated[int, Range(1, 1_000_000)] = 25
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     synchronized: bool = False  # with several devices: normalise over the global batch, not per device
@@ -91,7 +91,7 @@ DEMO = Config(
     gradient_penalty=1.0,
     penalty_fraction=0.25,
     ema_decay=0.998,
-    candidates=3,
+    keep=50,
     epochs=28,
 )
 MODERN = replace(DEMO, base_filters=32, batch_size=32, ema_decay=0.999, epochs=12)
@@ -320,10 +320,10 @@ def train(
 # seeds along a great circle (White 2016, arXiv:1609.04468, section 2.1). Normal latents with 100 dimensions lie near a
 # sphere of radius 10, and a straight line would pass through its inside, where the generator was not trained.
 #
-# Some generated images are broken. The discriminator recognises many of them, so it can select the best image of every
-# `candidates` images. With more candidates, the images are better but less varied, and take longer to generate. The
-# idea is from discriminator rejection sampling (Azadi et al., ICLR 2019, arXiv:1810.06758), which instead accepts each
-# image with a probability that depends on its logit.
+# Some generated images are broken. The discriminator recognises many of them, so it can select images: of every 100
+# generated images, it keeps the `keep` images with the highest logits. If it keeps fewer, the images are better but
+# less varied, and take longer to generate. The idea is from discriminator rejection sampling (Azadi et al., ICLR 2019,
+# arXiv:1810.06758), which instead accepts each image with a probability that depends on its logit.
 
 
 def generate(
@@ -331,26 +331,25 @@ def generate(
     count: int,
     seed: int = 0,
     discriminator: keras.Model | None = None,
-    candidates: int = 1,
+    keep: int = 100,
 ) -> np.ndarray:
     """Return `count` generated images, uint8 [count, size, size, channels]; the same seed gives the same images.
 
-    With a `discriminator`, each image is the one with the highest logit among `candidates` generated images.
+    With a `discriminator`, these are the `keep` images with the highest logits of every 100 generated images.
     """
-    if count < 1 or candidates < 1:
-        raise InputError(f"count and candidates must be 1 or more, got {count} and {candidates}")
-    each = candidates if discriminator else 1
-    latents = keras.random.normal((count * each, generator.input_shape[-1]), seed=seed)
-    rows = math.ceil(256 / each) * each  # limits memory use
+    if count < 1 or not 1 <= keep <= 100:
+        raise InputError(f"count must be 1 or more and keep from 1 to 100, got {count} and {keep}")
+    selects = discriminator is not None and keep < 100
+    total = 100 * math.ceil(count / keep) if selects else count
+    latents = keras.random.normal((total, generator.input_shape[-1]), seed=seed)
     parts = []
-    for start in range(0, len(latents), rows):
-        images = generator(latents[start : start + rows], training=False)
-        if discriminator:
-            logits = tf.reshape(discriminator(images, training=False), (-1, each))
-            best = tf.argmax(logits, axis=1)
-            images = tf.gather(tf.reshape(images, (-1, each, *images.shape[1:])), best, batch_dims=1)
+    for start in range(0, total, 100):  # limits memory use
+        images = generator(latents[start : start + 100], training=False)
+        if selects:
+            logits = discriminator(images, training=False)[:, 0]
+            images = tf.gather(images, tf.sort(tf.math.top_k(logits, keep).indices))
         parts.append(to_uint8(images))
-    return np.concatenate(parts)
+    return np.concatenate(parts)[:count]
 
 
 def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np.ndarray:
@@ -393,8 +392,8 @@ def run(
     stream = images.batches(config.batch_size, config.seed, held_out=500)
     folder.start()
     train(networks, stream, config, output_dir)
-    judge, candidates = networks.discriminator, config.candidates
-    selected = functools.partial(generate, networks.generator, discriminator=judge, candidates=candidates)
+    judge = networks.discriminator
+    selected = functools.partial(generate, networks.generator, discriminator=judge, keep=config.keep)
     grid = save_image(selected(64), output_dir / "samples.png", zoom=2)
     folder.finish(networks, lambda: images.sample_scores(functools.partial(selected, seed=1)))
     return grid
@@ -413,18 +412,18 @@ def generate_file(
     destination: Path,
     count: Annotated[int, Range(1, 100_000)] = 64,
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0,
-    candidates: Annotated[int, Range(0, 64)] = 0,
+    keep: Annotated[int, Range(0, 100)] = 0,
     singles: bool = False,
     run: Path = DEMO_RUN,
 ) -> Path:
     """Write a grid of generated images or, with `singles`, one PNG file per image to the folder `destination`.
 
-    `candidates` is the number of images of which the discriminator selects one; 0 stands for the value of the run.
+    Of every 100 generated images, the discriminator keeps `keep`; 0 stands for the value of the run.
     """
     trained = Run.load(run, "dcgan", Config)
-    candidates = candidates or trained.config.candidates
-    judge = trained.network("discriminator", trained.image_shape, (1,)) if candidates > 1 else None
-    images = generate(load_generator(run), count, seed, judge, candidates)
+    keep = keep or trained.config.keep
+    judge = trained.network("discriminator", trained.image_shape, (1,)) if keep < 100 else None
+    images = generate(load_generator(run), count, seed, judge, keep)
     if not singles:
         return save_image(images, destination)
     for number, image in enumerate(images):

@@ -145,28 +145,31 @@ def test_the_same_seed_generates_the_same_images_in_any_number(generator):
     assert not np.array_equal(many, generate(generator, 300, seed=6))
 
 
-def test_the_discriminator_selects_the_image_with_the_highest_logit():
+def test_the_discriminator_keeps_the_images_with_the_highest_logits():
     generator, discriminator = build(Config(**TINY))
-    every = generate(generator, 300 * 3, seed=5)
-    logits = discriminator.predict(generator.predict(keras.random.normal((900, 100), seed=5)), verbose=0)
-    expected = [every[3 * group + np.argmax(logits[3 * group : 3 * group + 3])] for group in range(300)]
-    found = generate(generator, 300, 5, discriminator, candidates=3)
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(found[:2], generate(generator, 2, 5, discriminator, candidates=3))
+    every = generate(generator, 300, seed=5)
+    logits = discriminator.predict(generator.predict(keras.random.normal((300, 100), seed=5)), verbose=0)[:, 0]
+    expected = []
+    for start in range(0, 300, 100):
+        best = np.argsort(logits[start : start + 100])[-30:]
+        expected.extend(every[start + np.sort(best)])
+    found = generate(generator, 75, 5, discriminator, keep=30)
+    np.testing.assert_array_equal(found, expected[:75])
+    np.testing.assert_array_equal(found[:2], generate(generator, 2, 5, discriminator, keep=30))
     np.testing.assert_array_equal(every[:9], generate(generator, 9, 5, discriminator))
-    np.testing.assert_array_equal(every[:9], generate(generator, 9, 5, candidates=3))
-    with pytest.raises(ValueError, match="must be 1 or more, got 2 and 0"):
-        generate(generator, 2, candidates=0)
+    np.testing.assert_array_equal(every[:9], generate(generator, 9, 5, keep=30))
+    with pytest.raises(ValueError, match="keep from 1 to 100, got 2 and 0"):
+        generate(generator, 2, keep=0)
 
 
 def test_generated_files_are_selected_as_in_the_run_unless_told_otherwise(tmp_path):
-    config = Config(**TINY, candidates=4)
+    config = Config(**TINY, keep=40)
     Run(tmp_path, "dcgan", config, "sample").start()
     networks = build(config)
     for name, network in networks._asdict().items():
         network.save(tmp_path / f"{name}.keras")
-    for given, used in ((0, 4), (1, 1), (2, 2)):
-        generate_file(tmp_path / "images", 3, seed=3, candidates=given, singles=True, run=tmp_path)
+    for given, used in ((0, 40), (100, 100), (20, 20)):
+        generate_file(tmp_path / "images", 3, seed=3, keep=given, singles=True, run=tmp_path)
         found = [read_image(tmp_path / "images" / f"00000{number}.png", 1) for number in range(3)]
         np.testing.assert_array_equal(found, generate(networks.generator, 3, 3, networks.discriminator, used))
 
@@ -196,7 +199,7 @@ def test_a_walk_that_goes_nowhere_and_no_images_at_all(generator):
         walk(generator, 3, 3)
     with pytest.raises(ValueError, match="2 or more steps"):
         walk(generator, 3, 4, steps=1)
-    with pytest.raises(ValueError, match="got 0 and 1"):
+    with pytest.raises(ValueError, match="got 0 and 100"):
         generate(generator, 0)
 
 
