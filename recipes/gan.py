@@ -309,13 +309,13 @@ def generate(
     """
     if count < 1 or not 1 <= keep <= 100:
         raise InputError(f"count must be 1 or more and keep from 1 to 100, got {count} and {keep}")
-    selects = discriminator is not None and keep < 100
-    total = 100 * math.ceil(count / keep) if selects else count
+    keep = keep if discriminator else 100
+    total = 100 * math.ceil(count / keep) if keep < 100 else count
     latents = keras.random.normal((total, generator.input_shape[-1]), seed=seed)
     parts = []
     for start in range(0, total, 100):  # limits memory use
         images = generator(latents[start : start + 100], training=False)
-        if selects:
+        if discriminator and keep < 100:
             logits = discriminator(images, training=False)[:, 0]
             images = tf.gather(images, tf.sort(tf.math.top_k(logits, keep).indices))
         parts.append(to_uint8(images))
