@@ -82,7 +82,7 @@ DEMO = Config(
     penalty_fraction=0.25,
     ema_decay=0.998,
     keep=50,
-    epochs=54,
+    epochs=60,
 )
 DEMO_RUN = Path("runs/gan-demo")
 
