@@ -421,9 +421,10 @@ def generate_file(
     Of every 100 generated images, the discriminator keeps `keep`; 0 stands for the value of the run.
     """
     trained = Run.load(run, "dcgan", Config)
+    generator = trained.network("generator", (trained.config.latent_dim,), trained.image_shape)
     keep = keep or trained.config.keep
     judge = trained.network("discriminator", trained.image_shape, (1,)) if keep < 100 else None
-    images = generate(load_generator(run), count, seed, judge, keep)
+    images = generate(generator, count, seed, judge, keep)
     if not singles:
         return save_image(images, destination)
     for number, image in enumerate(images):
