@@ -373,6 +373,8 @@ def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np
 # - `confidence` is the mean probability of the predicted class. It is about 0.99 for real digits.
 # - `rarest_class_fraction`, `commonest_class_fraction` and `class_entropy` measure how evenly the generated images are
 #   spread over the classes. With ten equally frequent classes, they are 0.1, 0.1 and ln 10 = 2.30.
+#
+# The image grid and the scores are of the images that the discriminator keeps: in the demo, half of all.
 # >>> digits = images_of("sample", DEMO.size, DEMO.channels, "digits")
 # >>> show(digits.train[:32], columns=16)
 

@@ -330,6 +330,8 @@ def generate(
 #   `real_frechet_distance` compares the held-out digits with as many training digits.
 # - `confidence` is the mean probability of the predicted class. It is about 0.99 for real digits.
 # - `class_entropy` measures how evenly the predicted classes are spread. Its maximum is ln 10 = 2.30.
+#
+# The image grid and the scores are of the images that the discriminator keeps: in the demo, half of all.
 # >>> digits = images_of("sample", DEMO.size, DEMO.channels, "digits")
 # >>> show(digits.train[:32], columns=16)
 
