@@ -23,8 +23,8 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
         "adversarial_autoencoder": ("latents with a prior of your choice", 187),
     },
     "Generate": {
-        "gan": ("digits, with two small networks", 199),
-        "dcgan": ("images, with convolutions", 182),
+        "gan": ("digits, with two small networks", 181),
+        "dcgan": ("images, with convolutions", 145),
         "dcgan_faces": ("faces, and latent arithmetic", 221),
     },
     "Translate": {

@@ -11,8 +11,9 @@ Differs  1. Latents are normal, not uniform, so that interpolation can follow a 
          4. `--preset modern` and the demo add what later work found, each as an option: a relativistic loss with
             gradient penalties on real and generated images instead of batch normalisation in the discriminator (R3GAN,
             Huang et al., NeurIPS 2024, arXiv:2501.05441), the exponential moving average (EMA) of the generator's
-            weights (Yazici et al., ICLR 2019, arXiv:1806.04498), a hidden dense layer in both networks, and learning
-            rates that decay.
+            weights (Yazici et al., ICLR 2019, arXiv:1806.04498), a hidden dense layer in both networks, learning rates
+            that decay, and a selection of generated images by the discriminator (after Azadi et al., ICLR 2019,
+            arXiv:1810.06758).
 Run      python -m recipes.dcgan                                             the demo: handwritten digits, offline
          python -m recipes.dcgan train --preset digits --data mnist --fetch  MNIST, downloaded once
          python -m recipes.dcgan train --data DIR --output-dir runs/mine     your own images; run again to resume
@@ -45,8 +46,8 @@ from common.training import Noise, adam, fit
 # usual `beta_1` of 0.9, the losses oscillate, so the paper uses 0.5. Both networks have the same learning rate. The
 # generator has the same filter counts as the discriminator, in reverse order.
 #
-# The options `loss`, `gradient_penalty`, `ema_decay`, `hidden_units` and `final_rate` are not from the paper. They are
-# off by default and on in the preset `modern`, which reaches better images in the same time.
+# The options `loss`, `gradient_penalty`, `ema_decay`, `hidden_units`, `final_rate` and `keep` are not from the
+# paper. They are off by default and on in the preset `modern`, which reaches better images in the same time.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ class Config:
     penalty_fraction: Annotated[float, Range(0.01, 1)] = 1.0  # part of each batch for which the penalties are computed
     ema_decay: Annotated[float, Range(0, 1)] = 0.0  # EMA of the generator's weights, per step; 0: off
     hidden_units: Annotated[int, Range(0, 65_536)] = 0  # extra dense layer in both networks; 0: none
+    keep: Annotated[int, Range(1, 100)] = 100  # images to keep of every 100 generated ones (see Use); 100: all
     epochs: Annotated[int, Range(1, 1_000_000)] = 25
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     synchronized: bool = False  # with several devices: normalise over the global batch, not per device
@@ -89,7 +91,8 @@ DEMO = Config(
     gradient_penalty=1.0,
     penalty_fraction=0.25,
     ema_decay=0.998,
-    epochs=22,
+    keep=50,
+    epochs=28,
 )
 MODERN = replace(DEMO, base_filters=32, batch_size=32, ema_decay=0.999, epochs=12)
 
@@ -316,19 +319,41 @@ def train(
 # averages, so an image does not depend on the other images in its batch. `walk` interpolates between the latents of two
 # seeds along a great circle (White 2016, arXiv:1609.04468, section 2.1). Normal latents with 100 dimensions lie near a
 # sphere of radius 10, and a straight line would pass through its inside, where the generator was not trained.
+#
+# Some generated images are broken. The discriminator recognises many of them, so it can select images: of every 100
+# generated images, it keeps the `keep` images with the highest logits. If it keeps fewer, the images are better but
+# less varied, and take longer to generate. The idea is from discriminator rejection sampling (Azadi et al., ICLR 2019,
+# arXiv:1810.06758), which instead accepts each image with a probability that depends on its logit.
 
 
-def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
-    """Return `count` generated images, uint8 [count, size, size, channels]; the same seed gives the same images."""
-    if count < 1:
-        raise InputError(f"count must be 1 or more, got {count}")
-    latents = keras.random.normal((count, generator.input_shape[-1]), seed=seed)
-    parts = [latents[start : start + 256] for start in range(0, count, 256)]  # limits memory use
-    return np.concatenate([to_uint8(generator(part, training=False)) for part in parts])
+def generate(
+    generator: keras.Model,
+    count: int,
+    seed: int = 0,
+    discriminator: keras.Model | None = None,
+    keep: int = 100,
+) -> np.ndarray:
+    """Return `count` generated images, uint8 [count, size, size, channels]; the same seed gives the same images.
+
+    With a `discriminator`, these are the `keep` images with the highest logits of every 100 generated images.
+    """
+    if count < 1 or not 1 <= keep <= 100:
+        raise InputError(f"count must be 1 or more and keep from 1 to 100, got {count} and {keep}")
+    keep = keep if discriminator else 100
+    total = 100 * math.ceil(count / keep) if keep < 100 else count
+    latents = keras.random.normal((total, generator.input_shape[-1]), seed=seed)
+    parts = []
+    for start in range(0, total, 100):  # limits memory use
+        images = generator(latents[start : start + 100], training=False)
+        if discriminator and keep < 100:
+            logits = discriminator(images, training=False)[:, 0]
+            images = tf.gather(images, tf.sort(tf.math.top_k(logits, keep).indices))
+        parts.append(to_uint8(images))
+    return np.concatenate(parts)[:count]
 
 
 def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np.ndarray:
-    """Interpolate between the first images of two seeds; return uint8 [steps, size, size, channels]."""
+    """Interpolate between the first images of two seeds, without selection; return uint8 [steps, *image_shape]."""
     if seed == to_seed or steps < 2:
         raise InputError(f"walk needs different seeds and 2 or more steps, got {seed} and {to_seed}, {steps} steps")
     shape = (1, generator.input_shape[-1])
@@ -348,6 +373,8 @@ def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np
 # - `confidence` is the mean probability of the predicted class. It is about 0.99 for real digits.
 # - `rarest_class_fraction`, `commonest_class_fraction` and `class_entropy` measure how evenly the generated images are
 #   spread over the classes. With ten equally frequent classes, they are 0.1, 0.1 and ln 10 = 2.30.
+#
+# The image grid and the scores are of the images that the discriminator keeps: in the demo, half of all.
 # >>> digits = images_of("sample", DEMO.size, DEMO.channels, "digits")
 # >>> show(digits.train[:32], columns=16)
 
@@ -367,8 +394,10 @@ def run(
     stream = images.batches(config.batch_size, config.seed, held_out=500)
     folder.start()
     train(networks, stream, config, output_dir)
-    grid = save_image(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)
-    folder.finish(networks, lambda: images.sample_scores(functools.partial(generate, networks.generator, seed=1)))
+    judge = networks.discriminator
+    selected = functools.partial(generate, networks.generator, discriminator=judge, keep=config.keep)
+    grid = save_image(selected(64), output_dir / "samples.png", zoom=2)
+    folder.finish(networks, lambda: images.sample_scores(functools.partial(selected, seed=1)))
     return grid
 
 
@@ -385,11 +414,19 @@ def generate_file(
     destination: Path,
     count: Annotated[int, Range(1, 100_000)] = 64,
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0,
+    keep: Annotated[int, Range(0, 100)] = 0,
     singles: bool = False,
     run: Path = DEMO_RUN,
 ) -> Path:
-    """Write a grid of generated images or, with `singles`, one PNG file per image to the folder `destination`."""
-    images = generate(load_generator(run), count, seed)
+    """Write a grid of generated images or, with `singles`, one PNG file per image to the folder `destination`.
+
+    Of every 100 generated images, the discriminator keeps `keep`; 0 stands for the value of the run.
+    """
+    trained = Run.load(run, "dcgan", Config)
+    generator = trained.network("generator", (trained.config.latent_dim,), trained.image_shape)
+    keep = keep or trained.config.keep
+    judge = trained.network("discriminator", trained.image_shape, (1,)) if keep < 100 else None
+    images = generate(generator, count, seed, judge, keep)
     if not singles:
         return save_image(images, destination)
     for number, image in enumerate(images):

@@ -10,7 +10,8 @@ Differs  1. Leaky ReLU, batch normalisation and Adam, as in the DCGAN paper (arX
             k times per generator update, with k = 1 in its experiments.
          3. The demo uses a relativistic loss with gradient penalties on real and generated images (R3GAN, Huang et al.,
             NeurIPS 2024, arXiv:2501.05441), the exponential moving average (EMA) of the generator's weights (Yazici et
-            al., ICLR 2019, arXiv:1806.04498), and learning rates that decay. These are options, off by default.
+            al., ICLR 2019, arXiv:1806.04498), and learning rates that decay. Its discriminator selects generated
+            images (after Azadi et al., ICLR 2019, arXiv:1810.06758). These are options, off by default.
 Run      python -m recipes.gan                                           the demo: handwritten digits, offline
          python -m recipes.gan train --data mnist --fetch                MNIST, downloaded once
          python -m recipes.gan train --data DIR --output-dir runs/mine   your own images; run again to resume
@@ -60,6 +61,7 @@ class Config:
     gradient_penalty: Annotated[float, Range(0, 1e6)] = 0.0  # gamma of R1 and R2 (see Losses); 0: off
     penalty_fraction: Annotated[float, Range(0.01, 1)] = 1.0  # part of each batch for which the penalties are computed
     ema_decay: Annotated[float, Range(0, 1)] = 0.0  # EMA of the generator's weights, per step; 0: off
+    keep: Annotated[int, Range(1, 100)] = 100  # images to keep of every 100 generated ones (see Use); 100: all
     epochs: Annotated[int, Range(1, 1_000_000)] = 20
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     synchronized: bool = False  # batch normalisation over the global batch, not per device
@@ -79,15 +81,20 @@ DEMO = Config(
     gradient_penalty=1.0,
     penalty_fraction=0.25,
     ema_decay=0.998,
-    epochs=46,
+    keep=50,
+    epochs=60,
 )
 DEMO_RUN = Path("runs/gan-demo")
 
 # %% Networks
 # Both networks are dense. The generator maps 100 normally distributed numbers to 784 pixels, through three hidden
-# layers of increasing width. Each hidden layer is followed by batch normalisation, and tanh limits the pixels to
-# [-1, 1]. A dense network has no information about which pixels are neighbours, so it must learn that strokes are
-# connected. Isolated bright pixels are a typical artefact.
+# layers of increasing width. Each hidden layer has batch normalisation, and tanh limits the pixels to [-1, 1]. A dense
+# network has no information about which pixels are neighbours, so it must learn that strokes are connected. Isolated
+# bright pixels are a typical artefact.
+#
+# Batch normalisation comes before the leaky ReLU. Consider a unit that is almost always negative. After the leaky ReLU,
+# its variance is small, so batch normalisation would amplify the rare positive values. The images from such latents
+# were covered with white pixels.
 #
 # The discriminator maps 784 pixels to one logit. It has no batch normalisation, so its logit for an image does not
 # depend on the other images in the batch.
@@ -108,8 +115,9 @@ def build(config: Config = Config()) -> Networks:
 
     x = latents = keras.Input((config.latent_dim,), name="latents")
     for units in (config.units, 2 * config.units, 4 * config.units):
-        x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(units, **init)(x))
+        x = layers.Dense(units, **init)(x)
         x = layers.BatchNormalization(momentum=0.8, synchronized=config.synchronized)(x)
+        x = layers.LeakyReLU(negative_slope=0.2)(x)
     x = layers.Dense(int(np.prod(shape)), activation="tanh", dtype="float32", **init)(x)
     generator = keras.Model(latents, layers.Reshape(shape, dtype="float32")(x), name="generator")
 
@@ -281,15 +289,37 @@ def train(
 # %% Use
 # The same seed always gives the same latents, so you can compare images across epochs and runs. At inference, batch
 # normalisation uses its moving averages, so an image does not depend on the other images in its batch.
+#
+# Some generated images are broken. The discriminator recognises many of them, so it can select images: of every 100
+# generated images, it keeps the `keep` images with the highest logits. If it keeps fewer, the images are better but
+# less varied, and take longer to generate. The idea is from discriminator rejection sampling (Azadi et al., ICLR 2019,
+# arXiv:1810.06758), which instead accepts each image with a probability that depends on its logit.
 
 
-def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
-    """Return `count` generated images, uint8 [count, size, size, channels]; the same seed gives the same images."""
-    if count < 1:
-        raise InputError(f"count must be 1 or more, got {count}")
-    latents = keras.random.normal((count, generator.input_shape[-1]), seed=seed)
-    parts = [latents[start : start + 250] for start in range(0, count, 250)]  # limits memory use
-    return np.concatenate([to_uint8(generator(part, training=False)) for part in parts])
+def generate(
+    generator: keras.Model,
+    count: int,
+    seed: int = 0,
+    discriminator: keras.Model | None = None,
+    keep: int = 100,
+) -> np.ndarray:
+    """Return `count` generated images, uint8 [count, size, size, channels]; the same seed gives the same images.
+
+    With a `discriminator`, these are the `keep` images with the highest logits of every 100 generated images.
+    """
+    if count < 1 or not 1 <= keep <= 100:
+        raise InputError(f"count must be 1 or more and keep from 1 to 100, got {count} and {keep}")
+    keep = keep if discriminator else 100
+    total = 100 * math.ceil(count / keep) if keep < 100 else count
+    latents = keras.random.normal((total, generator.input_shape[-1]), seed=seed)
+    parts = []
+    for start in range(0, total, 100):  # limits memory use
+        images = generator(latents[start : start + 100], training=False)
+        if discriminator and keep < 100:
+            logits = discriminator(images, training=False)[:, 0]
+            images = tf.gather(images, tf.sort(tf.math.top_k(logits, keep).indices))
+        parts.append(to_uint8(images))
+    return np.concatenate(parts)[:count]
 
 
 # %% A whole run
@@ -300,6 +330,8 @@ def generate(generator: keras.Model, count: int, seed: int = 0) -> np.ndarray:
 #   `real_frechet_distance` compares the held-out digits with as many training digits.
 # - `confidence` is the mean probability of the predicted class. It is about 0.99 for real digits.
 # - `class_entropy` measures how evenly the predicted classes are spread. Its maximum is ln 10 = 2.30.
+#
+# The image grid and the scores are of the images that the discriminator keeps: in the demo, half of all.
 # >>> digits = images_of("sample", DEMO.size, DEMO.channels, "digits")
 # >>> show(digits.train[:32], columns=16)
 
@@ -319,8 +351,10 @@ def run(
     stream = images.batches(config.batch_size, config.seed, held_out=500)
     folder.start()
     train(networks, stream, config, output_dir)
-    grid = save_image(generate(networks.generator, 64), output_dir / "samples.png", zoom=2)
-    folder.finish(networks, lambda: images.sample_scores(functools.partial(generate, networks.generator, seed=1)))
+    judge = networks.discriminator
+    selected = functools.partial(generate, networks.generator, discriminator=judge, keep=config.keep)
+    grid = save_image(selected(64), output_dir / "samples.png", zoom=2)
+    folder.finish(networks, lambda: images.sample_scores(functools.partial(selected, seed=1)))
     return grid
 
 
@@ -338,13 +372,19 @@ def generate_file(
     destination: Path,
     count: Annotated[int, Range(1, 100_000)] = 64,
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0,
+    keep: Annotated[int, Range(0, 100)] = 0,
     singles: bool = False,
     run: Path = DEMO_RUN,
 ) -> Path:
-    """Write generated images as one grid or, with `singles`, as one PNG per image in the folder `destination`."""
+    """Write generated images as one grid or, with `singles`, as one PNG per image in the folder `destination`.
+
+    Of every 100 generated images, the discriminator keeps `keep`; 0 stands for the value of the run.
+    """
     trained = Run.load(run, "gan", Config)
     generator = trained.network("generator", (trained.config.latent_dim,), trained.image_shape)
-    images = generate(generator, count, seed)
+    keep = keep or trained.config.keep
+    judge = trained.network("discriminator", trained.image_shape, (1,)) if keep < 100 else None
+    images = generate(generator, count, seed, judge, keep)
     if not singles:
         return save_image(images, destination)
     for number, image in enumerate(images):
@@ -357,8 +397,9 @@ def generate_file(
 # had memorised its training data, the rows would be identical.
 # >>> from common.metrics.latents import great_circle, nearest
 # >>>
-# >>> generator = Run.load(DEMO_RUN, "gan", Config).network("generator")
-# >>> generated = generate(generator, 8, seed=1)
+# >>> trained = Run.load(DEMO_RUN, "gan", Config)
+# >>> generator, discriminator = (trained.network(name) for name in Networks._fields)
+# >>> generated = generate(generator, 8, 1, discriminator, trained.config.keep)
 # >>> training, queries = (images.reshape(-1, DEMO.size**2) / 255 for images in (digits.train, generated))
 # >>> show(np.concatenate([generated, digits.train[nearest(training, queries, 1)[:, 0]]]))
 #

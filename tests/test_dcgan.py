@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from common.data.batches import batches
+from common.images import read_image
 from common.runs import Run
 from recipes import dcgan
 from recipes.dcgan import (
@@ -144,6 +145,35 @@ def test_the_same_seed_generates_the_same_images_in_any_number(generator):
     assert not np.array_equal(many, generate(generator, 300, seed=6))
 
 
+def test_the_discriminator_keeps_the_images_with_the_highest_logits():
+    generator, discriminator = build(Config(**TINY))
+    every = generate(generator, 300, seed=5)
+    logits = discriminator.predict(generator.predict(keras.random.normal((300, 100), seed=5)), verbose=0)[:, 0]
+    expected = []
+    for start in range(0, 300, 100):
+        best = np.argsort(logits[start : start + 100])[-30:]
+        expected.extend(every[start + np.sort(best)])
+    found = generate(generator, 75, 5, discriminator, keep=30)
+    np.testing.assert_array_equal(found, expected[:75])
+    np.testing.assert_array_equal(found[:2], generate(generator, 2, 5, discriminator, keep=30))
+    np.testing.assert_array_equal(every[:9], generate(generator, 9, 5, discriminator))
+    np.testing.assert_array_equal(every[:9], generate(generator, 9, 5, keep=30))
+    with pytest.raises(ValueError, match="keep from 1 to 100, got 2 and 0"):
+        generate(generator, 2, keep=0)
+
+
+def test_generated_files_are_selected_as_in_the_run_unless_told_otherwise(tmp_path):
+    config = Config(**TINY, keep=40)
+    Run(tmp_path, "dcgan", config, "sample").start()
+    networks = build(config)
+    for name, network in networks._asdict().items():
+        network.save(tmp_path / f"{name}.keras")
+    for given, used in ((0, 40), (100, 100), (20, 20)):
+        generate_file(tmp_path / "images", 3, seed=3, keep=given, singles=True, run=tmp_path)
+        found = [read_image(tmp_path / "images" / f"00000{number}.png", 1) for number in range(3)]
+        np.testing.assert_array_equal(found, generate(networks.generator, 3, 3, networks.discriminator, used))
+
+
 def test_a_walk_begins_and_ends_at_the_two_seeds_and_keeps_to_their_sphere(generator):
     images = walk(generator, seed=1, to_seed=2, steps=9)
     np.testing.assert_array_equal(images[0], generate(generator, 1, seed=1)[0])
@@ -169,7 +199,7 @@ def test_a_walk_that_goes_nowhere_and_no_images_at_all(generator):
         walk(generator, 3, 3)
     with pytest.raises(ValueError, match="2 or more steps"):
         walk(generator, 3, 4, steps=1)
-    with pytest.raises(ValueError, match="got 0"):
+    with pytest.raises(ValueError, match="got 0 and 100"):
         generate(generator, 0)
 
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 from common.data.batches import batches
+from common.images import read_image
 from common.runs import Run
 from recipes.gan import (
     Config,
@@ -120,8 +122,37 @@ def test_the_same_seed_generates_the_same_images():
     assert many.shape == (300, 8, 8, 1) and many.dtype == np.uint8
     np.testing.assert_array_equal(many, generate(generator, 300, seed=5))
     assert not np.array_equal(many, generate(generator, 300, seed=6))
-    with pytest.raises(ValueError, match="count must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="count must be 1 or more and keep from 1 to 100, got 0 and 100"):
         generate(generator, 0)
+
+
+def test_the_discriminator_keeps_the_images_with_the_highest_logits():
+    generator, discriminator = build(Config(**SMALL))
+    every = generate(generator, 300, seed=5)
+    logits = discriminator.predict(generator.predict(keras.random.normal((300, 6), seed=5)), verbose=0)[:, 0]
+    expected = []
+    for start in range(0, 300, 100):
+        best = np.argsort(logits[start : start + 100])[-30:]
+        expected.extend(every[start + np.sort(best)])
+    found = generate(generator, 75, 5, discriminator, keep=30)
+    np.testing.assert_array_equal(found, expected[:75])
+    np.testing.assert_array_equal(found[:2], generate(generator, 2, 5, discriminator, keep=30))
+    np.testing.assert_array_equal(every[:9], generate(generator, 9, 5, discriminator))
+    np.testing.assert_array_equal(every[:9], generate(generator, 9, 5, keep=30))
+    with pytest.raises(ValueError, match="keep from 1 to 100, got 2 and 0"):
+        generate(generator, 2, keep=0)
+
+
+def test_generated_files_are_selected_as_in_the_run_unless_told_otherwise(tmp_path):
+    config = Config(**SMALL, keep=40)
+    Run(tmp_path, "gan", config, "sample").start()
+    networks = build(config)
+    for name, network in networks._asdict().items():
+        network.save(tmp_path / f"{name}.keras")
+    for given, used in ((0, 40), (100, 100), (20, 20)):
+        generate_file(tmp_path / "images", 3, seed=3, keep=given, singles=True, run=tmp_path)
+        found = [read_image(tmp_path / "images" / f"00000{number}.png", 1) for number in range(3)]
+        np.testing.assert_array_equal(found, generate(networks.generator, 3, 3, networks.discriminator, used))
 
 
 def test_hyperparameters_out_of_range():

@@ -76,12 +76,12 @@ BUNDLES = {
     "autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
     "conv_autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
     "cyclegan": Bundle("synthetic landscapes", "--preset demo", ("generator_a2b", "generator_b2a")),
-    "dcgan": Bundle("synthetic handwriting", "--preset demo", ("generator",)),
+    "dcgan": Bundle("synthetic handwriting", "--preset demo", ("generator", "discriminator")),
     "dcgan_faces": Bundle("synthetic faces", "--preset demo", ("ema",), write_data=write_portraits),
     "face_swap": Bundle("faces of two synthetic people", "--preset demo", FACE_SWAP, ("shift.npz",)),
     "fgsm": Bundle("synthetic clothes", "--preset demo", ("classifier", "robust")),
     "fast_style_transfer": Bundle("one painting", "--preset demo", ("transform_network",), ("style.png",)),
-    "gan": Bundle("synthetic handwriting", "--preset demo", ("generator",)),
+    "gan": Bundle("synthetic handwriting", "--preset demo", ("generator", "discriminator")),
     "lenet": Bundle("synthetic clothes", "--preset modern", ("classifier",)),
     "pix2pix": Bundle(
         "sketches of synthetic faces", "--preset demo --base-filters 24 --epochs 8", ("generator",), (), write_sketches

@@ -199,6 +199,7 @@ COPIES = {  # by recipe
     ),
     "conv_autoencoder": Omissions(texts=NO_IMAGES_IN_PLOTS),
     "cyclegan": Omissions(f"{LOOP_OPTIONS} kind config.loss", SHORTER_STEP | LEAST_SQUARES | ONE_POOL, ranges=False),
+    "dcgan": Omissions(LOOP_OPTIONS, ranges=False),
     "dcgan_faces": Omissions(
         f"{LOOP_OPTIONS} arithmetic_file walk_file walk config.images .images colour .colour cutout .cutout",
         SHIFTS | NO_DIVERSITY,
