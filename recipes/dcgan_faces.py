@@ -45,7 +45,7 @@ from common.training import Noise, adam, fit
 # `translation` shifts it, `colour` changes its colours, and `cutout` blanks a square. `ema_decay` sets how slowly the
 # weights of `ema` follow the generator's weights. The learning rates decay linearly.
 #
-# The options below `cutout` are not from the paper, and off by default. The demo has only about 1,200 steps. From
+# The options below `cutout` are not from the paper, and off by default. The demo has only about 2,000 steps. From
 # random weights, a generator needs most of them to learn where the eyes are. With `reconstruction`, it starts from
 # eigenfaces, and the steps go into the details.
 
@@ -87,18 +87,17 @@ DEMO = Config(
     base_filters=24,
     discriminator_filters=16,
     hidden_units=256,
-    reconstruction=10.0,
+    reconstruction=25.0,
     loss="relativistic",
-    gradient_penalty=0.5,
+    gradient_penalty=2.0,
     ema_decay=0.995,
     colour=0.0,
     translation=0.04,
     cutout=0.0,
     batch_size=16,
     learning_rate=1e-3,
-    epochs=18,
+    epochs=28,
 )
-SPREAD = 0.8  # of random faces around the mean face, as a fraction of that of the training faces; see `fit_eigenfaces`
 DEMO_RUN = Path("runs/dcgan_faces-demo")
 Positions = tuple[Annotated[int, Range(0, 999_999)], ...]  # positions in the grid that `generate` writes, from 0
 
@@ -172,15 +171,15 @@ def build(config: Config = Config()) -> Networks:
 def fit_eigenfaces(networks: Networks, images: np.ndarray) -> None:
     """Set the generators' layer `eigenfaces` to the principal components of uint8 images [n, size, size, channels].
 
-    The mirrored images are added. A latent of 1 is 0.8 standard deviations of the training faces, so that few generated
-    faces are extreme.
+    The mirrored images are added. A latent of 1 is one standard deviation of the training faces, so random latents are
+    as far from 0 as those of real faces. The generator cannot treat the two differently.
     """
     faces = np.concatenate([images, images[:, :, ::-1]]).reshape(2 * len(images), -1).astype(np.float32) / 127.5 - 1
     mean = faces.mean(axis=0)
     _, vectors = np.linalg.eigh((faces - mean) @ (faces - mean).T)  # in ascending order of their variance
     for network in (networks.generator, networks.ema):
         kernel = np.zeros(network.get_layer("eigenfaces").kernel.shape, np.float32)
-        found = vectors[:, ::-1][:, : len(kernel)].T @ (faces - mean) * SPREAD / np.sqrt(len(faces))
+        found = vectors[:, ::-1][:, : len(kernel)].T @ (faces - mean) / np.sqrt(len(faces))
         kernel[: len(found)] = found
         network.get_layer("eigenfaces").set_weights([kernel, mean])
 
