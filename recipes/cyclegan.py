@@ -55,6 +55,7 @@ class Config:
     residual_blocks: Annotated[int, Range(0, 100)] = 9  # for the ResNet; the paper uses 6 for 128 px
     upsampling: Literal["transposed", "bilinear"] = "transposed"  # bilinear: resize instead of transposed convolutions
     levels: Annotated[int, Range(2, 9)] = 8  # for the U-Net: halve the size at most so many times
+    discriminator_norm: Literal["instance", "layer"] = "instance"  # layer: discriminators see the colours of an image
     patch_layers: Annotated[int, Range(1, 5)] = 3  # 1, 2 or 3: discriminator patches of 16, 34 or 70 px
     loss: Literal["least_squares", "cross_entropy"] = "least_squares"
     cycle_weight: Annotated[float, Range(0, 1e9)] = 10.0
@@ -75,7 +76,8 @@ class Config:
 
 
 SMALL = Config(generator="unet", base_filters=16, upsampling="bilinear", levels=5, patch_layers=2, jitter=1.0)
-DEMO = replace(SMALL, size=64, cycle_weight=3.0, identity_weight=0.0, batch_size=2, learning_rate=1e-3, epochs=8)
+DEMO = replace(SMALL, size=64, discriminator_norm="layer", cycle_weight=5.0, identity_weight=1.0, batch_size=2,
+               learning_rate=1e-3, epochs=6)  # fmt: skip
 DEMO_RUN = Path("runs/cyclegan-demo")
 Direction = Literal["a2b", "b2a"]
 
@@ -111,9 +113,9 @@ def build(config: Config = Config()) -> Networks:
     )
 
 
-def normalise(x):
-    """Apply instance normalisation: mean 0 and variance 1 for each channel of each image."""
-    return keras.layers.GroupNormalization(groups=-1, epsilon=1e-5)(x)  # groups=-1: one group per channel
+def normalise(x, kind: str = "instance"):
+    """Normalise each channel of each image (`instance`), or all channels of an image together (`layer`)."""
+    return keras.layers.GroupNormalization(groups=-1 if kind == "instance" else 1, epsilon=1e-5)(x)
 
 
 def resnet(config: Config, init: dict, name: str) -> keras.Model:
@@ -143,7 +145,7 @@ def unet(config: Config, init: dict, name: str) -> keras.Model:
     x = inputs = keras.Input((None, None, 3), name="input")
     skips = []
     for level, width in enumerate(widths):
-        x = layers.Conv2D(width, 4, 2, "same", **init)(x)
+        x = layers.Conv2D(width, 4, 2, "same", **init | {"use_bias": level in (0, depth - 1)})(x)
         x = layers.LeakyReLU(negative_slope=0.2)(x if level in (0, depth - 1) else normalise(x))
         skips.append(x)
     for width, skip in zip(reversed(widths[:-1]), reversed(skips[:-1]), strict=True):
@@ -152,7 +154,9 @@ def unet(config: Config, init: dict, name: str) -> keras.Model:
     output = {"padding": "same", "dtype": "float32", **init, "use_bias": True}
     if config.upsampling == "bilinear":
         x = layers.Add()([upsample(x, widths[0], 4, config, init), layers.Conv2D(widths[0], 3, **output)(inputs)])
-        x = layers.Add(dtype="float32")([layers.Conv2D(3, 3, **output)(layers.ReLU()(x)), inputs])
+        x = layers.Conv2D(4, 3, **output)(layers.ReLU()(x))
+        colour, mask = keras.ops.tanh(x[..., :3]), keras.ops.sigmoid(x[..., 3:])
+        x = mask * colour + (1 - mask) * inputs
     else:
         x = layers.Conv2DTranspose(3, 4, 2, activation="tanh", **output)(x)
     return keras.Model(inputs, x, name=name)
@@ -171,8 +175,8 @@ def patch_gan(config: Config, init: dict, name: str) -> keras.Model:
     x = inputs = keras.Input((None, None, 3), name="input")
     for level in range(halvings + 1):
         width, stride = config.base_filters * min(2**level, 8), 2 if level < halvings else 1
-        x = layers.Conv2D(width, 4, stride, **init)(layers.ZeroPadding2D(1)(x))
-        x = layers.LeakyReLU(negative_slope=0.2)(normalise(x) if level else x)
+        x = layers.Conv2D(width, 4, stride, **init | {"use_bias": not level})(layers.ZeroPadding2D(1)(x))
+        x = layers.LeakyReLU(negative_slope=0.2)(normalise(x, config.discriminator_norm) if level else x)
     x = layers.Conv2D(1, 4, dtype="float32", **init | {"use_bias": True})(layers.ZeroPadding2D(1)(x))
     return keras.Model(inputs, x, name=name)
 
@@ -212,9 +216,8 @@ def exchange(pool: ImagePool, images: tf.Tensor, noise: Noise) -> tf.Tensor:
     if not pool_size:
         return images
     kept, count = tf.identity(pool.images), tf.identity(pool.count)
-    batch_size = tf.shape(images)[0]
-    returned = tf.TensorArray(images.dtype, batch_size)
-    for number in tf.range(batch_size):
+    returned = tf.TensorArray(images.dtype, tf.shape(images)[0])
+    for number in tf.range(tf.shape(images)[0]):
         image = images[number]
         is_full = count >= pool_size
         index = tf.where(is_full, noise.integers((1,), 0, pool_size)[0], count)
@@ -364,8 +367,7 @@ def train(
             return {}
         path = None if output_dir is None else output_dir / "samples" / f"epoch-{epoch:04d}.png"
         a2b, b2a = (functools.partial(translate_batch, generator) for generator in networks[:2])
-        images_a, images_b = data.held_out
-        return save_translations(images_a, images_b, a2b, b2a, path)
+        return save_translations(*data.held_out, a2b, b2a, path)
 
     dominates = "the discriminator dominates: the generator gets almost no gradient"
     collapse = "mode collapse: translations are nearly equal, or training has just begun"

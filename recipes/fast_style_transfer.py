@@ -24,7 +24,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -55,12 +55,14 @@ class Config:
     content_weight: Annotated[float, Range(0, 1e9)] = 1.0
     style_weight: Annotated[float, Range(0, 1e9)] = 10.0
     variation_weight: Annotated[float, Range(0, 1e9)] = 10.0  # weight of the total variation; larger: smoother images
+    colour_weight: Annotated[float, Range(0, 1e9)] = 1.0  # larger: only colours of the style image
     size: Annotated[int, Range(32, 2048, multiple_of=4)] = 256  # side of the photos in pixels
     crop: Annotated[int, Range(0, 2048, multiple_of=4)] = 0  # side of the random crops for training; 0: size
     jitter: Annotated[float, Range(1, 4)] = 1.12  # enlarge photos by this factor, then crop and mirror at random
     base_filters: Annotated[int, Range(1, 1024)] = 16  # filters of the outermost layers
     residual_blocks: Annotated[int, Range(0, 100)] = 5
     outer_kernel: Annotated[int, Range(1, 31)] = 9  # kernel size of the first and last convolution, an odd number
+    upsampling: Literal["nearest", "bilinear"] = "nearest"  # interpolation before a convolution; bilinear: no blocks
     waves: Annotated[int, Range(0, 1024)] = 0  # number of fixed random plane waves, which the network gets as noise
     batch_size: Annotated[int, Range(1, 65_536)] = 4
     learning_rate: Annotated[float, Range(0, 10)] = 1e-3  # initial value; decays to 0 along a cosine
@@ -74,8 +76,8 @@ class Config:
 
 VGG19_STYLE = ",".join(f"block{stage}_conv2" for stage in range(1, 5))
 VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block3_conv3", style_layers=VGG19_STYLE)
-DEMO = Config(style_size=320, size=192, crop=96, outer_kernel=3, residual_blocks=3, waves=32, variation_weight=2.0,
-              batch_size=1, learning_rate=3e-3, epochs=2)  # fmt: skip
+DEMO = Config(style_size=320, size=192, crop=80, outer_kernel=3, residual_blocks=3, upsampling="bilinear", waves=32,
+              variation_weight=2.0, batch_size=1, learning_rate=3e-3, epochs=3)  # fmt: skip
 DEMO_RUN = Path("runs/fast_style_transfer-demo")
 
 # %% Networks
@@ -122,6 +124,7 @@ def build_networks(config: Config, fetch: bool = False) -> Networks:
     def plane_waves(x):
         ones = keras.ops.ones_like(keras.ops.mean(x, -1, keepdims=True), dtype="float32")
         position = keras.ops.concatenate([keras.ops.cumsum(ones, 1), keras.ops.cumsum(ones, 2)], -1)
+        position += 100 * keras.ops.cast(images[:, :1, :1, :2], "float32")  # other photos, other waves
         normal = keras.initializers.RandomNormal(stddev=0.8, seed=seeds)  # wavelengths of 4 positions and more
         uniform = keras.initializers.RandomUniform(0, 2 * np.pi, seed=seeds)
         fixed = {"kernel_initializer": normal, "bias_initializer": uniform, "trainable": False, "dtype": "float32"}
@@ -135,8 +138,9 @@ def build_networks(config: Config, fetch: bool = False) -> Networks:
     for _ in range(config.residual_blocks):
         y = layers.ReLU()(normalise(convolve(x, 4 * width)))
         x = layers.Add()([x, normalise(convolve(y, 4 * width))])
+    upsample = layers.UpSampling2D(interpolation=config.upsampling)
     for filters in (2 * width, width):
-        x = layers.ReLU()(normalise(convolve(layers.UpSampling2D(2)(x), filters)))
+        x = layers.ReLU()(normalise(convolve(upsample(x), filters)))
     small = functools.partial(keras.initializers.RandomNormal, stddev=1e-3)  # the output starts close to the photo
     x = layers.Activation("tanh", dtype="float32")(1.5 * images + convolve(x, 3, config.outer_kernel, init=small))
     transform_network = keras.Model(images, x, name="transform_network")
@@ -178,6 +182,19 @@ def total_variation(images: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(across**2) + tf.reduce_mean(down**2)
 
 
+def colour_error(images: tf.Tensor, style_image: tf.Tensor) -> tf.Tensor:
+    """Return how far the mean and covariance of the images' colours are from those of the style image.
+
+    A linear map gives the colours of the style image the mean 0 and the covariance I. The result is the squared mean
+    and the relative error of the covariance after this map, averaged over the batch.
+    """
+    (mean, own), (wanted_mean, wanted) = mean_and_covariance(images), mean_and_covariance(style_image)
+    whiten = tf.linalg.inv(tf.linalg.cholesky(wanted))
+    shift = tf.einsum("nhwc,mdc->nd", mean - wanted_mean, whiten)
+    covariance = whiten @ own @ tf.linalg.matrix_transpose(whiten)
+    return tf.reduce_mean(tf.reduce_sum(shift**2, 1)) + relative_error(covariance, tf.eye(3)[None])
+
+
 def layer_weights(layers: str) -> tf.Tensor:
     """Parse "NAME,NAME=WEIGHT,..." and return the weights, scaled to a sum of 1. The default weight is 1."""
     weights = [float(layer.partition("=")[2] or 1) for layer in layers.split(",")]
@@ -185,7 +202,7 @@ def layer_weights(layers: str) -> tf.Tensor:
 
 
 def make_losses(networks: Networks, config: Config) -> Callable:
-    """Return a function that maps photos and outputs, [n, height, width, 3] in [-1, 1], to the three losses."""
+    """Return a function that maps photos and outputs, [n, height, width, 3] in [-1, 1], to the four losses."""
     content_weights = layer_weights(config.content_layers)
     style_weights = layer_weights(config.style_layers)
     first = len(content_weights)
@@ -203,7 +220,7 @@ def make_losses(networks: Networks, config: Config) -> Callable:
         style = [relative_error(gram(found), wanted) for found, wanted in zip(maps[first:], style_grams, strict=True)]
         content_loss = tf.reduce_sum(content_weights * content)  # equation 2
         style_loss = tf.reduce_sum(style_weights * style)  # equation 4
-        return content_loss, style_loss, total_variation(outputs)
+        return content_loss, style_loss, total_variation(outputs), colour_error(outputs, style_image)
 
     return losses
 
@@ -273,15 +290,16 @@ def train(
     def step(photos: tf.Tensor) -> dict[str, tf.Tensor]:
         photos = with_colours(from_uint8(photos), style_image)
         with tf.GradientTape() as tape:
-            content, style, variation = losses(photos, network(photos, training=True))
+            content, style, variation, colour = losses(photos, network(photos, training=True))
             loss = (
                 config.content_weight * content  # equation 5
                 + config.style_weight * style
                 + config.variation_weight * variation
+                + config.colour_weight * colour
             )
             scaled = optimizer.scale_loss(loss)  # float16 gradients would underflow; `apply` unscales them
         optimizer.apply(tape.gradient(scaled, network.trainable_variables), network.trainable_variables)
-        return {"content": content, "style": style, "variation": variation}
+        return {"content": content, "style": style, "variation": variation, "colour": colour}
 
     def sample(epoch: int, losses: dict[str, float]) -> None:
         if output_dir is not None and data.held_out:
@@ -362,10 +380,10 @@ def evaluate(networks: Networks, photos: np.ndarray, config: Config) -> dict[str
     for photo in photos:
         coloured = with_colours(from_uint8(photo[None]), style_image)
         stylized = from_uint8(stylize(networks.transform_network, style_image, photo)[None])
-        content, style, _ = losses(coloured, stylized)
-        _, style_of_colours, _ = losses(coloured, coloured)
-        rows.append([float(content), float(style), float(style_of_colours)])
-    return dict(zip(("content", "style", "style_of_colours_alone"), np.mean(rows, 0).tolist(), strict=True))
+        content, style, _, colour = losses(coloured, stylized)
+        _, style_of_colours, *_ = losses(coloured, coloured)
+        rows.append([float(content), float(style), float(colour), float(style_of_colours)])
+    return dict(zip(("content", "style", "colour", "style_of_colours_alone"), np.mean(rows, 0).tolist(), strict=True))
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
