@@ -10,8 +10,10 @@ Differs  1. Convolutions followed by normalisation have no bias, because it woul
             of the U-Net is not normalised, because instance normalisation would set it to zero.
          2. The identity loss, which preserves colours, is on by default. The paper uses it for paintings (section 5.2).
          3. `upsampling="bilinear"` avoids the checkerboard artefacts of transposed convolutions (Odena et al. 2016,
-            distill.pub/2016/deconv-checkerboard). The U-Net then computes the difference to its input, as in residual
-            learning (arXiv:1512.03385). The demo uses this, a smaller cycle weight, and no identity loss.
+            distill.pub/2016/deconv-checkerboard). The U-Net then blends a colour with its input by a mask (Pumarola et
+            al. 2018, arXiv:1807.09251, equation 1). The demo uses this, and smaller cycle and identity weights.
+         4. With `discriminator_norm="layer"`, as in the demo, discriminators normalise all channels together, as in
+            Gulrajani et al. 2017 (arXiv:1704.00028, section 4). Instance normalisation hides colours from them.
 Run      python -m recipes.cyclegan                                           the demo: synthetic seasons, offline
          python -m recipes.cyclegan train --data DIR --output-dir runs/mine   two folders of images; run again to resume
          python -m recipes.cyclegan train --data tfds:cycle_gan/summer2winter_yosemite --fetch --output-dir runs/park
@@ -41,8 +43,9 @@ from common.training import Noise, adam, fit
 # scene: a translation to the other domain and back must reproduce the original. The identity loss, weighted by
 # `identity_weight`, preserves colours: a generator must leave images of its output domain unchanged. For generators
 # that change nothing, the last two losses are 0, so large weights favour small changes. `patch_layers` sets the patch
-# size of the discriminators (34 pixels in the demo). `pool_size` is the number of earlier translations that are kept to
-# train each discriminator.
+# size of the discriminators (34 pixels in the demo). If the colours of translations are wrong, e.g. too bright, choose
+# `discriminator_norm="layer"`: instance normalisation removes the mean of each channel. `pool_size` is the number of
+# earlier translations that are kept to train each discriminator.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +87,9 @@ Direction = Literal["a2b", "b2a"]
 # %% Networks
 # There are two generators and two discriminators. The paper's generator is a ResNet whose residual blocks work at a
 # quarter of the image's resolution. The demo uses the smaller U-Net from Pix2Pix, which has a skip connection at each
-# resolution. `levels` limits how often it halves the size of the image. Both accept any image whose sides are multiples
-# of the total stride.
+# resolution. `levels` limits how often it halves the size of the image. With bilinear upsampling, it computes a colour
+# for each pixel, and a mask that blends this colour with the input, so the sky can stay as it is. Both generators
+# accept any image whose sides are multiples of the total stride.
 #
 # The discriminators are PatchGANs: they return one logit per patch, not one per image. A patch is enough to decide
 # whether an image looks like winter. The cycle loss preserves the larger structure.
@@ -113,9 +117,9 @@ def build(config: Config = Config()) -> Networks:
     )
 
 
-def normalise(x, kind: str = "instance"):
+def normalise(x, norm: str = "instance"):
     """Normalise each channel of each image (`instance`), or all channels of an image together (`layer`)."""
-    return keras.layers.GroupNormalization(groups=-1 if kind == "instance" else 1, epsilon=1e-5)(x)
+    return keras.layers.GroupNormalization(groups=-1 if norm == "instance" else 1, epsilon=1e-5)(x)
 
 
 def resnet(config: Config, init: dict, name: str) -> keras.Model:

@@ -9,10 +9,13 @@ Differs  1. Losses are relative errors, so the same weights suit all layers and 
          3. The colours of the photo are first matched to those of the style image (Gatys et al. 2016, arXiv:1606.05897,
             section 2.1). The network learns a residual.
          4. Upsampling and a convolution replace transposed convolutions (doi:10.23915/distill.00003), to avoid grids.
+            With `upsampling="bilinear"`, there are no blocks either.
          5. The loss network is a small one that ships with this project, or any other Keras model. The transform
             network has half as many filters as in the paper.
          6. With `waves`, the network gets noise, as in Ulyanov et al. 2016 (arXiv:1603.03417, section 3.2): plane waves
             of random directions and wavelengths. Without noise, plain regions such as a clear sky get no strokes.
+         7. A further loss compares the mean and covariance of the colours with those of the style image, because the
+            bundled loss network hardly responds to colours: it was trained on images with random colours.
 Run      python -m recipes.fast_style_transfer                                        the demo: offline
          python -m recipes.fast_style_transfer train --data DIR --style a.jpg --preset modern --output-dir runs/mine
          python -m recipes.fast_style_transfer stylize photo.jpg out.png --run runs/mine   an image or a folder
@@ -39,7 +42,8 @@ from common.training import adam, fit, read_style
 # `style_transfer` optimises the pixels of one image, which takes a minute. This recipe trains a network once per style
 # image; the network then stylises any photo in a single pass. `style_weight` and `variation_weight` have the same
 # meaning as in `style_transfer`. Their defaults are lower, because a network for all photos is less flexible than the
-# pixels of one photo. `style_size` sets the size of the strokes relative to the photo.
+# pixels of one photo. `colour_weight` prevents colours that the style image does not have. `style_size` sets the size
+# of the strokes relative to the photo.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ class Config:
     content_weight: Annotated[float, Range(0, 1e9)] = 1.0
     style_weight: Annotated[float, Range(0, 1e9)] = 10.0
     variation_weight: Annotated[float, Range(0, 1e9)] = 10.0  # weight of the total variation; larger: smoother images
-    colour_weight: Annotated[float, Range(0, 1e9)] = 1.0  # larger: only colours of the style image
+    colour_weight: Annotated[float, Range(0, 1e9)] = 1.0  # 0: also colours that the style image does not have
     size: Annotated[int, Range(32, 2048, multiple_of=4)] = 256  # side of the photos in pixels
     crop: Annotated[int, Range(0, 2048, multiple_of=4)] = 0  # side of the random crops for training; 0: size
     jitter: Annotated[float, Range(1, 4)] = 1.12  # enlarge photos by this factor, then crop and mirror at random
@@ -88,8 +92,9 @@ DEMO_RUN = Path("runs/fast_style_transfer-demo")
 # such blobs, which appear as black holes in the sky. The loss network is frozen, as in `style_transfer`.
 #
 # A convolutional network maps a region of one colour to one colour, so it cannot paint strokes on a clear sky. `waves`
-# adds the sines of random linear functions of the position. They differ at every position, in images of any size, and
-# are always the same. The network learns to shape strokes from them.
+# adds the sines of random linear functions of the position. They differ at every position, in images of any size. The
+# colour of the photo's first pixel shifts the waves, so that the network does not learn one fixed pattern, but to shape
+# strokes from any part of the waves. The same photo always gets the same strokes.
 
 
 class Networks(NamedTuple):
@@ -153,7 +158,8 @@ def build_networks(config: Config, fetch: bool = False) -> Networks:
 # %% Losses
 # Perceptual losses compare feature maps of the loss network. The content loss compares the maps of the output and the
 # photo, position by position. The style loss compares the Gram matrices of the output and the style image. A Gram
-# matrix contains the mean product of each pair of channels.
+# matrix contains the mean product of each pair of channels. The colour loss compares the mean and covariance of the
+# colours.
 
 
 def gram(maps: tf.Tensor) -> tf.Tensor:
@@ -251,7 +257,8 @@ def with_colours(photos: tf.Tensor, style: np.ndarray) -> tf.Tensor:
 #
 # What is logged: `style`, the relative error of the Gram matrices, falls fast, then slowly. In a healthy run, it falls
 # below a third of the score `style_of_colours_alone`, the error of recoloured photos. Meanwhile, `content` rises. If it
-# approaches 1, little of the photo is left: halve `style_weight`. `variation` is the total variation.
+# approaches 1, little of the photo is left: halve `style_weight`. `variation` is the total variation. `colour` falls
+# below 0.1.
 
 
 def train(
@@ -338,8 +345,8 @@ def save_comparison(network: keras.Model, style_image: np.ndarray, photos: np.nd
 
 # %% A whole run
 # The built-in data are synthetic landscapes and square crops of photographs from scikit-image. A tenth is held out. The
-# scores are the content and style loss of the stylised held-out photos. The baseline `style_of_colours_alone` is the
-# style loss of the recoloured photos, before stylisation.
+# scores are the content, style and colour loss of the stylised held-out photos. The baseline `style_of_colours_alone`
+# is the style loss of the recoloured photos, before stylisation.
 # >>> from common.samples.photos import photo_squares
 # >>> from common.samples.seasons import synthetic_seasons
 # >>> show(np.concatenate([synthetic_seasons(8, DEMO.seed, DEMO.size)[0], photo_squares(DEMO.size)[::26][:8]]))
@@ -373,7 +380,7 @@ def run(
 
 
 def evaluate(networks: Networks, photos: np.ndarray, config: Config) -> dict[str, float]:
-    """Return the mean content and style loss of stylised uint8 photos, and the style loss of recoloured photos."""
+    """Return the mean losses of stylised uint8 photos, and the style loss of recoloured photos."""
     losses = make_losses(networks, config)
     style_image = read_style(config.style, config.style_size)
     rows = []
