@@ -12,8 +12,7 @@ Differs  1. Convolutions followed by normalisation have no bias, because it woul
          3. `upsampling="bilinear"` avoids the checkerboard artefacts of transposed convolutions (Odena et al. 2016,
             distill.pub/2016/deconv-checkerboard). The U-Net then blends a colour with its input by a mask (Pumarola et
             al. 2018, arXiv:1807.09251, equation 1). The demo uses this, and smaller cycle and identity weights.
-         4. With `discriminator_norm="layer"`, as in the demo, discriminators normalise all channels together, as in
-            Gulrajani et al. 2017 (arXiv:1704.00028, section 4). Instance normalisation hides colours from them.
+         4. With `layer_norm`, the discriminators see colours (layer normalisation: arXiv:1704.00028, section 4).
 Run      python -m recipes.cyclegan                                           the demo: synthetic seasons, offline
          python -m recipes.cyclegan train --data DIR --output-dir runs/mine   two folders of images; run again to resume
          python -m recipes.cyclegan train --data tfds:cycle_gan/summer2winter_yosemite --fetch --output-dir runs/park
@@ -24,7 +23,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -43,9 +42,8 @@ from common.training import Noise, adam, fit
 # scene: a translation to the other domain and back must reproduce the original. The identity loss, weighted by
 # `identity_weight`, preserves colours: a generator must leave images of its output domain unchanged. For generators
 # that change nothing, the last two losses are 0, so large weights favour small changes. `patch_layers` sets the patch
-# size of the discriminators (34 pixels in the demo). If the colours of translations are wrong, e.g. too bright, choose
-# `discriminator_norm="layer"`: instance normalisation removes the mean of each channel. `pool_size` is the number of
-# earlier translations that are kept to train each discriminator.
+# size of the discriminators (34 pixels in the demo). `pool_size` is the number of earlier translations that are kept to
+# train each discriminator.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,7 @@ class Config:
     residual_blocks: Annotated[int, Range(0, 100)] = 9  # for the ResNet; the paper uses 6 for 128 px
     upsampling: Literal["transposed", "bilinear"] = "transposed"  # bilinear: resize instead of transposed convolutions
     levels: Annotated[int, Range(2, 9)] = 8  # for the U-Net: halve the size at most so many times
-    discriminator_norm: Literal["instance", "layer"] = "instance"  # layer: discriminators see the colours of an image
+    layer_norm: bool = False  # in discriminators, instead of instance normalisation, which hides colours from them
     patch_layers: Annotated[int, Range(1, 5)] = 3  # 1, 2 or 3: discriminator patches of 16, 34 or 70 px
     loss: Literal["least_squares", "cross_entropy"] = "least_squares"
     cycle_weight: Annotated[float, Range(0, 1e9)] = 10.0
@@ -78,9 +76,8 @@ class Config:
         Range.check(self, size=Range(smallest, 512, multiple_of=4, power_of_two=self.generator == "unet"))
 
 
-SMALL = Config(generator="unet", base_filters=16, upsampling="bilinear", levels=5, patch_layers=2, jitter=1.0)
-DEMO = replace(SMALL, size=64, discriminator_norm="layer", cycle_weight=5.0, identity_weight=1.0, batch_size=2,
-               learning_rate=1e-3, epochs=6)  # fmt: skip
+DEMO = Config(size=64, generator="unet", base_filters=16, upsampling="bilinear", levels=5, patch_layers=2, batch_size=2,
+              layer_norm=True, cycle_weight=5, identity_weight=1, jitter=1, learning_rate=1e-3, epochs=6)  # fmt: skip
 DEMO_RUN = Path("runs/cyclegan-demo")
 Direction = Literal["a2b", "b2a"]
 
@@ -92,7 +89,8 @@ Direction = Literal["a2b", "b2a"]
 # accept any image whose sides are multiples of the total stride.
 #
 # The discriminators are PatchGANs: they return one logit per patch, not one per image. A patch is enough to decide
-# whether an image looks like winter. The cycle loss preserves the larger structure.
+# whether an image looks like winter. The cycle loss preserves the larger structure. Instance normalisation removes the
+# mean of each channel, and thus much of the colour. Layer normalisation keeps the differences between channels.
 
 
 class Networks(NamedTuple):
@@ -117,9 +115,9 @@ def build(config: Config = Config()) -> Networks:
     )
 
 
-def normalise(x, norm: str = "instance"):
-    """Normalise each channel of each image (`instance`), or all channels of an image together (`layer`)."""
-    return keras.layers.GroupNormalization(groups=-1 if norm == "instance" else 1, epsilon=1e-5)(x)
+def normalise(x, groups: int = -1):
+    """Apply instance normalisation (-1 groups, one per channel), or layer normalisation (1 group, of all channels)."""
+    return keras.layers.GroupNormalization(groups, epsilon=1e-5)(x)  # of each image: mean 0 and variance 1
 
 
 def resnet(config: Config, init: dict, name: str) -> keras.Model:
@@ -180,7 +178,7 @@ def patch_gan(config: Config, init: dict, name: str) -> keras.Model:
     for level in range(halvings + 1):
         width, stride = config.base_filters * min(2**level, 8), 2 if level < halvings else 1
         x = layers.Conv2D(width, 4, stride, **init | {"use_bias": not level})(layers.ZeroPadding2D(1)(x))
-        x = layers.LeakyReLU(negative_slope=0.2)(normalise(x, config.discriminator_norm) if level else x)
+        x = layers.LeakyReLU(negative_slope=0.2)(normalise(x, 1 if config.layer_norm else -1) if level else x)
     x = layers.Conv2D(1, 4, dtype="float32", **init | {"use_bias": True})(layers.ZeroPadding2D(1)(x))
     return keras.Model(inputs, x, name=name)
 
@@ -319,8 +317,7 @@ def train(
     g_optimizer = adam(learning_rate, g_variables, config.beta_1)
     d_optimizer = adam(learning_rate, d_variables, config.beta_1)
     noise = Noise(config.seed + 1)
-    pool_a = ImagePool.empty(config.pool_size, config.size)
-    pool_b = ImagePool.empty(config.pool_size, config.size)
+    pool_a, pool_b = (ImagePool.empty(config.pool_size, config.size) for _ in range(2))
 
     def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
         return adversarial_loss(1.0, fake_logits, config.loss)
@@ -371,7 +368,8 @@ def train(
             return {}
         path = None if output_dir is None else output_dir / "samples" / f"epoch-{epoch:04d}.png"
         a2b, b2a = (functools.partial(translate_batch, generator) for generator in networks[:2])
-        return save_translations(*data.held_out, a2b, b2a, path)
+        images_a, images_b = data.held_out
+        return save_translations(images_a, images_b, a2b, b2a, path)
 
     dominates = "the discriminator dominates: the generator gets almost no gradient"
     collapse = "mode collapse: translations are nearly equal, or training has just begun"

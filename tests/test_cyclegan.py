@@ -83,7 +83,7 @@ def test_normalisation_is_by_each_channel_of_each_image(generator):
 
 
 def test_layer_normalisation_in_discriminators_keeps_the_differences_between_channels():
-    networks = build(Config(size=32, base_filters=4, residual_blocks=1, discriminator_norm="layer"))
+    networks = build(Config(size=32, base_filters=4, residual_blocks=1, layer_norm=True))
     for network, axes in zip(networks, ((1, 2), (1, 2), (1, 2, 3), (1, 2, 3)), strict=True):
         layers = [layer for layer in network.layers if isinstance(layer, keras.layers.GroupNormalization)]
         assert layers
