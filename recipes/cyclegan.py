@@ -77,7 +77,7 @@ class Config:
 
 
 DEMO = Config(size=64, generator="unet", base_filters=16, upsampling="bilinear", levels=5, patch_layers=2, batch_size=2,
-              layer_norm=True, cycle_weight=5, identity_weight=1, jitter=1, learning_rate=1e-3, epochs=6)  # fmt: skip
+              layer_norm=True, cycle_weight=5, identity_weight=1, jitter=1, learning_rate=1e-3, epochs=9)  # fmt: skip
 DEMO_RUN = Path("runs/cyclegan-demo")
 Direction = Literal["a2b", "b2a"]
 
