@@ -29,7 +29,7 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
     },
     "Translate": {
         "pix2pix": ("sketches to portraits, from pairs", 223),
-        "cyclegan": ("summer to winter, without pairs", 233),
+        "cyclegan": ("summer to winter, without pairs", 201),
         "face_swap": ("the expression of a person to another", 238),
     },
     "Attack classifiers": {
@@ -38,7 +38,7 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
     },
     "Paint": {
         "style_transfer": ("a photo in the style of a painting", 116),
-        "fast_style_transfer": ("the same in a single pass", 185),
+        "fast_style_transfer": ("the same in a single pass", 200),
         "deepdream": ("amplify what a network detects", 32),
     },
 }

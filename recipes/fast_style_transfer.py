@@ -7,8 +7,8 @@ Differs  1. Losses are relative errors, so the same weights suit all layers and 
          2. Layer normalisation over the channels of each position replaces batch normalisation: with normalisation over
             an image, networks produce blobs of extreme values (Karras et al. 2020, arXiv:1912.04958, section 2.1).
          3. The colours of the photo are first matched to those of the style image (Gatys et al. 2016, arXiv:1606.05897,
-            section 2.1). The network learns a residual.
-         4. Upsampling and a convolution replace transposed convolutions (doi:10.23915/distill.00003), to avoid grids.
+            section 2.1), and a colour loss keeps them similar. The network learns a residual.
+         4. Bilinear upsampling and a convolution replace transposed convolutions (doi:10.23915/distill.00003).
          5. The loss network is a small one that ships with this project, or any other Keras model. The transform
             network has half as many filters as in the paper.
          6. With `waves`, the network gets noise, as in Ulyanov et al. 2016 (arXiv:1603.03417, section 3.2): plane waves
@@ -55,6 +55,7 @@ class Config:
     content_weight: Annotated[float, Range(0, 1e9)] = 1.0
     style_weight: Annotated[float, Range(0, 1e9)] = 10.0
     variation_weight: Annotated[float, Range(0, 1e9)] = 10.0  # weight of the total variation; larger: smoother images
+    colour_weight: Annotated[float, Range(0, 1e9)] = 3.0  # 0: also colours that the style image does not have
     size: Annotated[int, Range(32, 2048, multiple_of=4)] = 256  # side of the photos in pixels
     crop: Annotated[int, Range(0, 2048, multiple_of=4)] = 0  # side of the random crops for training; 0: size
     jitter: Annotated[float, Range(1, 4)] = 1.12  # enlarge photos by this factor, then crop and mirror at random
@@ -74,20 +75,20 @@ class Config:
 
 VGG19_STYLE = ",".join(f"block{stage}_conv2" for stage in range(1, 5))
 VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block3_conv3", style_layers=VGG19_STYLE)
-DEMO = Config(style_size=320, size=192, crop=96, outer_kernel=3, residual_blocks=3, waves=32, variation_weight=2.0,
-              batch_size=1, learning_rate=3e-3, epochs=2)  # fmt: skip
+DEMO = Config(style_size=320, size=192, crop=80, outer_kernel=3, residual_blocks=3, waves=32, variation_weight=2.0,
+              batch_size=1, learning_rate=3e-3, epochs=4)  # fmt: skip
 DEMO_RUN = Path("runs/fast_style_transfer-demo")
 
 # %% Networks
 # The transform network downsamples twice, applies residual blocks at a quarter of the resolution, and upsamples to the
 # original size. Its output is the photo plus a residual that starts near 0, so an untrained network hardly changes the
-# photo. Layer normalisation is computed over the channels of each position. Style transfer networks usually normalise
-# over the entire image, but then one blob of large values sets the scale of all other pixels. Networks learn to produce
-# such blobs, which appear as black holes in the sky. The loss network is frozen, as in `style_transfer`.
+# photo. Layer normalisation is computed over the channels of each position. With normalisation over the entire image,
+# as is usual, networks produce blobs of large values, which appear as black holes in the sky. The loss network is
+# frozen, as in `style_transfer`.
 #
 # A convolutional network maps a region of one colour to one colour, so it cannot paint strokes on a clear sky. `waves`
-# adds the sines of random linear functions of the position. They differ at every position, in images of any size, and
-# are always the same. The network learns to shape strokes from them.
+# adds the sines of random linear functions of the position. They differ at every position, in images of any size. The
+# network learns to shape strokes from them. The photo's first pixel shifts the waves, or one crop would show only few.
 
 
 class Networks(NamedTuple):
@@ -121,8 +122,9 @@ def build_networks(config: Config, fetch: bool = False) -> Networks:
 
     def plane_waves(x):
         ones = keras.ops.ones_like(keras.ops.mean(x, -1, keepdims=True), dtype="float32")
-        position = keras.ops.concatenate([keras.ops.cumsum(ones, 1), keras.ops.cumsum(ones, 2)], -1)
-        normal = keras.initializers.RandomNormal(stddev=0.8, seed=seeds)  # wavelengths of 4 positions and more
+        position = keras.ops.concatenate([keras.ops.cumsum(ones, axis) for axis in (1, 2)], -1)
+        position += 100 * images[:, :1, :1, :2]  # other photos, other waves
+        normal = keras.initializers.RandomNormal(stddev=1.2, seed=seeds)  # wavelengths of about 4 positions
         uniform = keras.initializers.RandomUniform(0, 2 * np.pi, seed=seeds)
         fixed = {"kernel_initializer": normal, "bias_initializer": uniform, "trainable": False, "dtype": "float32"}
         return keras.ops.sin(layers.Conv2D(config.waves, 1, name="waves", **fixed)(position))
@@ -136,7 +138,7 @@ def build_networks(config: Config, fetch: bool = False) -> Networks:
         y = layers.ReLU()(normalise(convolve(x, 4 * width)))
         x = layers.Add()([x, normalise(convolve(y, 4 * width))])
     for filters in (2 * width, width):
-        x = layers.ReLU()(normalise(convolve(layers.UpSampling2D(2)(x), filters)))
+        x = layers.ReLU()(normalise(convolve(layers.UpSampling2D(interpolation="bilinear")(x), filters)))
     small = functools.partial(keras.initializers.RandomNormal, stddev=1e-3)  # the output starts close to the photo
     x = layers.Activation("tanh", dtype="float32")(1.5 * images + convolve(x, 3, config.outer_kernel, init=small))
     transform_network = keras.Model(images, x, name="transform_network")
@@ -149,13 +151,13 @@ def build_networks(config: Config, fetch: bool = False) -> Networks:
 # %% Losses
 # Perceptual losses compare feature maps of the loss network. The content loss compares the maps of the output and the
 # photo, position by position. The style loss compares the Gram matrices of the output and the style image. A Gram
-# matrix contains the mean product of each pair of channels.
+# matrix contains the mean product of each pair of channels. The colour loss compares Gram matrices of the pixels:
+# the bundled loss network was trained on images with random colours, so the style loss hardly depends on them.
 
 
 def gram(maps: tf.Tensor) -> tf.Tensor:
     """Return the mean product of each pair of channels over all positions: [n, height, width, c] -> [n, c, c]."""
-    positions = tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
-    return tf.einsum("nhwc,nhwd->ncd", maps, maps) / positions
+    return tf.einsum("nhwc,nhwd->ncd", maps, maps) / tf.cast(tf.shape(maps)[1] * tf.shape(maps)[2], tf.float32)
 
 
 # Example: two channels at two positions, (1, 2) and (3, 4). The mean products are (1 + 9) / 2 = 5, (2 + 12) / 2 = 7 and
@@ -166,8 +168,7 @@ def gram(maps: tf.Tensor) -> tf.Tensor:
 def relative_error(found: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
     """Return ||found - wanted||^2 / ||wanted||^2 of each image, averaged over the batch; 0 where `wanted` is 0."""
     axes = list(range(1, len(found.shape)))
-    error = tf.reduce_sum((found - wanted) ** 2, axes)
-    scale = tf.reduce_sum(wanted**2, axes)
+    error, scale = tf.reduce_sum((found - wanted) ** 2, axes), tf.reduce_sum(wanted**2, axes)
     return tf.reduce_mean(tf.math.divide_no_nan(error, scale))
 
 
@@ -178,6 +179,13 @@ def total_variation(images: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(across**2) + tf.reduce_mean(down**2)
 
 
+def colour_error(images: tf.Tensor, style_image: tf.Tensor) -> tf.Tensor:
+    """Return the relative error of the colours' Gram matrices, if the style image has mean 0 and covariance I."""
+    mean, covariance = mean_and_covariance(style_image)
+    error = tf.linalg.inv(covariance) @ (gram(images - mean) - gram(style_image - mean))
+    return tf.reduce_mean(tf.linalg.trace(error @ error)) / 3
+
+
 def layer_weights(layers: str) -> tf.Tensor:
     """Parse "NAME,NAME=WEIGHT,..." and return the weights, scaled to a sum of 1. The default weight is 1."""
     weights = [float(layer.partition("=")[2] or 1) for layer in layers.split(",")]
@@ -185,9 +193,8 @@ def layer_weights(layers: str) -> tf.Tensor:
 
 
 def make_losses(networks: Networks, config: Config) -> Callable:
-    """Return a function that maps photos and outputs, [n, height, width, 3] in [-1, 1], to the three losses."""
-    content_weights = layer_weights(config.content_layers)
-    style_weights = layer_weights(config.style_layers)
+    """Return a function that maps photos and outputs, [n, height, width, 3] in [-1, 1], to the four losses."""
+    content_weights, style_weights = (layer_weights(names) for names in (config.content_layers, config.style_layers))
     first = len(content_weights)
 
     def maps_of(images: tf.Tensor) -> list[tf.Tensor]:
@@ -197,20 +204,19 @@ def make_losses(networks: Networks, config: Config) -> Callable:
     style_grams = [gram(maps) for maps in maps_of(style_image)[first:]]
 
     def losses(photos: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        photo_maps = maps_of(photos)[:first]
-        maps = maps_of(outputs)
+        photo_maps, maps = maps_of(photos)[:first], maps_of(outputs)
         content = [relative_error(found, wanted) for found, wanted in zip(maps[:first], photo_maps, strict=True)]
         style = [relative_error(gram(found), wanted) for found, wanted in zip(maps[first:], style_grams, strict=True)]
         content_loss = tf.reduce_sum(content_weights * content)  # equation 2
         style_loss = tf.reduce_sum(style_weights * style)  # equation 4
-        return content_loss, style_loss, total_variation(outputs)
+        return content_loss, style_loss, total_variation(outputs), colour_error(outputs, style_image)
 
     return losses
 
 
 # %% Colours
-# Without recolouring, the network would first learn the colours of the style image, which is slow. A linear map thus
-# gives each photo the colour mean and covariance of the style image. The network gets the recoloured photo.
+# Learning the colours of the style image would be slow. A linear map thus gives each photo the colour mean and
+# covariance of the style image. The network gets the recoloured photo.
 
 
 def mean_and_covariance(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -265,28 +271,25 @@ def train(
     network = networks.transform_network
     losses = make_losses(networks, config)
     style_image = read_style(config.style, config.style_size)
-    steps = config.epochs * data.steps_per_epoch
-    learning_rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)
+    learning_rate = keras.optimizers.schedules.CosineDecay(config.learning_rate, config.epochs * data.steps_per_epoch)
     optimizer = adam(learning_rate, network.trainable_variables)
 
     @tf.function
     def step(photos: tf.Tensor) -> dict[str, tf.Tensor]:
         photos = with_colours(from_uint8(photos), style_image)
         with tf.GradientTape() as tape:
-            content, style, variation = losses(photos, network(photos, training=True))
-            loss = (
-                config.content_weight * content  # equation 5
-                + config.style_weight * style
-                + config.variation_weight * variation
-            )
+            content, style, variation, colour = losses(photos, network(photos, training=True))
+            loss = config.content_weight * content  # equation 5
+            loss += config.style_weight * style
+            loss += config.variation_weight * variation
+            loss += config.colour_weight * colour
             scaled = optimizer.scale_loss(loss)  # float16 gradients would underflow; `apply` unscales them
         optimizer.apply(tape.gradient(scaled, network.trainable_variables), network.trainable_variables)
-        return {"content": content, "style": style, "variation": variation}
+        return {"content": content, "style": style, "variation": variation, "colour": colour}
 
     def sample(epoch: int, losses: dict[str, float]) -> None:
         if output_dir is not None and data.held_out:
-            path = output_dir / "samples" / f"epoch-{epoch:04d}.png"
-            save_comparison(network, style_image, data.held_out[0], path)
+            save_comparison(network, style_image, data.held_out[0], output_dir / "samples" / f"epoch-{epoch:04d}.png")
 
     state = networks._asdict() | {"optimizer": optimizer}
     return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
@@ -320,8 +323,8 @@ def save_comparison(network: keras.Model, style_image: np.ndarray, photos: np.nd
 
 # %% A whole run
 # The built-in data are synthetic landscapes and square crops of photographs from scikit-image. A tenth is held out. The
-# scores are the content and style loss of the stylised held-out photos. The baseline `style_of_colours_alone` is the
-# style loss of the recoloured photos, before stylisation.
+# scores are the content, style and colour loss of the stylised held-out photos. The baseline `style_of_colours_alone`
+# is the style loss of the recoloured photos, before stylisation.
 # >>> from common.samples.photos import photo_squares
 # >>> from common.samples.seasons import synthetic_seasons
 # >>> show(np.concatenate([synthetic_seasons(8, DEMO.seed, DEMO.size)[0], photo_squares(DEMO.size)[::26][:8]]))
@@ -355,17 +358,16 @@ def run(
 
 
 def evaluate(networks: Networks, photos: np.ndarray, config: Config) -> dict[str, float]:
-    """Return the mean content and style loss of stylised uint8 photos, and the style loss of recoloured photos."""
+    """Return the mean losses of stylised uint8 photos, and the style loss of recoloured photos."""
     losses = make_losses(networks, config)
     style_image = read_style(config.style, config.style_size)
     rows = []
     for photo in photos:
         coloured = with_colours(from_uint8(photo[None]), style_image)
         stylized = from_uint8(stylize(networks.transform_network, style_image, photo)[None])
-        content, style, _ = losses(coloured, stylized)
-        _, style_of_colours, _ = losses(coloured, coloured)
-        rows.append([float(content), float(style), float(style_of_colours)])
-    return dict(zip(("content", "style", "style_of_colours_alone"), np.mean(rows, 0).tolist(), strict=True))
+        rows.append([*losses(coloured, stylized), losses(coloured, coloured)[1]])
+    names = ("content", "style", "variation", "colour", "style_of_colours_alone")
+    return dict(zip(names, tf.reduce_mean(rows, 0).numpy().tolist(), strict=True))
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import keras
 import numpy as np
@@ -50,8 +51,8 @@ def test_parameters_of_the_paper_s_networks_counted_by_hand(paper):
     assert paper.generator_a2b.count_params() == paper.generator_b2a.count_params() == kernels + scales_and_offsets + 3
     widths = [3, 64, 128, 256, 512, 1]
     kernels = sum(16 * a * b for a, b in zip(widths, widths[1:], strict=False))
-    for judge in (paper.discriminator_a, paper.discriminator_b):
-        assert judge.count_params() == kernels + 2 * (128 + 256 + 512) + 1
+    for judge in (paper.discriminator_a, paper.discriminator_b):  # C64 is not normalised, so it has a bias
+        assert judge.count_params() == kernels + 64 + 2 * (128 + 256 + 512) + 1
 
 
 @pytest.mark.parametrize(("halvings", "pixels", "logits"), [(3, 70, 14), (2, 34, 30), (1, 16, 62)])
@@ -78,6 +79,17 @@ def test_normalisation_is_by_each_channel_of_each_image(generator):
         for layer in layers:
             x = np.random.default_rng(0).normal(3.0, 2.0, (2, 9, 7, layer.gamma.shape[0])).astype(np.float32)
             mean, variance = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+            np.testing.assert_allclose(layer(x), (x - mean) / np.sqrt(variance + 1e-5), atol=2e-5)
+
+
+def test_layer_normalisation_in_discriminators_keeps_the_differences_between_channels():
+    networks = build(Config(size=32, base_filters=4, residual_blocks=1, layer_norm=True))
+    for network, axes in zip(networks, ((1, 2), (1, 2), (1, 2, 3), (1, 2, 3)), strict=True):
+        layers = [layer for layer in network.layers if isinstance(layer, keras.layers.GroupNormalization)]
+        assert layers
+        for layer in layers:
+            x = np.random.default_rng(0).normal(np.arange(layer.gamma.shape[0]), 2.0, (2, 9, 7, layer.gamma.shape[0]))
+            mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
             np.testing.assert_allclose(layer(x), (x - mean) / np.sqrt(variance + 1e-5), atol=2e-5)
 
 
@@ -356,14 +368,16 @@ def test_any_size_in_the_same_size_out(generator, shape):
     np.testing.assert_array_equal(translated, whole[: shape[0], : shape[1]])
 
 
-def test_a_u_net_that_resizes_adds_its_output_to_its_input():
+def test_a_u_net_that_resizes_blends_a_colour_with_its_input_by_a_mask():
     config = Config(size=32, base_filters=2, generator="unet", upsampling="bilinear", levels=3)
     network = build(config).generator_a2b
     *_, last = (layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D))
-    kernel, bias = last.get_weights()
-    last.set_weights([kernel * 0, np.array([0.25, 0, -0.5], np.float32)])
+    kernel, _ = last.get_weights()
     image = from_uint8(noise(1, 16, 24, 3))
-    np.testing.assert_allclose(network(image) - image, np.broadcast_to([0.25, 0, -0.5], image.shape), atol=1e-6)
+    for logit, mask in ((-50.0, 0), (0.0, 0.5), (math.log(3), 0.75), (50.0, 1)):
+        last.set_weights([kernel * 0, np.array([0.25, 0, -50, logit], np.float32)])
+        expected = mask * np.array([math.tanh(0.25), 0, -1]) + (1 - mask) * image
+        np.testing.assert_allclose(network(image), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("generator", ["resnet", "unet"])

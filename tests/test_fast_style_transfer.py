@@ -29,6 +29,7 @@ from recipes.fast_style_transfer import (
     Config,
     Networks,
     build,
+    colour_error,
     evaluate,
     gram,
     layer_weights,
@@ -73,8 +74,19 @@ def losses_written_out(
         kept = sum(w * left(after[name], before[name]) for name, w in content_layers.items())
         painted = sum(w * left(products(after[name]), products(wanted[name])) for name, w in style_layers.items())
         steps = (np.diff(painting, axis=0) ** 2).mean() + (np.diff(painting, axis=1) ** 2).mean()
-        columns.append([kept / sum(content_layers.values()), painted / sum(style_layers.values()), steps])
+        parts = [kept / sum(content_layers.values()), painted / sum(style_layers.values()), steps]
+        columns.append([*parts, colour_error_written_out(painting, style)])
     return np.mean(columns, 0).tolist()
+
+
+def colour_error_written_out(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Of two pictures, whose colours get the mean 0 and the covariance I of the second one, but for the hundredth."""
+    mean = wanted.mean((0, 1))
+    whiten = power(np.cov(wanted.reshape(-1, 3).T, bias=True) + 0.01 * np.eye(3), -0.5)
+    products = [
+        flat.T @ flat / len(flat) for flat in ((each - mean).reshape(-1, 3) @ whiten for each in (found, wanted))
+    ]
+    return ((products[0] - products[1]) ** 2).sum() / 3
 
 
 def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
@@ -192,15 +204,27 @@ def losses(style):
 
 def test_unchanged_photos_have_no_loss_of_content_but_one_of_style(losses):
     photos = tensor(noise(3, 12, 16, 3))
-    content, painted, _ = losses(photos, photos)
+    content, painted, *_ = losses(photos, photos)
     assert float(content) == 0 and float(painted) > 0.01
 
 
 def test_where_each_painting_is_the_style_picture_there_is_no_loss_of_style(losses):
     picture = PAINTING[None]
-    content, painted, _ = losses(tensor(noise(3, 36, 40, 3)), tensor(picture.repeat(3, 0)))
+    content, painted, _, colour = losses(tensor(noise(3, 36, 40, 3)), tensor(picture.repeat(3, 0)))
     assert float(painted) == pytest.approx(0, abs=1e-9) and float(content) > 0.01
+    assert float(colour) == pytest.approx(0, abs=1e-9)
     assert float(losses(tensor(picture), tensor(255 - picture))[1]) > 0.01
+
+
+def test_the_error_of_colours_twice_as_far_apart_and_of_shifted_ones_by_hand():
+    """The style picture has the covariance I, and a hundredth is added. Twice as far apart, it is 4 I: 3 too much."""
+    corners = np.array(np.meshgrid(*[[-1.0, 1.0]] * 3)).reshape(3, 8).T.reshape(1, 2, 4, 3)
+    style = tf.constant(corners, tf.float32)
+    shifted = corners + [0.5, 0, 0]  # a quarter too much in one direction
+    found = [float(colour_error(tf.constant(each, tf.float32), style)) for each in (2 * corners, shifted, corners)]
+    assert found == pytest.approx([(3 / 1.01) ** 2, (0.25 / 1.01) ** 2 / 3, 0], rel=1e-4, abs=1e-9)
+    batch = tf.constant(np.concatenate([2 * corners, shifted, corners]), tf.float32)
+    assert float(colour_error(batch, style)) == pytest.approx(sum(found) / 3, rel=1e-4)
 
 
 def test_a_larger_painting_is_made_as_small_as_style_size_says(tmp_path):
@@ -329,12 +353,22 @@ def painted_written_out(painter: keras.Model, picture: np.ndarray) -> np.ndarray
     def relu(x: np.ndarray) -> np.ndarray:
         return np.maximum(x, 0)
 
+    def doubled(x: np.ndarray) -> np.ndarray:
+        """Three quarters of each position and a quarter of its neighbour, or of itself at the border."""
+        for axis in (0, 1):
+            first, last = x.take([0], axis), x.take([-1], axis)
+            before = np.concatenate([first, x.take(range(x.shape[axis] - 1), axis)], axis)
+            after = np.concatenate([x.take(range(1, x.shape[axis]), axis), last], axis)
+            pair = np.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+            x = pair.reshape([side * (1 + (number == axis)) for number, side in enumerate(x.shape)])
+        return x
+
     x = picture.astype(np.float64)
     for stride in (1, 2, 2):
         x = relu(normalised(convolved(x, stride)))
     x = x + normalised(convolved(relu(normalised(convolved(x)))))
     for _ in range(2):
-        x = relu(normalised(convolved(x.repeat(2, 0).repeat(2, 1))))
+        x = relu(normalised(convolved(doubled(x))))
     x = np.tanh(1.5 * picture + convolved(x))
     assert next(convolutions, None) is next(norms, None) is None
     return x
@@ -404,6 +438,11 @@ def test_waves_are_sines_of_the_position_that_are_not_trained(weights):
     down, across = np.mgrid[1:7, 1:9]  # at a quarter of the resolution
     expected = np.sin(np.stack([down, across], -1) @ kernel[0, 0].astype(np.float64) + bias)
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    photo = np.zeros((1, 24, 32, 3), np.float32)
+    photo[:, 0, 0] = 0.03, 0.07, 1  # moves the waves by three positions down, and by seven across
+    found = keras.Model(network.input, added.input)(photo).numpy()
+    expected = np.sin(np.stack([down + 3, across + 7], -1) @ kernel[0, 0].astype(np.float64) + bias)
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
     assert not layer.trainable_variables and 0 < bias.min() < bias.max() < 2 * np.pi
 
 
@@ -458,15 +497,15 @@ def test_a_row_tells_the_losses_of_what_is_painted(style):
     painted = np.tanh(before @ kernel[0, 0] + bias)
     layers = {"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0}
     expected = losses_written_out(before, painted, unit(PAINTING), *layers)
-    np.testing.assert_allclose([row[name] for name in ("content", "style", "variation")], expected, rtol=1e-4)
+    np.testing.assert_allclose([row[name] for name in ("content", "style", "variation", "colour")], expected, rtol=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wanted", ["content", "style", "variation"])
+@pytest.mark.parametrize("wanted", ["content", "style", "variation", "colour"])
 def test_what_has_a_weight_falls_and_what_looks_does_not_learn(style, wanted):
     networks = networks_of()
     looked = [each.copy() for each in networks.features.get_weights()]
-    none = {"content_weight": 0.0, "style_weight": 0.0, "variation_weight": 0.0}
+    none = {"content_weight": 0.0, "style_weight": 0.0, "variation_weight": 0.0, "colour_weight": 0.0}
     config = settings(style, epochs=30, learning_rate=0.05, **none | {f"{wanted}_weight": 1.0})
     history = train(networks, batches(noise(2, 12, 16, 3), 2, 0), config)
     assert history[-1][wanted] < 0.4 * history[0][wanted]
@@ -489,11 +528,12 @@ def test_scores_are_means_over_held_out_photos_and_their_eight_bit_paintings(sty
     before = np.stack([coloured_written_out(photo, unit(PAINTING)) for photo in unit(photos)])
     painted = np.rint((np.tanh(before @ kernel[0, 0] + bias) + 1) * 127.5)
     target, layers = unit(PAINTING), ({"conv2": 1.0}, {"conv1": 1.0, "conv3": 1.0})
-    content, after, _ = losses_written_out(before, unit(painted), target, *layers)
-    _, alone, _ = losses_written_out(before, before, target, *layers)
+    expected = losses_written_out(before, unit(painted), target, *layers)
+    _, alone, *_ = losses_written_out(before, before, target, *layers)
     scores = evaluate(networks, photos, settings(style))
-    assert scores == pytest.approx({"content": content, "style": after, "style_of_colours_alone": alone}, rel=1e-3)
-    assert np.unique(np.round(list(scores.values()), 4)).size == 3
+    assert list(scores) == ["content", "style", "variation", "colour", "style_of_colours_alone"]
+    assert list(scores.values()) == pytest.approx([*expected, alone], rel=1e-3)
+    assert np.unique(np.round(list(scores.values()), 4)).size == 5
 
 
 # A whole run
@@ -568,8 +608,9 @@ def test_a_run_that_was_stopped_goes_on_as_one_that_was_not_bit_for_bit(style, w
     picture = fast_style_transfer.run(str(photos), config, tmp_path / "stopped")
     assert picture == tmp_path / "stopped" / "beside.png"
     (one, rows, scores), (other, other_rows, other_scores) = (outcome(tmp_path / name) for name in ("whole", "stopped"))
-    assert rows == other_rows and len(rows) == 3 and rows[0] == "epoch,content,style,variation"
-    assert scores == other_scores and set(json.loads(scores)) == {"content", "style", "style_of_colours_alone"}
+    assert rows == other_rows and len(rows) == 3 and rows[0] == "epoch,content,style,variation,colour"
+    names = {"content", "style", "variation", "colour", "style_of_colours_alone"}
+    assert scores == other_scores and set(json.loads(scores)) == names
     for before, after in zip(one, other, strict=True):
         np.testing.assert_array_equal(before, after)
     np.testing.assert_array_equal(read_image(picture), read_image(tmp_path / "whole" / "beside.png"))

@@ -59,6 +59,14 @@ SHORTER_STEP: Texts = {  # CycleGAN: a shorter training step
 """: """        g_optimizer.apply(g_tape.gradient(g_scaled, g_variables), g_variables)
         d_optimizer.apply(d_tape.gradient(d_scaled, d_variables), d_variables)
 """,
+    """        images_a, images_b = data.held_out
+        return save_translations(images_a, images_b, a2b, b2a, path)
+""": """        return save_translations(*data.held_out, a2b, b2a, path)
+""",
+    """    g_optimizer = adam(learning_rate, g_variables, config.beta_1)
+    d_optimizer = adam(learning_rate, d_variables, config.beta_1)
+""": """    g_optimizer, d_optimizer = (adam(learning_rate, each, config.beta_1) for each in (g_variables, d_variables))
+""",
     """        a = from_uint8(batch_a)
         b = from_uint8(batch_b)
 """: """        a, b = from_uint8(batch_a), from_uint8(batch_b)
