@@ -77,7 +77,12 @@ BUNDLES = {
     "conv_autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
     "cyclegan": Bundle("synthetic landscapes", "--preset demo", ("generator_a2b", "generator_b2a")),
     "dcgan": Bundle("synthetic handwriting", "--preset demo", ("generator", "discriminator")),
-    "dcgan_faces": Bundle("synthetic faces", "--preset demo", ("ema",), write_data=write_portraits),
+    "dcgan_faces": Bundle(
+        "synthetic faces",
+        "--preset demo --base-filters 32 --discriminator-filters 24 --epochs 16",
+        ("ema",),
+        write_data=write_portraits,
+    ),
     "face_swap": Bundle("faces of two synthetic people", "--preset demo", FACE_SWAP, ("shift.npz",)),
     "fgsm": Bundle("synthetic clothes", "--preset demo", ("classifier", "robust")),
     "fast_style_transfer": Bundle("one painting", "--preset demo", ("transform_network",), ("style.png",)),
