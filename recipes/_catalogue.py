@@ -38,7 +38,7 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
     },
     "Paint": {
         "style_transfer": ("a photo in the style of a painting", 116),
-        "fast_style_transfer": ("the same in a single pass", 200),
+        "fast_style_transfer": ("the same in a single pass", 165),
         "deepdream": ("amplify what a network detects", 32),
     },
 }
