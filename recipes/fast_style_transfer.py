@@ -73,8 +73,8 @@ class Config:
         Range.check(self, crop=Range(32 if self.crop else 0, 2048, multiple_of=4))
 
 
-VGG19_STYLE = ",".join(f"block{stage}_conv2" for stage in range(1, 5))
-VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block3_conv3", style_layers=VGG19_STYLE, colour_weight=0)
+STYLE = ",".join(f"block{stage}_conv2" for stage in range(1, 5))
+VGG19 = Config(network="VGG19", weights="imagenet", content_layers="block3_conv3", style_layers=STYLE, colour_weight=0)
 DEMO = Config(style_size=320, size=192, crop=80, outer_kernel=3, residual_blocks=3, waves=32, variation_weight=2.0,
               batch_size=1, learning_rate=3e-3, epochs=3)  # fmt: skip
 DEMO_RUN = Path("runs/fast_style_transfer-demo")
