@@ -183,7 +183,7 @@ UNCHECKED_NETWORKS: Texts = {  # face swap: the networks of a run, without a che
 """,
 }
 NO_SAMPLES: Texts = {  # VAE of faces: without new faces; edits of the first test face
-    "images[usual_face(networks, images, labels)]": "images[0]",
+    "images[plain_face(networks, images, labels)]": "images[0]",
     "images, labels = faces.test.loaded(2000)": "images = faces.test.loaded(2000)[0]",
     """    fitted, prior = generate(networks.decoder, 8, 1, space), generate(networks.decoder, 8, 1)
     save_image({"fitted normal": fitted, "prior N(0, I)": prior}, output_dir / "samples.png")
@@ -210,7 +210,7 @@ COPIES = {  # by recipe
     "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS),
     "ssgan": Omissions(f"{LOOP_OPTIONS} generate_file table config.feature_matching", FEATURE_MATCHING, ranges=False),
     "vae_faces": Omissions(
-        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate usual_face SMALL", NO_SAMPLES, ranges=False
+        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate plain_face SMALL", NO_SAMPLES, ranges=False
     ),
 }
 NO_PETALS: Texts = {  # adversarial autoencoder: without labels in the discriminator
