@@ -472,6 +472,9 @@ def open_run(run: Path) -> tuple[Networks, LatentSpace, Callable[[Path], np.ndar
     shapes = {"names": ("n",), "vectors": ("n", latents), "maps": ("n", latents, latents), "without": ("n", latents)}
     shapes |= {"mean": (latents,), "factor": (latents, latents)}
     space = LatentSpace(**trained.arrays("space", shapes, texts=["names"]))
+    if (np.linalg.slogdet(space.maps)[0] <= 0).any():  # `edited` needs the inverses
+        where = trained.folder / "space.npz"
+        raise InputError(f"{where}: damaged (one of its maps has no inverse); train again, or restore the file")
     return Networks(encoder, decoder), space, trained.image
 
 
