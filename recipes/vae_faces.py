@@ -117,18 +117,17 @@ def build(config: Config = Config()) -> Networks:
     latents = keras.Input((config.latent_dim,), name="latents")
     if config.linear:
         pixels = layers.Dense(config.size**2 * config.channels, name="linear_image", dtype="float32", **fixed)(latents)
-        linear = layers.Reshape((config.size, config.size, config.channels))(pixels)
+        blur = layers.Reshape((config.size, config.size, config.channels))(pixels)
     x = layers.Dense(smallest * smallest * 2 * base, activation="silu", **init)(latents)
     x = layers.Reshape((smallest, smallest, 2 * base))(x)
     for width in (base, max(1, base // 2)) if config.light else (2 * base, base, base):  # -> size / 2
         x = layers.Conv2DTranspose(width, 4, 2, "same", **init)(x)
         if config.linear:
             stride = config.size // x.shape[1]
-            x += layers.Conv2D(width, 2 * stride, stride, "same", **init)(linear)
+            x += layers.Conv2D(width, 2 * stride, stride, "same", **init)(blur)
         x = layers.Activation("silu")(x)
     if config.linear:
-        x = layers.Conv2DTranspose(config.channels, 4, 2, "same", kernel_initializer="zeros", dtype="float32")(x)
-        x += linear
+        x = blur + layers.Conv2DTranspose(config.channels, 4, 2, "same", kernel_initializer="zeros", dtype="float32")(x)
     else:
         x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", dtype="float32", **small)(x)
     return Networks(encoder, keras.Model(latents, x, name="decoder"))
@@ -285,9 +284,8 @@ def encode(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
 
 def decode(decoder: keras.Model, latents: np.ndarray) -> np.ndarray:
     """Return uint8 images [n, size, size, channels] for latents [n, latent_dim]."""
-    parts = [latents[start : start + 250].astype(np.float32) for start in range(0, len(latents), 250)]
-    images = np.concatenate([decoder(part, training=False) for part in parts])
-    return np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
+    parts = [decoder(np.float32(latents[start : start + 250]), training=False) for start in range(0, len(latents), 250)]
+    return np.clip(np.round((np.concatenate(parts) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def attribute_vectors(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -504,9 +502,8 @@ def edit_file(
         raise InputError(f"{run}: trained on faces without attributes, so there are none to edit")
     if not attributes:
         return save_image(latent_traversals(networks, space, read(source)), destination)
-    strengths = np.zeros(len(space.names))
-    for name, strength in attributes.items():
-        strengths[attribute_index(space.names.tolist(), name)] += strength
+    chosen = [attribute_index(space.names.tolist(), name) for name in attributes]
+    strengths = list(attributes.values()) @ np.eye(len(space.names))[chosen]
     latents = edited(encode(networks.encoder, read(source)[None]), space, strengths)
     return save_image(decode(networks.decoder, latents)[0], destination)
 

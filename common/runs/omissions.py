@@ -193,7 +193,7 @@ NO_SAMPLES: Texts = {  # VAE of faces: without new faces; edits of the first tes
 ONLY_VECTORS: Texts = {  # VAE of faces: edits add vectors, but do not match covariances
     """ An edit also
             matches the covariance of the latents: hats vary more than the hair below them.""": "",
-    re.compile(r"# A vector alone cannot [^.]*\.(?:\n# .*)*\n#\n"): "",
+    re.compile(r"# A vector alone cannot .*\n(?:# .*\n)*#\n"): "",
     re.compile(r"    maps: np.ndarray .*\n    without: np.ndarray .*\n"): "",
     "    vectors = attribute_vectors(latents, labels)\n": "",
     re.compile(r"    frequencies = .*\n    without = .*\n"): "",
@@ -203,6 +203,8 @@ ONLY_VECTORS: Texts = {  # VAE of faces: edits add vectors, but do not match cov
 """,
     ', "maps": ("n", latents, latents), "without": ("n", latents)}\n    shapes |= {': ", ",
     re.compile(r"    if \(np.linalg.slogdet(?:.*\n){3}"): "",
+    re.compile(r"    similar = .*\n    meant = .*\n"): "",
+    "attribute {name!r}{meant}; choose": "attribute {name!r}; choose",
 }
 LOOP_OPTIONS = "steps_per_epoch on_epoch"  # parameters of `train`
 COPIES = {  # by recipe
