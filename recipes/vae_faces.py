@@ -303,18 +303,20 @@ def attribute_vectors(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(values, latents - latents.mean(axis=0), rcond=None)[0].astype(np.float32)
 
 
-def covariance_maps(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def covariance_maps(latents: np.ndarray, labels: np.ndarray, leading: int = 64) -> np.ndarray:
     """Return one matrix per attribute, float32 [attributes, latent_dim, latent_dim]; see `LatentSpace`.
 
-    Both covariances of a map come from the same number of faces, so they are equally uncertain.
+    Only the `leading` latents with the largest variance are mapped: a few hundred faces are too few to measure how all
+    latents vary together. Both covariances of a map come from the same number of faces.
     """
-    maps = [np.eye(latents.shape[1]) for _ in labels.T]
+    chosen = np.argsort(latents.var(axis=0))[-leading:]
+    maps = np.tile(np.eye(latents.shape[1], dtype=np.float32), (labels.shape[1], 1, 1))
     for number, column in enumerate(labels.T):
-        absent, present = latents[column == 0], latents[column == 1]
+        absent, present = latents[column == 0][:, chosen], latents[column == 1][:, chosen]
         count = min(len(absent), len(present))
         if count > 1:
-            maps[number] = NormalMap.between(absent[:count], present[:count]).matrix
-    return np.array(maps, np.float32).reshape(-1, latents.shape[1], latents.shape[1])
+            maps[number][np.ix_(chosen, chosen)] = NormalMap.between(absent[:count], present[:count]).matrix
+    return maps
 
 
 def latent_space(encoder: keras.Model, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> LatentSpace:
@@ -336,11 +338,11 @@ def edited(latents: np.ndarray, space: LatentSpace, strengths: np.ndarray) -> np
     strengths = np.broadcast_to(np.asarray(strengths, np.float32), (len(latents), len(space.names)))
     result = latents + strengths @ space.vectors
     for number in np.flatnonzero(strengths.any(axis=0)):
-        share, apart = np.clip(strengths[:, number, None], -1, 1), latents - space.without[number]
+        amount, apart = np.clip(strengths[:, number, None], -1, 1), latents - space.without[number]
         added = apart @ space.maps[number] - apart
         apart = apart - space.vectors[number]
         removed = np.linalg.solve(space.maps[number], apart.T).T - apart
-        result += np.maximum(share, 0) * added + np.maximum(-share, 0) * removed
+        result += np.maximum(amount, 0) * added + np.maximum(-amount, 0) * removed
     return result
 
 
