@@ -258,7 +258,7 @@ def train(
 # the latents of faces with a hat also have another covariance. `edited` therefore adds a multiple of the vector, and
 # maps one covariance to the other (`NormalMap`, the optimal transport between normal distributions).
 #
-# Far from the training faces, the decoder shows no faces. `latent_traversals` therefore limits each row to 2.5 standard
+# Far from the training faces, the decoder shows no faces. `latent_traversals` therefore limits each row to 2 standard
 # deviations around the mean face, measured along the attribute vector.
 #
 # The distribution of the encoded faces differs from the prior. `latent_space` therefore also fits a normal distribution
@@ -351,12 +351,12 @@ def latent_traversals(networks: Networks, space: LatentSpace, image: np.ndarray)
 
     From the first image to the middle, and from there to the last, the strength of the edit grows in three equal steps.
     The last multiple of the attribute vector is at most 3. It is smaller if the face would leave the range of encoded
-    faces: 2.5 standard deviations of the fitted normal distribution on both sides of the mean.
+    faces: 2 standard deviations of the fitted normal distribution on both sides of the mean.
     """
     latents, rows = encode(networks.encoder, image[None]), {}
     for name, vector, one in zip(map(str, space.names), space.vectors, np.eye(len(space.names)), strict=True):
         axis = vector / (vector @ vector)  # latents @ axis: the position of a face, in multiples of the vector
-        ends = 2.5 * np.linalg.norm(space.factor.T @ axis) * np.array([-1, 1]) - (latents[0] - space.mean) @ axis
+        ends = 2 * np.linalg.norm(space.factor.T @ axis) * np.array([-1, 1]) - (latents[0] - space.mean) @ axis
         low, high = np.clip(ends, (-3, 0), (0, 3))
         steps = np.concatenate([np.linspace(low, 0, 4), np.linspace(0, high, 4)[1:]])
         rows[name] = decode(networks.decoder, edited(latents.repeat(7, axis=0), space, steps[:, None] * one))
