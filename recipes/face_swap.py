@@ -77,7 +77,7 @@ class Config:
 
 
 LIGHT = Config(up_kernel=4, light=True, warp_decay=True, dssim_weight=0.5, eyes_mouth_weight=6.0)
-DEMO = replace(LIGHT, base_filters=24, latent_dim=32, mirror=False, batch_size=4, learning_rate=2e-3, epochs=30)
+DEMO = replace(LIGHT, base_filters=24, latent_dim=32, mirror=False, batch_size=4, learning_rate=2e-3, epochs=22)
 DEMO_RUN = Path("runs/face_swap-demo")
 Direction = Literal["a2b", "b2a"]
 

@@ -303,7 +303,7 @@ def attribute_vectors(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(values, latents - latents.mean(axis=0), rcond=None)[0].astype(np.float32)
 
 
-def covariance_maps(latents: np.ndarray, labels: np.ndarray, leading: int = 64) -> np.ndarray:
+def covariance_maps(latents: np.ndarray, labels: np.ndarray, leading: int = 32) -> np.ndarray:
     """Return one matrix per attribute, float32 [attributes, latent_dim, latent_dim]; see `LatentSpace`.
 
     Only the `leading` latents with the largest variance are mapped: a few hundred faces are too few to measure how all
