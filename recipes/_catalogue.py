@@ -19,7 +19,7 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
         "autoencoder": ("a few numbers per image; denoising", 168),
         "conv_autoencoder": ("find similar images without labels", 152),
         "vae": ("a smooth latent space of digits", 229),
-        "vae_faces": ("edit smile, glasses or hair of a face", 209),
+        "vae_faces": ("edit smile, glasses or hair of a face", 161),
         "adversarial_autoencoder": ("latents with a prior of your choice", 187),
     },
     "Generate": {
@@ -30,7 +30,7 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
     "Translate": {
         "pix2pix": ("sketches to portraits, from pairs", 223),
         "cyclegan": ("summer to winter, without pairs", 201),
-        "face_swap": ("the expression of a person to another", 238),
+        "face_swap": ("the expression of a person to another", 156),
     },
     "Attack classifiers": {
         "fgsm": ("imperceptible noise, and a defence", 204),

@@ -76,8 +76,8 @@ class Config:
         Range.check(self)
 
 
-LIGHT = Config(up_kernel=4, light=True, warp_decay=True, dssim_weight=0.5, eyes_mouth_weight=3.0)
-DEMO = replace(LIGHT, base_filters=24, latent_dim=32, mirror=False, batch_size=8, learning_rate=2e-3, epochs=28)
+LIGHT = Config(up_kernel=4, light=True, warp_decay=True, dssim_weight=0.5, eyes_mouth_weight=6.0)
+DEMO = replace(LIGHT, base_filters=24, latent_dim=32, mirror=False, batch_size=4, learning_rate=2e-3, epochs=30)
 DEMO_RUN = Path("runs/face_swap-demo")
 Direction = Literal["a2b", "b2a"]
 
@@ -327,7 +327,7 @@ def swap(networks: Networks, faces: np.ndarray, direction: Direction, shift: Per
 # >>> def portraits(who, count=8, **attributes):
 # ...     attributes = {"looking_left": 0.5, "bright_background": 1.0} | attributes
 # ...     return synthetic_faces(count, 99, 92, who, **attributes)[0][:, 16:80, 14:78]
-# >>> person_a, person_b = portraits(11), portraits(8)
+# >>> person_a, person_b = portraits(55), portraits(8)
 # >>> show(np.concatenate([person_a, person_b]).repeat(2, axis=1).repeat(2, axis=2))
 
 
@@ -397,7 +397,7 @@ def swap_files(
 # ...     return portraits(who, 1, looking_left=turn, smile=smile)[0]
 # >>> turns = 0.5 + 0.2 * np.sin(np.linspace(0, 2 * np.pi, 24, endpoint=False))
 # >>> smiles = 0.5 - 0.5 * np.cos(np.linspace(0, 4 * np.pi, 24, endpoint=False))
-# >>> frames_a, frames_b = (np.stack([portrait(who, *now) for now in zip(turns, smiles)]) for who in (11, 8))
+# >>> frames_a, frames_b = (np.stack([portrait(who, *now) for now in zip(turns, smiles)]) for who in (55, 8))
 # >>> frames = np.concatenate([frames_a, swap(networks, frames_a, "a2b", shift), frames_b], axis=2)
 # >>> show_file(save_image(frames.repeat(2, axis=1).repeat(2, axis=2), DEMO_RUN.parent / "face_swap-film.gif"))
 

@@ -6,9 +6,10 @@ Images   uint8 [n, size, size, channels] at the API boundary; float32 in [-1, 1]
 Latents  float32 [n, latent_dim]; the prior is standard normal.
 Differs  1. Pixels are Gaussian, with the maximum-likelihood standard deviation, so the KL weight needs no tuning.
          2. New faces are sampled from a normal distribution fitted to encoded faces, or from the prior.
-         3. The attribute vectors are the coefficients of a linear regression on all attributes at once.
+         3. The attribute vectors are the coefficients of a linear regression on all attributes at once. An edit also
+            matches the covariance of the latents: hats vary more than the hair below them.
          4. The demo starts from probabilistic PCA, which is the optimal linear VAE (Lucas et al. 2019,
-            arXiv:1911.02469). It trains only the decoder, a sum of a linear and a convolutional network.
+            arXiv:1911.02469). It trains only the decoder, a linear network whose image a convolutional one corrects.
 Run      python -m recipes.vae_faces                                          the demo: synthetic faces, offline
          python -m recipes.vae_faces train --data DIR --output-dir runs/mine  CelebA, or images with a CSV of attributes
          python -m recipes.vae_faces edit face.jpg out.png --run runs/mine    all attributes, from less to more
@@ -30,7 +31,8 @@ import numpy as np
 import tensorflow as tf
 
 from common.data import Batches, attributed_images
-from common.images import from_uint8, save_image, to_uint8
+from common.images import from_uint8, save_image
+from common.metrics import NormalMap
 from common.runs import InputError, Range, Run, run_command
 from common.training import Noise, adam, fit
 
@@ -69,7 +71,7 @@ class Config:
 
 SMALL = Config(size=64, batch_size=32, learning_rate=3e-3)
 DEMO = Config(
-    size=64, latent_dim=128, base_filters=48, light=True, linear=True, batch_size=8, learning_rate=1e-3, epochs=12
+    size=64, latent_dim=200, base_filters=48, light=True, linear=True, batch_size=8, learning_rate=1e-3, epochs=9
 )
 DEMO_RUN = Path("runs/vae_faces-demo")
 
@@ -81,7 +83,8 @@ DEMO_RUN = Path("runs/vae_faces-demo")
 #
 # With `linear`, the encoder is a fixed linear function of the image, and a linear function of the latents is added to
 # the decoded image. Both are the probabilistic PCA of the training faces. The last convolution of the decoder starts
-# with weights of 0, so the untrained VAE is already the optimal linear one.
+# with weights of 0, so the untrained VAE is already the optimal linear one. The linear image is blurred, but it shows
+# where the edges are. The other layers of the decoder therefore also get this image, at their own resolution.
 
 
 class Networks(NamedTuple):
@@ -112,14 +115,19 @@ def build(config: Config = Config()) -> Networks:
     encoder = keras.Model(images, [mean, log_variance], name="encoder")
 
     latents = keras.Input((config.latent_dim,), name="latents")
+    if config.linear:
+        pixels = layers.Dense(config.size**2 * config.channels, name="linear_image", dtype="float32", **fixed)(latents)
+        blur = layers.Reshape((config.size, config.size, config.channels))(pixels)
     x = layers.Dense(smallest * smallest * 2 * base, activation="silu", **init)(latents)
     x = layers.Reshape((smallest, smallest, 2 * base))(x)
     for width in (base, max(1, base // 2)) if config.light else (2 * base, base, base):  # -> size / 2
-        x = layers.Conv2DTranspose(width, 4, 2, "same", activation="silu", **init)(x)
+        x = layers.Conv2DTranspose(width, 4, 2, "same", **init)(x)
+        if config.linear:
+            stride = config.size // x.shape[1]
+            x += layers.Conv2D(width, 2 * stride, stride, "same", **init)(blur)
+        x = layers.Activation("silu")(x)
     if config.linear:
-        x = layers.Conv2DTranspose(config.channels, 4, 2, "same", kernel_initializer="zeros", dtype="float32")(x)
-        pixels = layers.Dense(config.size**2 * config.channels, name="linear_image", dtype="float32", **fixed)(latents)
-        x += layers.Reshape((config.size, config.size, config.channels))(pixels)
+        x = blur + layers.Conv2DTranspose(config.channels, 4, 2, "same", kernel_initializer="zeros", dtype="float32")(x)
     else:
         x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", dtype="float32", **small)(x)
     return Networks(encoder, keras.Model(latents, x, name="decoder"))
@@ -246,7 +254,11 @@ def train(
 # difference of the means also contains age. A linear regression on all attributes removes such dependencies. For a
 # single attribute, it is the difference of the means.
 #
-# Far from the training faces, the decoder shows no faces. `latent_traversals` therefore limits each row to 2.5 standard
+# A vector alone cannot remove a red hat and a green hat: it is the same for both. Hats have more colours than hair, so
+# the latents of faces with a hat also have another covariance. `edited` therefore adds a multiple of the vector, and
+# maps one covariance to the other (`NormalMap`, the optimal transport between normal distributions).
+#
+# Far from the training faces, the decoder shows no faces. `latent_traversals` therefore limits each row to 2 standard
 # deviations around the mean face, measured along the attribute vector.
 #
 # The distribution of the encoded faces differs from the prior. `latent_space` therefore also fits a normal distribution
@@ -258,6 +270,8 @@ class LatentSpace(NamedTuple):
 
     names: np.ndarray  # attribute names, strings [n]
     vectors: np.ndarray  # float32 [n, latent_dim]
+    maps: np.ndarray  # float32 [n, latent_dim, latent_dim]: from the covariance without each attribute to that with it
+    without: np.ndarray  # float32 [n, latent_dim]: the mean without each attribute; the mean with it: plus the vector
     mean: np.ndarray  # float32 [latent_dim]
     factor: np.ndarray  # float32 [latent_dim, latent_dim]: the Cholesky factor of the covariance
 
@@ -270,8 +284,8 @@ def encode(encoder: keras.Model, images: np.ndarray) -> np.ndarray:
 
 def decode(decoder: keras.Model, latents: np.ndarray) -> np.ndarray:
     """Return uint8 images [n, size, size, channels] for latents [n, latent_dim]."""
-    parts = [latents[start : start + 250].astype(np.float32) for start in range(0, len(latents), 250)]
-    return np.concatenate([to_uint8(decoder(part, training=False)) for part in parts])
+    parts = [decoder(np.float32(latents[start : start + 250]), training=False) for start in range(0, len(latents), 250)]
+    return np.clip(np.round((np.concatenate(parts) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def attribute_vectors(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -289,28 +303,63 @@ def attribute_vectors(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(values, latents - latents.mean(axis=0), rcond=None)[0].astype(np.float32)
 
 
+def covariance_maps(latents: np.ndarray, labels: np.ndarray, leading: int = 32) -> np.ndarray:
+    """Return one matrix per attribute, float32 [attributes, latent_dim, latent_dim]; see `LatentSpace`.
+
+    Only the `leading` latents with the largest variance are mapped: a few hundred faces are too few to measure how all
+    latents vary together. Both covariances of a map come from the same number of faces.
+    """
+    chosen = np.argsort(latents.var(axis=0))[-leading:]
+    maps = np.tile(np.eye(latents.shape[1], dtype=np.float32), (labels.shape[1], 1, 1))
+    for number, column in enumerate(labels.T):
+        absent, present = latents[column == 0][:, chosen], latents[column == 1][:, chosen]
+        count = min(len(absent), len(present))
+        if count > 1:
+            maps[number][np.ix_(chosen, chosen)] = NormalMap.between(absent[:count], present[:count]).matrix
+    return maps
+
+
 def latent_space(encoder: keras.Model, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> LatentSpace:
     """Return the latent space of `images`; see `attribute_vectors` for `labels`."""
     latents = encode(encoder, images)
-    covariance = np.cov(latents.T) + 1e-6 * np.eye(latents.shape[1])
+    mean, covariance = latents.mean(axis=0), np.cov(latents.T) + 1e-6 * np.eye(latents.shape[1])
     factor = np.linalg.cholesky(covariance).astype(np.float32)
-    return LatentSpace(np.array(names, str), attribute_vectors(latents, labels), latents.mean(axis=0), factor)
+    vectors = attribute_vectors(latents, labels)
+    frequencies = np.nanmean(np.where(labels == 255, np.nan, labels.astype(np.float32)), axis=0)
+    without = (mean - frequencies[:, None] * vectors).astype(np.float32)
+    return LatentSpace(np.array(names, str), vectors, covariance_maps(latents, labels), without, mean, factor)
+
+
+def edited(latents: np.ndarray, space: LatentSpace, strengths: np.ndarray) -> np.ndarray:
+    """Return latents [n, latent_dim] after an edit: `strengths` [attributes] or [n, attributes] times the vectors.
+
+    From 0 to 1 (or -1), a strength also moves the covariance to that of the faces with (or without) the attribute.
+    """
+    strengths = np.broadcast_to(np.asarray(strengths, np.float32), (len(latents), len(space.names)))
+    result = latents + strengths @ space.vectors
+    for number in np.flatnonzero(strengths.any(axis=0)):
+        amount, apart = np.clip(strengths[:, number, None], -1, 1), latents - space.without[number]
+        added = apart @ space.maps[number] - apart
+        apart = apart - space.vectors[number]
+        removed = np.linalg.solve(space.maps[number], apart.T).T - apart
+        result += np.maximum(amount, 0) * added + np.maximum(-amount, 0) * removed
+    return result
 
 
 def latent_traversals(networks: Networks, space: LatentSpace, image: np.ndarray) -> dict[str, np.ndarray]:
     """Return seven uint8 images per attribute; the middle one is unedited.
 
-    From the first image to the middle, and from there to the last, the multiple of the attribute vector grows in three
-    equal steps. The last multiple is at most 3. It is smaller if the face would leave the range of encoded faces: 2.5
-    standard deviations of the fitted normal distribution on both sides of the mean.
+    From the first image to the middle, and from there to the last, the strength of the edit grows in three equal steps.
+    The last multiple of the attribute vector is at most 3. It is smaller if the face would leave the range of encoded
+    faces: 2 standard deviations of the fitted normal distribution on both sides of the mean.
     """
     latents, rows = encode(networks.encoder, image[None]), {}
-    for name, vector in zip(map(str, space.names), space.vectors, strict=True):
+    for name, vector, one in zip(map(str, space.names), space.vectors, np.eye(len(space.names)), strict=True):
         axis = vector / (vector @ vector)  # latents @ axis: the position of a face, in multiples of the vector
-        ends = 2.5 * np.linalg.norm(space.factor.T @ axis) * np.array([-1, 1]) - (latents[0] - space.mean) @ axis
+        ends = 2 * np.linalg.norm(space.factor.T @ axis) * np.array([-1, 1]) - (latents[0] - space.mean) @ axis
         low, high = np.clip(ends, (-3, 0), (0, 3))
         steps = np.concatenate([np.linspace(low, 0, 4), np.linspace(0, high, 4)[1:]])
-        rows[name] = decode(networks.decoder, latents + steps[:, None] * vector)
+        rows[name] = decode(networks.decoder, edited(latents.repeat(7, axis=0), space, steps[:, None] * one))
     return rows
 
 
@@ -331,9 +380,9 @@ def save_reconstructions(networks: Networks, images: np.ndarray, path: Path) -> 
 # is the test split. The scores are:
 #
 # - `test_absolute_error`: the mean absolute error of reconstructed test faces, for pixels in [0, 1].
-# - `smile_flip_rate`: the fraction of test faces where adding or subtracting 3 times the vector flips the prediction of
-#   a bundled attribute classifier. It is nearly 1 for a good vector. `hat_flip_rate` is lower, because one vector
-#   represents hats of many shapes and colours.
+# - `smile_flip_rate`: the fraction of test faces where an edit with strength 3 or -3 flips the prediction of a bundled
+#   attribute classifier. It is nearly 1 for a good vector. `hat_flip_rate` is lower, because hats have many shapes and
+#   colours.
 # - `smile_side_effect`: the change in the other attributes, relative to the change in the smile. Smaller is better.
 # - `smile_orthogonal_movement`: the movement of the latents orthogonal to the attribute vector, relative to the mean
 #   distance between two faces. Small values mean that edits preserve the identity.
@@ -370,7 +419,7 @@ def run(
     fitted, prior = generate(networks.decoder, 8, 1, space), generate(networks.decoder, 8, 1)
     save_image({"fitted normal": fitted, "prior N(0, I)": prior}, output_dir / "samples.png")
     if faces.names:
-        traversals = latent_traversals(networks, space, images[usual_face(networks, images, labels)])
+        traversals = latent_traversals(networks, space, images[plain_face(networks, images, labels)])
         rows = {f"- {name.replace('_', ' ')} +": row for name, row in traversals.items()}
         image = save_image(rows, output_dir / "attributes.png", zoom=max(1, 128 // config.size))
     folder.finish(networks, lambda: evaluate(networks, space, images, faces.edit_scores))
@@ -380,7 +429,7 @@ def run(
 def evaluate(
     networks: Networks, space: LatentSpace, images: np.ndarray, edit_scores: Callable[..., dict[str, float]]
 ) -> dict[str, float]:
-    """Return the reconstruction error in [0, 1], and scores of edits. An edit adds 3 or -3 times an attribute vector.
+    """Return the reconstruction error in [0, 1], and scores of edits with strengths of 3 and -3.
 
     `edit_scores` is a method of the object that `attributed_images` returns. It uses an attribute classifier.
     """
@@ -389,7 +438,9 @@ def evaluate(
     scores = {"test_absolute_error": float(np.abs(images / 255 - reconstructions / 255).mean())}
 
     def edit(attribute: int, signs: np.ndarray) -> np.ndarray:
-        return decode(networks.decoder, latents + 3 * signs[:, None] * space.vectors[attribute])
+        strengths = np.zeros((len(latents), len(space.names)))
+        strengths[:, attribute] = 3 * signs
+        return decode(networks.decoder, edited(latents, space, strengths))
 
     encoded = encode(networks.encoder, reconstructions)
     distance = np.linalg.norm(encoded - np.roll(encoded, 1, axis=0), axis=1).mean()  # mean distance between faces
@@ -400,12 +451,11 @@ def evaluate(
     return scores | edit_scores(reconstructions, edit)
 
 
-def usual_face(networks: Networks, images: np.ndarray, labels: np.ndarray) -> int:
-    """Return the index of the face with the fewest rare attributes; of several, that with the best reconstruction."""
+def plain_face(networks: Networks, images: np.ndarray, labels: np.ndarray) -> int:
+    """Return the index of the face with the fewest attributes; of several, that with the best reconstruction."""
     copies = decode(networks.decoder, encode(networks.encoder, images))
     errors = np.abs(images / 255 - copies / 255).mean(axis=(1, 2, 3)) / images.std(axis=(1, 2, 3))
-    rare = (labels == 1).mean(axis=0) < 0.4
-    return int(np.lexsort((errors, (labels == 1)[:, rare].sum(axis=1)))[0])
+    return int(np.lexsort((errors, (labels == 1).sum(axis=1)))[0])
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
@@ -419,8 +469,12 @@ def open_run(run: Path) -> tuple[Networks, LatentSpace, Callable[[Path], np.ndar
     latents = trained.config.latent_dim
     encoder = trained.network("encoder", trained.image_shape, [(latents,), (latents,)])
     decoder = trained.network("decoder", (latents,), trained.image_shape)
-    shapes = {"names": ("n",), "vectors": ("n", latents), "mean": (latents,), "factor": (latents, latents)}
+    shapes = {"names": ("n",), "vectors": ("n", latents), "maps": ("n", latents, latents), "without": ("n", latents)}
+    shapes |= {"mean": (latents,), "factor": (latents, latents)}
     space = LatentSpace(**trained.arrays("space", shapes, texts=["names"]))
+    if (np.linalg.slogdet(space.maps)[0] <= 0).any():  # `edited` needs the inverses
+        where = trained.folder / "space.npz"
+        raise InputError(f"{where}: damaged (one of its maps has no inverse); train again, or restore the file")
     return Networks(encoder, decoder), space, trained.image
 
 
@@ -451,8 +505,9 @@ def edit_file(
     if not attributes:
         return save_image(latent_traversals(networks, space, read(source)), destination)
     chosen = [attribute_index(space.names.tolist(), name) for name in attributes]
-    change = np.array(list(attributes.values()), np.float32) @ space.vectors[chosen]
-    return save_image(decode(networks.decoder, encode(networks.encoder, read(source)[None]) + change)[0], destination)
+    strengths = list(attributes.values()) @ np.eye(len(space.names))[chosen]
+    latents = edited(encode(networks.encoder, read(source)[None]), space, strengths)
+    return save_image(decode(networks.decoder, latents)[0], destination)
 
 
 def morph_file(
@@ -487,15 +542,15 @@ def generate_file(
 # >>>
 # >>> networks, space, _ = open_run(DEMO_RUN)
 # >>> face = held_out[8]
-# >>> latents = encode(networks.encoder, face[None])[0]
-# >>> def compare(change):
-# ...     original, changed = decode(networks.decoder, np.stack([latents, latents + change]))
-# ...     return show(np.stack([face, original, changed]).repeat(2, axis=1).repeat(2, axis=2))
-# >>> def edited(**strengths):
-# ...     return compare(list(strengths.values()) @ space.vectors)
+# >>> latents = encode(networks.encoder, face[None])
+# >>> def compare(changed):
+# ...     images = decode(networks.decoder, np.concatenate([latents, changed]))
+# ...     return show(np.concatenate([face[None], images]).repeat(2, axis=1).repeat(2, axis=2))
+# >>> def edit(**strengths):
+# ...     return compare(edited(latents, space, list(strengths.values())))
 # >>> sliders = {str(name): FloatSlider(0, min=-3, max=3, step=0.25) for name in space.names}
 # >>> sliders["blond"].value = 3
-# >>> interact(edited, **sliders);
+# >>> interact(edit, **sliders);
 #
 # Individual latents have no predefined meaning. Three sliders change the latents with the largest variance, and three
 # move along the first principal axes of the latents. Slider values are in standard deviations. A single latent has
@@ -507,18 +562,18 @@ def generate_file(
 # >>> variances, axes = np.linalg.eigh(covariance)
 # >>> moves |= {f"axis_{number}": np.sqrt(variances[-number]) * axes[:, -number] for number in (1, 2, 3)}
 # >>> def moved(**steps):
-# ...     return compare(list(steps.values()) @ np.stack(list(moves.values())))
+# ...     return compare(latents + list(steps.values()) @ np.stack(list(moves.values())))
 # >>> sliders = {name: FloatSlider(0, min=-3, max=3, step=0.25) for name in moves}
 # >>> sliders["axis_3"].value = -3
 # >>> interact(moved, **sliders);
 #
-# Attribute vectors can be combined. From left to right: interpolation between two test faces. From top to bottom: no
+# Edits can be combined. From left to right: interpolation between two test faces. From top to bottom: no
 # edit, a smile, glasses, and glasses with blond hair.
 # >>> start, end = encode(networks.encoder, held_out[[2, 10]])
 # >>> path = start + np.linspace(0, 1, 8)[:, None] * (end - start)
 # >>> changes = [{}, {"smile": 3}, {"glasses": 3}, {"glasses": 3, "blond": 2}]
-# >>> vectors = dict(zip(space.names, space.vectors))
-# >>> rows = [path + sum(strength * vectors[name] for name, strength in change.items()) for change in changes]
+# >>> strengths = [[change.get(name, 0) for name in space.names] for change in changes]
+# >>> rows = [edited(path, space, strength) for strength in strengths]
 # >>> show(decode(networks.decoder, np.concatenate(rows)).repeat(2, axis=1).repeat(2, axis=2))
 
 

@@ -75,7 +75,8 @@ def saved_run(recipe: str, folder: Path) -> Path:
     square = np.eye(width, dtype=np.float32)
     if recipe == "vae_faces":
         vectors = draw(size=(2, width)).astype(np.float32)
-        space = {"names": np.array(["hat", "smile"]), "vectors": vectors, "mean": square[0], "factor": square}
+        space = {"names": np.array(["hat", "smile"]), "vectors": vectors, "without": vectors, "mean": square[0]}
+        space |= {"maps": np.stack([square, square]), "factor": square}
         write_npz(run / "space.npz", space)
     if recipe == "face_swap":
         latents = {"matrix": square, "source": square[0], "target": square[0]}

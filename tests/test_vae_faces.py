@@ -71,6 +71,39 @@ def test_vectors_of_attributes_that_occur_together_are_separated():
     labels[::7, 2] = 255  # unknown labels of another attribute change nothing
     np.testing.assert_allclose(vae_faces.attribute_vectors(latents, labels)[:2], effects, atol=1e-5)
     assert vae_faces.attribute_vectors(latents, labels[:, :0]).shape == (0, 5)
+    assert vae_faces.covariance_maps(latents, labels[:, :0]).shape == (0, 5, 5)
+
+
+def test_an_edit_gives_faces_the_mean_and_the_covariance_of_those_with_the_attribute():
+    generator = np.random.default_rng(1)
+    hat = np.arange(4000) % 2 == 1
+    latents = generator.normal(size=(4000, 2))
+    latents[hat] = latents[hat] * (1, 4) + (3, 1)  # the colours of hats vary more than those of hair
+    labels = np.stack([hat, generator.random(4000) < 0.5], 1).astype(np.uint8)
+    vectors, maps = vae_faces.attribute_vectors(latents, labels), vae_faces.covariance_maps(latents, labels)
+    without = latents.mean(axis=0) - labels.mean(axis=0)[:, None] * vectors
+    space = vae_faces.LatentSpace(np.array(["hat", "smile"]), vectors, maps, without, np.zeros(2), np.eye(2))
+    np.testing.assert_allclose(maps[0], np.diag([1, 4]), atol=0.15)
+    np.testing.assert_allclose(maps[1], np.eye(2), atol=0.15)
+    for here, there, strength in ((~hat, hat, 1), (hat, ~hat, -1)):
+        changed = vae_faces.edited(latents[here], space, np.array([strength, 0]))
+        np.testing.assert_allclose(changed.mean(axis=0), latents[there].mean(axis=0), atol=0.15)
+        np.testing.assert_allclose(changed.std(axis=0), latents[there].std(axis=0), rtol=0.05)
+    added = vae_faces.edited(latents, space, np.array([1, 0]))
+    np.testing.assert_allclose(vae_faces.edited(added, space, np.array([-1, 0])), latents, atol=1e-4)
+    np.testing.assert_allclose(vae_faces.edited(latents, space, np.array([3, 0])), added + 2 * vectors[0], atol=1e-4)
+    signs = np.where(hat, -1, 1)[:, None] * np.array([1, 0])  # one row of strengths per face
+    each = vae_faces.edited(latents, space, signs)
+    np.testing.assert_allclose(each[~hat], added[~hat], atol=1e-5)
+    np.testing.assert_array_equal(vae_faces.edited(latents, space, np.zeros(2)), latents)
+
+
+def test_a_map_needs_two_faces_of_each_kind():
+    latents = np.random.default_rng(1).normal(size=(8, 3))
+    labels = np.array([[1, 255, 0, 0, 0, 0, 0, 0], [255, 255, 255, 255, 0, 0, 1, 1]], np.uint8).T
+    maps = vae_faces.covariance_maps(latents, labels)
+    np.testing.assert_array_equal(maps[0], np.eye(3))
+    assert np.isfinite(maps[1]).all() and not np.array_equal(maps[1], np.eye(3))
 
 
 def test_the_latent_space_has_the_mean_and_the_covariance_of_the_latents():
@@ -81,6 +114,7 @@ def test_the_latent_space_has_the_mean_and_the_covariance_of_the_latents():
     latents = from_uint8(images).numpy().reshape(8, 16, 2, 24).mean(axis=(1, 3))
     np.testing.assert_allclose(space.vectors, [latents[::2].mean(0) - latents[1::2].mean(0)], atol=1e-6)
     np.testing.assert_allclose(space.mean, latents.mean(0), atol=1e-6)
+    np.testing.assert_allclose(space.without, [latents[1::2].mean(0)], atol=1e-6)
     np.testing.assert_allclose(space.factor @ space.factor.T, np.cov(latents.T), atol=1e-5)
     assert list(space.names) == ["smile"]
 
@@ -110,6 +144,8 @@ def test_traversals_go_from_minus_to_plus_three_with_the_reconstruction_in_the_m
     space = vae_faces.LatentSpace(
         names=np.array(["left", "right"]),
         vectors=np.float32([[0.1, 0.0], [0.0, 0.2]]),
+        maps=np.stack([np.eye(2, dtype="f")] * 2),
+        without=np.zeros((2, 2), "f"),
         mean=np.zeros(2, "f"),
         factor=np.eye(2, dtype="f"),
     )
@@ -121,12 +157,14 @@ def test_traversals_go_from_minus_to_plus_three_with_the_reconstruction_in_the_m
     np.testing.assert_array_equal(rows["right"][:, 0, 15, 0], to_uint8(copy + 0.2 * np.arange(-3, 4)))
 
 
-def test_a_traversal_stays_within_2_5_standard_deviations_of_the_mean_face():
+def test_a_traversal_stays_within_2_standard_deviations_of_the_mean_face():
     networks = vae_faces.Networks(means_encoder(), halves_decoder())
     image = np.full((16, 16, 3), 155, np.uint8)  # latents of 0.2157
     space = vae_faces.LatentSpace(
         names=np.array(["left"]),
         vectors=np.float32([[0.1, 0.0]]),
+        maps=np.eye(2, dtype="f")[None],
+        without=np.zeros((1, 2), "f"),
         mean=np.float32([0.1, 0.0]),
         factor=np.diag(np.float32([0.1, 1.0])),
     )
@@ -134,14 +172,15 @@ def test_a_traversal_stays_within_2_5_standard_deviations_of_the_mean_face():
     copy = from_uint8(image).numpy().mean()
     assert row[3] == pytest.approx(copy, abs=0.005)
     assert row[0] == pytest.approx(-0.0843, abs=0.005)  # 3 times the vector
-    assert row[6] == pytest.approx(0.35, abs=0.005)  # the mean plus 2.5 standard deviations
-    np.testing.assert_allclose(np.diff(row[3:]), (0.35 - copy) / 3, atol=0.009)
+    assert row[6] == pytest.approx(0.3, abs=0.005)  # the mean plus 2 standard deviations
+    np.testing.assert_allclose(np.diff(row[3:]), (0.3 - copy) / 3, atol=0.009)
 
 
 def test_faces_sampled_from_the_fitted_normal_have_their_mean_and_covariance():
     covariance = np.array([[0.01, -0.008], [-0.008, 0.02]])
     factor = np.linalg.cholesky(covariance).astype(np.float32)
-    space = vae_faces.LatentSpace(np.array([], str), np.zeros((0, 2), "f"), np.float32([0.2, -0.3]), factor)
+    edits = np.zeros((0, 2), "f"), np.zeros((0, 2, 2), "f"), np.zeros((0, 2), "f")
+    space = vae_faces.LatentSpace(np.array([], str), *edits, np.float32([0.2, -0.3]), factor)
     faces = from_uint8(vae_faces.generate(halves_decoder(), 4000, 1, space)).numpy()[:, 0, [0, 15], 0]
     np.testing.assert_allclose(faces.mean(0), [0.2, -0.3], atol=0.01)
     np.testing.assert_allclose(np.cov(faces.T), covariance, atol=0.001)
@@ -154,8 +193,9 @@ def run(tmp_path_factory):
     started.start()
     started.finish(vae_faces.build(TINY), dict)
     vectors = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
-    names = np.array(["Smiling", "Wearing_Hat"])
-    np.savez(folder / "space.npz", names=names, vectors=vectors, mean=np.zeros(3, "f"), factor=np.eye(3, dtype="f"))
+    edits = {"names": np.array(["Smiling", "Wearing_Hat"]), "vectors": vectors, "without": -vectors / 2}
+    edits["maps"] = np.stack([np.diag(np.float32([1, 2, 1])), np.eye(3, dtype="f")])
+    np.savez(folder / "space.npz", **edits, mean=np.zeros(3, "f"), factor=np.eye(3, dtype="f"))
     return folder
 
 
@@ -169,7 +209,8 @@ def test_edits_of_a_file_add_up(run, tmp_path):
     out = tmp_path / "out.png"
     vae_faces.edit_file(photo, out, run, smiling=2.0, **{"wearing-hat": -1.0})
     networks, space, read = vae_faces.open_run(run)
-    latents = vae_faces.encode(networks.encoder, read(photo)[None]) + 2 * space.vectors[0] - space.vectors[1]
+    latents = vae_faces.encode(networks.encoder, read(photo)[None])
+    latents = latents + 2 * space.vectors[0] - space.vectors[1] + (latents - space.without[0]) * (0, 1, 0)
     np.testing.assert_array_equal(read_image(out), vae_faces.decode(networks.decoder, latents)[0])
     assert read_image(vae_faces.edit_file(photo, tmp_path / "all.png", run)).shape[1] > 7 * 16
     with pytest.raises(InputError, match="Smiling, Wearing_Hat"):

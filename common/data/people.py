@@ -332,6 +332,6 @@ def synthetic_people(size: int, margin: float, seed: int) -> TwoPeople:
         ]
         return np.stack([cut_face(face, box, size) for moment in zip(*by_pose, strict=True) for face in moment])
 
-    a, b, moments = 11, 8, 3 * seed
+    a, b, moments = 55, 8, 3 * seed
     held_out = faces(200, moments + 2, a), faces(200, moments + 2, b)
     return TwoPeople(faces(480, moments, a), faces(360, moments + 1, b), *held_out, paired=True)

@@ -191,12 +191,28 @@ UNCHECKED_NETWORKS: Texts = {  # face swap: the networks of a run, without a che
 """,
 }
 NO_SAMPLES: Texts = {  # VAE of faces: without new faces; edits of the first test face
-    "images[usual_face(networks, images, labels)]": "images[0]",
+    "images[plain_face(networks, images, labels)]": "images[0]",
     "images, labels = faces.test.loaded(2000)": "images = faces.test.loaded(2000)[0]",
     """    fitted, prior = generate(networks.decoder, 8, 1, space), generate(networks.decoder, 8, 1)
     save_image({"fitted normal": fitted, "prior N(0, I)": prior}, output_dir / "samples.png")
 """: "",
     re.compile(r"`SMALL` is for 64 px, `DEMO` for"): "`DEMO` is for",
+}
+ONLY_VECTORS: Texts = {  # VAE of faces: edits add vectors, but do not match covariances
+    """ An edit also
+            matches the covariance of the latents: hats vary more than the hair below them.""": "",
+    re.compile(r"# A vector alone cannot .*\n(?:# .*\n)*#\n"): "",
+    re.compile(r"    maps: np.ndarray .*\n    without: np.ndarray .*\n"): "",
+    "    vectors = attribute_vectors(latents, labels)\n": "",
+    re.compile(r"    frequencies = .*\n    without = .*\n"): "",
+    "vectors, covariance_maps(latents, labels), without, mean": "attribute_vectors(latents, labels), mean",
+    re.compile(r'\n\n    From 0 to 1 \(or -1\).*\n    """\n(?:.*\n)*?    return result\n'): """\"\"\"
+    return latents + np.asarray(strengths, np.float32) @ space.vectors
+""",
+    ', "maps": ("n", latents, latents), "without": ("n", latents)}\n    shapes |= {': ", ",
+    re.compile(r"    if \(np.linalg.slogdet(?:.*\n){3}"): "",
+    re.compile(r"    similar = .*\n    meant = .*\n"): "",
+    "attribute {name!r}{meant}; choose": "attribute {name!r}; choose",
 }
 LOOP_OPTIONS = "steps_per_epoch on_epoch"  # parameters of `train`
 COPIES = {  # by recipe
@@ -219,7 +235,9 @@ COPIES = {  # by recipe
     "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS),
     "ssgan": Omissions(f"{LOOP_OPTIONS} generate_file table config.feature_matching", FEATURE_MATCHING, ranges=False),
     "vae_faces": Omissions(
-        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate usual_face SMALL", NO_SAMPLES, ranges=False
+        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate plain_face SMALL covariance_maps",
+        NO_SAMPLES | ONLY_VECTORS,
+        ranges=False,
     ),
 }
 NO_PETALS: Texts = {  # adversarial autoencoder: without labels in the discriminator

@@ -69,8 +69,8 @@ def edit_faces(gr: Any, runs: dict[str, Path]) -> Answer:
         size = networks.decoder.output_shape[1]
         face = read(Path(upload)) if upload else synthetic_faces(FACES, 99, size)[0][int(which)]
         latent = vae_faces.encode(networks.encoder, face[None])
-        change = np.array(values, np.float32) @ space.vectors
-        return side_by_side(*vae_faces.decode(networks.decoder, np.concatenate([latent, latent + change])))
+        changed = vae_faces.edited(latent, space, np.array(values, np.float32))
+        return side_by_side(*vae_faces.decode(networks.decoder, np.concatenate([latent, changed])))
 
     return answer(gr, edit, [which, upload, *sliders], shown, made=made)
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from common.runs.kit.faces import normal_map
+from common.runs.kit.faces import NormalMap
 from common.runs.kit.files import write
 from common.runs.kit.images import read_image, resize_image
 from common.runs.kit.loop import write_history
@@ -143,7 +143,7 @@ class Painting(NamedTuple):
     def matched(self) -> Painting:
         """Return a painting whose content has the colours of the first style image (Gatys et al. 2016)."""
         colours, wanted = (each.reshape(-1, 3).astype(np.float64) for each in (self.content, self.styles[0][0]))
-        matched = normal_map(colours, wanted, floor=25.0).there(colours)
+        matched = NormalMap.between(colours, wanted, floor=25.0).there(colours)
         return Painting.of(np.rint(matched).clip(0, 255).astype(np.uint8).reshape(self.content.shape), self.styles)
 
     def shrunk(self, factor: float, smallest: int) -> Painting:

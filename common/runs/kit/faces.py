@@ -16,12 +16,28 @@ from common.runs.kit.files import InputError
 from common.runs.kit.images import find_images, read_image, resize_image, save_image
 
 
-class LinearMap(NamedTuple):
+class NormalMap(NamedTuple):
     """A linear map of points [..., d]."""
 
     matrix: np.ndarray
     source: np.ndarray
     target: np.ndarray
+
+    @classmethod
+    def between(cls, source: np.ndarray, target: np.ndarray, floor: float = 0.0) -> NormalMap:
+        """Fit Gaussians to two sets of points, and return their optimal transport map (Olkin & Pukelsheim 1982)."""
+
+        def covariance(points: np.ndarray) -> np.ndarray:
+            (count, d), found = points.shape, np.cov(points, rowvar=False, bias=True)
+            return found + (np.eye(d) * np.trace(found) / d - found) * d / (count + d)  # shrunk (Ledoit & Wolf 2004)
+
+        def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+            values, vectors = np.linalg.eigh(matrix)
+            return vectors * values.clip(1e-30) ** exponent @ vectors.T
+
+        own = covariance(source) + floor * np.eye(source.shape[1])
+        root, inverse = power(own, 0.5), power(own, -0.5)
+        return cls(inverse @ power(root @ covariance(target) @ root, 0.5) @ inverse, source.mean(0), target.mean(0))
 
     def there(self, points: np.ndarray) -> np.ndarray:
         """Apply the map. The result is uint8 if `points` is uint8, otherwise float32."""
@@ -30,30 +46,14 @@ class LinearMap(NamedTuple):
 
     def back(self, points: np.ndarray) -> np.ndarray:
         """Apply the inverse map."""
-        return LinearMap(np.linalg.inv(self.matrix), self.target, self.source).there(points)
-
-
-def normal_map(source: np.ndarray, target: np.ndarray, floor: float = 0.0) -> LinearMap:
-    """Return the optimal transport map between Gaussians fitted to two sets of points (Olkin & Pukelsheim 1982)."""
-
-    def covariance(points: np.ndarray) -> np.ndarray:
-        (count, d), found = points.shape, np.cov(points, rowvar=False, bias=True)
-        return found + (np.eye(d) * np.trace(found) / d - found) * d / (count + d)  # shrunk (Ledoit & Wolf 2004)
-
-    def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-        values, vectors = np.linalg.eigh(matrix)
-        return vectors * values.clip(1e-30) ** exponent @ vectors.T
-
-    own = covariance(source) + floor * np.eye(source.shape[1])
-    root, inverse = power(own, 0.5), power(own, -0.5)
-    return LinearMap(inverse @ power(root @ covariance(target) @ root, 0.5) @ inverse, source.mean(0), target.mean(0))
+        return NormalMap(np.linalg.inv(self.matrix), self.target, self.source).there(points)
 
 
 class PersonShift(NamedTuple):
     """Linear maps from person A to person B: one for face colours, one for the encoder's latents."""
 
-    colours: LinearMap
-    latents: LinearMap
+    colours: NormalMap
+    latents: NormalMap
 
     def write(self, path: Path) -> None:
         """Write the maps to an .npz file."""
@@ -63,7 +63,7 @@ class PersonShift(NamedTuple):
     def read(cls, path: Path) -> PersonShift:
         """Read the maps from a file that `write` has written."""
         arrays = list(np.load(path).values())
-        return cls(LinearMap(*arrays[:3]), LinearMap(*arrays[3:]))
+        return cls(NormalMap(*arrays[:3]), NormalMap(*arrays[3:]))
 
 
 class TwoPeople(NamedTuple):
@@ -73,23 +73,23 @@ class TwoPeople(NamedTuple):
     test: tuple[np.ndarray, np.ndarray]
     names: tuple[str, str] = ("A", "B")
 
-    def colours(self, deviation: bool) -> LinearMap:
+    def colours(self, deviation: bool) -> NormalMap:
         """Return the map from the colours of A to those of B."""
         means, spreads = ([getattr(x, name)((0, 1, 2)) for x in self.train] for name in ("mean", "std"))
         factors = spreads[1] / spreads[0].clip(1.0) if deviation else np.ones(3)
-        return LinearMap(np.diag(factors), *means)
+        return NormalMap(np.diag(factors), *means)
 
-    def batches(self, batch_size: int, seed: int, colours: LinearMap) -> Batches:
+    def batches(self, batch_size: int, seed: int, colours: NormalMap) -> Batches:
         """Return shuffled batches of unpaired faces: (faces of A with `colours` applied, faces of B)."""
         most, a, b = min(batch_size, *map(len, self.train)), colours.there(self.train[0]), self.train[1]
         held_out = colours.there(self.test[0]), self.test[1]
         return Batches.zip(*(shuffled((x,), most, seed, (y,)) for x, y in zip((a, b), held_out, strict=True)))
 
-    def shift(self, colours: LinearMap, encode: Callable[[np.ndarray], np.ndarray]) -> PersonShift:
+    def shift(self, colours: NormalMap, encode: Callable[[np.ndarray], np.ndarray]) -> PersonShift:
         """Return the maps from A to B."""
-        return PersonShift(colours, normal_map(encode(colours.there(self.train[0])), encode(self.train[1])))
+        return PersonShift(colours, NormalMap.between(encode(colours.there(self.train[0])), encode(self.train[1])))
 
-    def evaluate(self, swap: Callable, colours: LinearMap, path: Path) -> dict[str, float]:
+    def evaluate(self, swap: Callable, colours: NormalMap, path: Path) -> dict[str, float]:
         """Write swaps of held-out faces. There are no scores, because the true swapped faces are unknown."""
         (a, b), count = self.test, min(8, *map(len, self.test))
         rows = {"A": a[:count], "A as B": swap(a[:count], "a2b"), "B": b[:count], "B as A": swap(b[:count], "b2a")}
