@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 
 # The parts of the gallery images that the strip shows: left edge, top edge and side of a square, in pixels.
 HERO = {
-    "pix2pix": (734, 3, 258),  # two sketches above their translations
+    "pix2pix": (344, 3, 258),  # two sketches above their translations
     "cyclegan": (124, 3, 258),  # two summer scenes above their winter versions
     "style_transfer": (836, 26, 300),  # the result
     "deepdream": (532, 26, 300),  # the result
@@ -42,7 +42,7 @@ SIDE, GAP = 256, 8  # of the squares in the strip, in pixels
 # The parts of the gallery images that the thumbnails show: left edge, top edge and width in pixels. The height is two
 # thirds of the width.
 THUMBNAILS = {
-    "pix2pix": (84, 2, 388),  # three sketches above their translations
+    "pix2pix": (344, 2, 388),  # three sketches above their translations
     "dog_svm": (14, 62, 740),  # examples and mistakes
     "mlp": (14, 62, 740),
     "lenet": (14, 62, 740),
