@@ -33,7 +33,8 @@ def run_benchmark(function: Callable[..., object]) -> None:
     """
     prog = f"python -m benchmarks.{Path(sys.argv[0]).stem}"
     with errors_in_one_line():
-        call_with_flags(function, prog, sys.argv[1:], sys.modules["__main__"].__doc__ or "")
+        about = sys.modules["__main__"].__doc__ or ""
+        call_with_flags(function, prog, sys.argv[1:], about, positional=False)
 
 
 @contextmanager

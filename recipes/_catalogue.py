@@ -30,7 +30,7 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
     "Translate": {
         "pix2pix": ("sketches to portraits, from pairs", 223),
         "cyclegan": ("summer to winter, without pairs", 201),
-        "face_swap": ("the expression of a person to another", 156),
+        "face_swap": ("the expression of a person to another", 192),
     },
     "Attack classifiers": {
         "fgsm": ("imperceptible noise, and a defence", 204),

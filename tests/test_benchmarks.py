@@ -103,6 +103,25 @@ def test_what_a_user_gave_wrong_is_one_line_and_status_2(error, line, monkeypatc
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
+def test_parameters_without_a_default_are_flags_that_have_to_be_given(monkeypatch, capsys):
+    given = []
+
+    def keep(data: Path, sizes: tuple[int, ...], samples: int = 3) -> None:
+        given.append((data, sizes, samples))
+
+    for arguments in ("--data a.npz --sizes 1 2", "--samples 4"):
+        monkeypatch.setattr(sys, "argv", ["name.py", *arguments.split()])
+        if arguments.startswith("--data"):
+            run_benchmark(keep)
+        else:
+            with pytest.raises(SystemExit, match="2"):
+                run_benchmark(keep)
+    assert given == [(Path("a.npz"), (1, 2), 3)]
+    assert capsys.readouterr().err == (
+        "error: the following arguments are required: --data, --sizes (--help lists the flags)\n"
+    )
+
+
 @pytest.mark.slow
 def test_help_comes_without_tensorflow():
     names = ["pix2pix", "dcgan", "clothes", "autoencoders", "adversarial", "canvas", "precision"]

@@ -165,7 +165,7 @@ def test_copies_are_clean(tmp_path):
 
 
 def test_prose_stays_where_there_is_room():
-    text = standalone("gan")
+    text = standalone("lenet")
     assert "# %% Networks\n# " in text and "# What is logged" in text and text.count("\n# %% ") >= 6
 
 

@@ -12,6 +12,7 @@ import tokenize
 TITLE = re.compile(r"^# %% (.+)$", re.MULTILINE)
 ALWAYS = {  # fields that several sections of a recipe read
     **dict.fromkeys(("size", "channels", "images", "labelled", "style", "style_size", "crop", "mirror"), "data"),
+    "keep": "output",
     **dict.fromkeys(("seed", "patience", "loss", "labels", "joint", "prior", "prior_stddev"), "training"),
 }
 TRAINING = ("epochs", "learning_rate", "batch_size", "_weight", "_penalty")  # endings of names

@@ -51,6 +51,7 @@ KNOWN = {  # help for flags that have the same meaning in all commands
     "zoom": "factor of the enlargement",
     "top": "number of classes to print, most probable first",
     "table": "CSV file to write",
+    "keep": "keep the best N of every 100 generated images; 0: as the run",
     "invert": "invert the colours of the images first",
     "each": "number of images per class",
     "singles": "also write each image to its own file",
@@ -101,6 +102,7 @@ def call_with_flags(
     arguments: Sequence[str],
     about: str = "",
     more: Mapping[str, str] = types.MappingProxyType({}),
+    positional: bool = True,
 ) -> Any:
     """Call `function` with the values on the command line, and return its result.
 
@@ -113,13 +115,14 @@ def call_with_flags(
         arguments: the words after the command.
         about: the text above the flags.
         more: flags that the caller reads itself, with their help.
+        positional: False: parameters without a default are flags, too, and have to be given.
 
     Raises:
-        InputError: a flag is unknown or its value has the wrong type.
+        InputError: a flag is unknown or missing, or its value has the wrong type.
         SystemExit: the help was printed.
     """
     flags = list(flags_of(function))
-    parser = _parser(flags, prog, about, more)
+    parser = _parser(flags, prog, about, more, positional)
     given, unknown = parser.parse_known_args([_with_hyphens(each) for each in arguments])
     if unknown:
         raise InputError(_unknown(unknown[0], flags, prog))
@@ -148,8 +151,8 @@ def flags_of(function: Callable[..., Any]) -> Iterator[Flag]:
                 group = groups.get(field.name, name if name in GROUPS else "training")
                 yield Flag(field.name, fields[field.name], getattr(parameter.default, field.name), text, group)
         else:
-            positional = parameter.default is inspect.Parameter.empty
-            group = "arguments" if positional else GROUP_OF.get(name, "options")
+            needed = parameter.default is inspect.Parameter.empty
+            group = "arguments" if needed else GROUP_OF.get(name, "options")
             yield Flag(name, hints.get(name, str), parameter.default, described.get(name) or _known(name), group)
 
 
@@ -160,10 +163,14 @@ def _plain(function: Any) -> Callable[..., Any]:
     return function
 
 
-def _parser(flags: Sequence[Flag], prog: str, about: str, more: Mapping[str, str]) -> argparse.ArgumentParser:
+def _parser(
+    flags: Sequence[Flag], prog: str, about: str, more: Mapping[str, str], positional: bool
+) -> argparse.ArgumentParser:
     """Return a parser for `flags`. Its result holds only what was given."""
-    positional = [flag for flag in flags if flag.default is inspect.Parameter.empty]
-    usage = " ".join([prog, *(flag.name.upper() + " ..." * (_kind(flag.hint)[0] is tuple) for flag in positional)])
+    needed = [flag for flag in flags if flag.default is inspect.Parameter.empty]
+    shown = [flag.name.upper() if positional else f"{_flag(flag.name)} {flag.name.upper()}" for flag in needed]
+    dots = [" ..." * (_kind(flag.hint)[0] is tuple) for flag in needed]
+    usage = " ".join([prog, *map("".join, zip(shown, dots, strict=True))])
     parser = _Parser(
         prog, f"{usage} [OPTIONS]", about, None, formatter_class=_Formatter, allow_abbrev=False, add_help=False
     )  # `exit_on_error` stays True, so that `error` is called
@@ -176,11 +183,12 @@ def _parser(flags: Sequence[Flag], prog: str, about: str, more: Mapping[str, str
         kind, item = _kind(flag.hint)
         settings: dict[str, Any] = {"help": help_of(flag).replace("%", "%%"), "default": argparse.SUPPRESS}
         settings |= {"action": argparse.BooleanOptionalAction} if kind is bool else _reader(item)
-        if flag in positional:
+        if flag in needed and positional:
             settings |= {"nargs": "+"} if kind is tuple else {}
             groups["arguments"].add_argument(flag.name, **settings | {"metavar": flag.name.upper()})
             continue
         settings |= {"nargs": "*"} if kind is tuple else {}
+        settings |= {"required": True} if flag in needed else {}
         groups[flag.group].add_argument(_flag(flag.name), dest=flag.name, **settings)
     groups["options"].add_argument("-h", "--help", action="help", help="print this text and exit")
     return parser
