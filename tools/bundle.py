@@ -207,8 +207,10 @@ def write_bundle(name: str, run: Path, cpu_hours: float, command: str) -> Path:
     """Write the networks of a finished run, their scores and their checksums to `BUNDLED`; return the folder."""
     bundle = BUNDLES[name]
     with replacing_folder(BUNDLED / name) as folder, tempfile.TemporaryDirectory() as scratch:
-        for each in ("config.json", *bundle.files):
+        for each in bundle.files:
             shutil.copyfile(run / each, folder / each)
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        write_json(folder / "config.json", config | {"data": config["data"].removeprefix(f"{ROOT}/")})
         for each in bundle.networks:
             shrink(run / f"{each}.keras", folder / f"{each}.keras")
         scores, image = scored(name, folder, Path(scratch) / "run")

@@ -14,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 
+from common.runs.bundled import about_bundle, bundled_run
 from common.runs.copying import recipe_names
 from common.system.files import write_text
 from tools.notebooks import blocks, fields, paragraphs, row_of, sections
@@ -79,7 +80,7 @@ PAGE = """\
 | paper | measured | CPU time |
 |---|---|---|
 | {paper} | {measured} | {time} |
-
+{bundled}
 [Source](../../recipes/{name}.py) · [Notebook](../../notebooks/{name}.ipynb) · [All recipes](../recipes.md) ·
 [Your own images](../guides/own-data.md)
 
@@ -115,9 +116,22 @@ def page(name: str, text: str, table: str) -> str:
         paper=row["paper"],
         measured=re.sub(r"\]\((?!http)", "](../", row["measured"]),
         time=row["CPU time"],
+        bundled=bundled_image(name),
         commands=commented(commands),
         about="\n\n".join(paragraphs(parts)),
         sections="\n\n".join(section(*each) for each in sections(text) if each[0]),
+    )
+
+
+def bundled_image(name: str) -> str:
+    """Return the image of a recipe's bundled networks with a sentence, or an empty text if the recipe has none."""
+    if (folder := bundled_run(name)) is None:
+        return ""
+    hours = about_bundle(folder)["cpu_hours"]
+    return (
+        f"\nA network that was trained for longer ({60 * hours:.0f} CPU minutes) is\n"
+        f"[bundled](../../data/README.md#bundled-networks), for the commands and the web page:\n\n"
+        f"![the same with the bundled network](../gallery/{name}-bundled.png)\n"
     )
 
 
