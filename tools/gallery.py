@@ -43,10 +43,10 @@ SIDE, GAP = 256, 8  # of the squares in the strip, in pixels
 # thirds of the width.
 THUMBNAILS = {
     "pix2pix": (344, 2, 388),  # three sketches above their translations
-    "dog_svm": (14, 62, 740),  # examples and mistakes
-    "mlp": (14, 62, 740),
-    "lenet": (14, 62, 740),
-    "mobilenet": (14, 62, 740),
+    "dog_svm": (800, 95, 590),  # the confusion matrix
+    "mlp": (14, 452, 340),  # mistakes
+    "lenet": (14, 88, 490),  # examples
+    "mobilenet": (14, 62, 740),  # examples and mistakes
     "autoencoder": (144, 2, 344),
     "conv_autoencoder": (220, 70, 690),
     "vae": (118, 118, 694),
@@ -56,7 +56,7 @@ THUMBNAILS = {
     "gan": (2, 2, 346),
     "dcgan": (2, 2, 346),
     "dcgan_faces": (2, 2, 586),
-    "ssgan": (14, 50, 740),
+    "ssgan": (14, 76, 490),
     "cyclegan": (124, 2, 388),  # three summer scenes above their winter versions
     "fgsm": (0, 62, 440),
     "targeted_attack": (14, 14, 660),

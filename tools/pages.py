@@ -37,7 +37,7 @@ def grid(table: str) -> str:
 
 
 def cell(name: str, row: dict[str, str]) -> str:
-    """Return a cell of the grid: an image, the recipe's name and summary, its command, and a link to its notebook."""
+    """Return a cell of the grid: an image, the recipe's name, summary, command, notebook and CPU time."""
     image = re.match(r"!\[(.*?)\]\((.*?)\)", row[""])
     sentence = re.match(r"\*\*(.*?)\*\* (.*)", row["recipe"])
     if image is None or sentence is None:
@@ -47,7 +47,8 @@ def cell(name: str, row: dict[str, str]) -> str:
         f'<td width="33%" valign="top"><a href="docs/recipes/{name}.md">'
         f'<img src="docs/gallery/thumbnails/{name}.jpg" width="{WIDTH}" alt="{image[1]}"></a><br>'
         f"<b>{sentence[1]}</b> {summary}<br>\n"
-        f'<code>python -m {breakable(name)}</code><br><a href="notebooks/{name}.ipynb">notebook</a></td>\n'
+        f'<code>python -m {breakable(name)}</code><br><a href="notebooks/{name}.ipynb">notebook</a>'
+        f" · {row['CPU time']}</td>\n"
     )
 
 
