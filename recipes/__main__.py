@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     shards.add_argument("folder", type=Path, help="folder of images, as for --data; with --check, a folder of shards")
     shards.add_argument("destination", type=Path, nargs="?", help="new folder for the shards; pass it to --data")
     shards.add_argument("--check", action="store_true", help="read all shards, and verify counts and checksums")
-    layouts = "pairs, classes, faces, domains or pictures; default: detected, except for domains"
+    layouts = "pairs, classes, faces, domains or images; default: detected, except for domains"
     shards.add_argument("--layout", default="", help=layouts)
     shards.add_argument("--size", type=int, default=0, help="resize to this side in pixels, as PNG; 0 keeps the files")
     shards.add_argument("--classes", type=int, default=0, help="number of classes, for pairs with label maps")
