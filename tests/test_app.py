@@ -123,7 +123,7 @@ def address(tmp_path_factory) -> Iterator[str]:
         yield found
 
 
-def open_page(browser, address: str, width: int = 1200):
+def open_page(browser, address: str, width: int = 1280):
     """Open the page; what goes wrong in it, and what it asks of other machines, is kept in `page.complaints`."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.complaints = []
@@ -171,7 +171,7 @@ def set_slider(page, label: str, value: float) -> None:
 @pytest.mark.xdist_group("app")
 def test_a_digit_drawn_with_the_mouse_is_read(browser, address):
     page = open_page(browser, address)
-    page.get_by_role("tab", name="Read a digit").first.click()
+    page.get_by_role("tab", name="Digit", exact=True).first.click()
     x, y = canvas_of(page, "input of the network")
     page.mouse.move(x, y - 90)
     page.mouse.down()
@@ -215,7 +215,7 @@ def test_sliders_change_pictures_and_a_bad_upload_is_said(browser, address, tmp_
     first = pictured(page, "mean-of-a-mean-of-b-c-a-b-c")
     set_slider(page, "c: a generated face", 7)
     changed(page, "mean-of-a-mean-of-b-c-a-b-c", first)
-    page.get_by_role("tab", name="Latent plane").first.click()
+    page.get_by_role("tab", name="Plane").first.click()
     first = pictured(page, "digit")
     set_slider(page, "latent 1", 2)
     changed(page, "digit", first)

@@ -113,6 +113,23 @@ def test_every_network_gives_the_same_in_every_format_for_any_number_and_size(na
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])
+def test_bilinear_upsampling_is_the_same_in_every_format_for_any_size(name, tmp_path):
+    needs_the_extra()
+    module = load(name)
+    networks = module.build(module.Config(**vars(module.DEMO) | {"base_filters": 2}))
+    network = drawn(networks[0])
+    assert any(getattr(layer, "interpolation", "") == "bilinear" for layer in network.layers)
+    cases = [examples(network, count, *size) for count, size in ((1, (64, 64)), (2, (64, 128)))]
+    for format in ("tf_saved_model", "onnx", "litert"):
+        path = tmp_path / f"{network.name}{EXPORT_ENDINGS[format]}"
+        export_network(network, path, format)
+        run = loaded(path, format, network)
+        for inputs in cases:
+            np.testing.assert_allclose(run(inputs)[0], outputs_of(network, inputs)[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
 def test_eight_bits_make_a_small_file_that_gives_nearly_the_same(tmp_path):
     needs_the_extra()
     for network, shape in (

@@ -81,7 +81,7 @@ def export_network(network: keras.Model, path: Path, format: ExportFormat, size:
     Raises:
         InputError: a package is missing, the format does not support the network, or the network needs a `size`.
     """
-    network = in_float32(network)
+    network = _resizing(in_float32(network), "bilinear")
     network(
         network.inputs if len(network.inputs) > 1 else network.inputs[0]
     )  # ONNX export needs a network that has been called
@@ -132,30 +132,31 @@ def _write_litert(network: keras.Model, path: Path, int8: bool, size: int) -> No
         fixed = [tf.TensorSpec(shape, tf.float32, name) for name, shape in shapes.items()]
         options["input_signature"] = [fixed if len(fixed) > 1 else fixed[0]]
     try:
-        _resizing(network).export(str(path), format="litert", verbose=False, **options)
+        _resizing(network, "nearest").export(str(path), format="litert", verbose=False, **options)
     except ConverterError as error:
         raise InputError(
             f"{network.name} has operations that LiteRT lacks ({first_line(error, 150)}); choose another format"
         ) from None
 
 
-def _resizing(network: keras.Model) -> keras.Model:
-    """Return a network with the same weights, but with `tf.image.resize` for nearest-neighbour upsampling.
+def _resizing(network: keras.Model, *interpolations: str) -> keras.Model:
+    """Return a network with the same weights, but with `tf.image.resize` for upsampling with these interpolations.
 
-    With a dynamic image size, the LiteRT converter cannot infer the number of channels after Keras's own upsampling.
+    With a dynamic image size, Keras's own bilinear upsampling cannot be traced. After its nearest-neighbour upsampling,
+    the LiteRT converter cannot infer the number of channels.
     """
+    methods = {"nearest": tf.image.ResizeMethod.NEAREST_NEIGHBOR, "bilinear": tf.image.ResizeMethod.BILINEAR}
 
     class Resizing(keras.layers.UpSampling2D):
         def call(self, inputs: tf.Tensor) -> tf.Tensor:
-            size = tf.shape(inputs)[1:3] * tf.constant(self.size)
-            return tf.image.resize(inputs, size, tf.image.ResizeMethod.NEAREST_NEIGHBOR)
+            return tf.image.resize(inputs, tf.shape(inputs)[1:3] * tf.constant(self.size), methods[self.interpolation])
 
-    def repeats(layer: keras.Operation) -> bool:
-        return isinstance(layer, keras.layers.UpSampling2D) and layer.interpolation == "nearest"
+    def resizes(layer: keras.Operation) -> bool:
+        return isinstance(layer, keras.layers.UpSampling2D) and layer.interpolation in interpolations
 
     def replaced(layer: keras.Operation) -> keras.Operation:
-        return Resizing.from_config(layer.get_config()) if repeats(layer) else layer
+        return Resizing.from_config(layer.get_config()) if resizes(layer) else layer
 
-    if not any(repeats(layer) for layer in network.layers):
+    if not any(resizes(layer) for layer in network.layers):
         return network
     return keras.models.clone_model(network, clone_function=replaced)

@@ -363,8 +363,8 @@ TABS = {
     "Paint": paint_fast,
     "Style": paint,
     "Dream": dream,
-    "Read a digit": read_digit,
+    "Digit": read_digit,
     "Attack": attack,
-    "Latent plane": plane,
-    "Walk of digits": walk_digits,
+    "Plane": plane,
+    "Digit walk": walk_digits,
 }
