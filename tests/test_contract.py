@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.backend.common import global_state
-from nbclient import NotebookClient
 
 from common.data.batches import Batches, batches, side_by_side
 from common.training import Execution, Painting, executing, fit
@@ -30,6 +29,7 @@ from common.training.loop import UNSUMMED
 from tests.forked import forked_python
 from tests.light import HEAVY, Light, run_light
 from tests.sources import Source, identifiers, used
+from tools.notebook_outputs import notebook_client
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("[a-z]*.py"))
@@ -711,14 +711,7 @@ draw_fewer_everywhere({PICTURES.get(name, PICTURES_OF_A_DEMO)})
 from dataclasses import replace
 {"DEMO = " if name in PIXELS else ""}config = replace(config, **{quick_settings(name)!r})
 """
-        client = NotebookClient(
-            book,
-            timeout=600,
-            shutdown_kernel="immediate",
-            resources={"metadata": {"path": str(folder)}},
-            kernel_name="forked",
-        )
-        client.execute()
+        notebook_client(book, folder, "forked", timeout=600).execute()
         assert {path.name for path in folder.iterdir()} == {"runs"}, "what is written lies beside the run"
         return Executed(book, folder / "runs" / f"{name}-demo")
 

@@ -1,7 +1,14 @@
 """Write notebooks/NAME.ipynb from recipes/NAME.py and its row in docs/recipes.md.
 
-    python -m tools.notebooks            writes all notebooks
-    python -m tools.notebooks --check    lists notebooks that are out of date; exit status 1 if there are any
+    python -m tools.notebooks                writes all notebooks; keeps the outputs of cells that have not changed
+    python -m tools.notebooks --run          then executes those without outputs or with older outputs
+    python -m tools.notebooks --run NAME..   executes these notebooks in any case
+    python -m tools.notebooks --check        lists notebooks that are out of date; exit status 1 if there are any
+
+`--run` executes each notebook as its reader would: the whole demo, in a fresh kernel and an empty folder, without a
+network. Each notebook is written as soon as it has been executed, so the command can be stopped and started again. The
+stored outputs have no widgets, times, paths of this machine or large images. `--check` compares the sources, and
+also says which notebooks have no outputs or outputs older than the code; this does not change its exit status.
 
 Each section of a recipe (`# %% Title`) becomes a section of its notebook. Comments directly under a title, and comments
 that contain a `# >>> code` line, become text cells and example cells. Everything else becomes code cells, unchanged.
@@ -18,16 +25,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from common.runs.copying import recipe_names
 from common.system.files import write_text
+from tools.hosting import PACKAGE, badges
+from tools.notebook_outputs import SETUP_TAG, Warned, execute, keep_outputs, read_notebook, state
 
 ROOT = Path(__file__).parents[1]
 HOSTED = """\
-**On Colab or Kaggle**: select a GPU. Run `python -m build --wheel` in the project's folder and upload the file from
-`dist/` next to this notebook (Colab: *Files*, *Upload*; Kaggle: *Add input*). The next cell installs it. **On your own
-machine** the notebook finds the project by itself."""
+{badges}
+
+**On Colab or Kaggle**: select a GPU, and on Kaggle also switch on *Internet*. The next cell installs the project. If
+a wheel of the project is next to this notebook, it installs that instead: run `python -m build --wheel` in the
+project's folder, and upload the file from `dist/` (Colab: *Files*, *Upload*; Kaggle: *Add input*). **On your own
+machine** the next cell finds the project and installs nothing."""
 SETUP = """\
 import os
 import sys
@@ -42,10 +55,9 @@ wheels = [*Path.cwd().glob("*.whl"), *Path("/kaggle/input").rglob("keras_image_c
 if project:
     os.chdir(project)  # runs/ is then the same as for `python -m recipes.{name}`
     sys.path.insert(0, str(project))
-elif not find_spec("recipes") and wheels:
-    %pip install --quiet {{wheels[0]}}
 elif not find_spec("recipes"):
-    raise SystemExit("open this notebook in the project's folder, or put the project's wheel next to it")"""
+    package = wheels[0] if wheels else "{package}"
+    %pip install --quiet {{package}}"""
 SUMMARY = """\
 for name, network in build(DEMO)._asdict().items():
     print(f"{name}: {network.count_params():,} weights; {network.input_shape} -> {network.output_shape}")"""
@@ -161,8 +173,9 @@ def cells_of(name: str, text: str, table: str) -> Iterator[nbformat.NotebookNode
     intro = [f"# {parts.pop('Title')}", f"![result of the demo](../docs/gallery/{name}.png)"]
     numbers = re.sub(r"\]\((?!http|\.\./)", "](../docs/", row["measured"])  # docs/ and notebooks/ have the same parent
     intro += [f"{sentence}. Measured: {numbers}.", f"**CPU time** {row['CPU time']}, on a processor with AVX2."]
-    yield new_markdown_cell("\n\n".join([*intro, *paragraphs(parts), HOSTED]))
-    yield new_code_cell(SETUP.format(name=name))
+    hosted = HOSTED.format(badges=badges(name, "../docs/assets"))
+    yield new_markdown_cell("\n\n".join([*intro, *paragraphs(parts), hosted]))
+    yield new_code_cell(SETUP.format(name=name, package=PACKAGE), metadata={"tags": [SETUP_TAG]})
     for title, section in sections(text):
         if title == "Try it":
             yield from demo_cells(row["CPU time"])
@@ -200,8 +213,8 @@ def for_notebook(imports: str) -> str:
     )
 
 
-def notebook(name: str, root: Path = ROOT) -> str:
-    """Return the notebook of a recipe as text."""
+def new_book(name: str, root: Path = ROOT) -> nbformat.NotebookNode:
+    """Return the notebook of a recipe, without outputs."""
     text = (root / "recipes" / f"{name}.py").read_text(encoding="utf-8")
     cells = list(cells_of(name, text, (root / "docs" / "recipes.md").read_text(encoding="utf-8")))
     for number, cell in enumerate(cells):
@@ -210,29 +223,68 @@ def notebook(name: str, root: Path = ROOT) -> str:
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    return nbformat.writes(new_notebook(cells=cells, metadata=metadata)) + "\n"
+    return new_notebook(cells=cells, metadata=metadata)
+
+
+def notebook(name: str, root: Path = ROOT) -> nbformat.NotebookNode:
+    """Return the notebook of a recipe, with those outputs of the file whose cells have not changed."""
+    book = new_book(name, root)
+    keep_outputs(book, read_notebook(root / "notebooks" / f"{name}.ipynb"))
+    return book
+
+
+def text_of(book: nbformat.NotebookNode) -> str:
+    """Return a notebook as the text of its file."""
+    return nbformat.writes(book) + "\n"
+
+
+def run(names: list[str], root: Path = ROOT) -> list[str]:
+    """Execute notebooks and write each when it is finished. Return the names of those that failed."""
+    failed = []
+    for name in names:
+        print(f"{name}: running the demo", flush=True)
+        book = new_book(name, root)
+        try:
+            execute(book, root)
+        except (CellExecutionError, Warned) as error:
+            print(f"{name}: not written; {error}", flush=True)
+            failed.append(name)
+        else:
+            print(write_text(root / "notebooks" / f"{name}.ipynb", text_of(book)), flush=True)
+    return failed
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    """Write or check all notebooks; return exit status 1 if a check finds one that is out of date."""
+    """Write, run or check notebooks; return exit status 1 if one is out of date or fails."""
     parser = argparse.ArgumentParser(description="Write notebooks/ from recipes/.")
-    parser.add_argument("--check", action="store_true", help="only list notebooks that are out of date")
-    check, differing = parser.parse_args(arguments).check, 0
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="only list notebooks that are out of date")
+    action.add_argument("--run", nargs="*", metavar="NAME", help="also execute notebooks; by default, where necessary")
+    given, differing = parser.parse_args(arguments), 0
     names = recipe_names(root)
+    if unknown := [name for name in given.run or () if name not in names]:
+        parser.error(f"no recipe {unknown[0]!r}; choose from {', '.join(names)}")
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         if path.stem not in names:
             print(f"{path}: no recipe has this name; delete the file")
             differing += 1
+    states = {}
     for name in names:
-        path, text = root / "notebooks" / f"{name}.ipynb", notebook(name, root)
+        path, book = root / "notebooks" / f"{name}.ipynb", notebook(name, root)
+        states[name], text = state(book), text_of(book)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         differing += 1
-        if check:
+        if given.check:
             print(f"{path}: differs from recipes/{name}.py and docs/recipes.md; run `python -m tools.notebooks`")
         else:
             print(write_text(path, text))
-    return int(check and differing > 0)
+    if given.run is not None:
+        return int(bool(run(given.run or [name for name in names if states[name] != "current"], root)))
+    for kind, said in (("missing", "no outputs"), ("older", "outputs older than the code")):
+        if found := [name for name in names if states[name] == kind]:
+            print(f"{said}: {', '.join(found)}; run `python -m tools.notebooks --run {' '.join(found)}`")
+    return int(given.check and differing > 0)
 
 
 if __name__ == "__main__":
