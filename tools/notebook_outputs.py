@@ -19,9 +19,9 @@ from PIL import Image, ImageSequence
 
 from common.system.files import InputError
 
-IMAGE_BYTES = 200_000, 150_000, 120_000, 90_000, 60_000, 40_000  # the largest image; the first value that is enough
-REPORT_IMAGE_BYTES = 40_000  # the largest image of the report, whose images the notebook often also shows on their own
-NOTEBOOK_BYTES = 500_000  # the largest notebook, with images and text
+IMAGE_BYTES = 200_000, 175_000, 150_000, 130_000, 110_000, 90_000, 75_000, 60_000, 45_000, 30_000  # the largest image
+REPORT_IMAGE_BYTES = 25_000  # the largest image of the report, whose images the notebook often also shows on their own
+NOTEBOOK_BYTES = 560_000  # the largest notebook; the images become smaller until it fits
 STREAM_LINES = 12  # longer texts are shortened: the first and the last half of the lines are kept
 WARNING = re.compile(r"\bwarning\b|Warning: ")
 KEY, SETUP_TAG = "outputs_of", "setup"  # in the metadata of a notebook and of a cell
@@ -234,7 +234,7 @@ def smaller(kind: str, data: bytes, limit: int) -> tuple[str, bytes]:
     while True:
         size = max(1, round(still.width * scale)), max(1, round(still.height * scale))
         resized = still if scale == 1 else still.resize(size, Image.Resampling.LANCZOS)
-        for quality in (92, 85, 75):
+        for quality in (92, 85, 75, 60):
             file = io.BytesIO()
             resized.save(file, "JPEG", quality=quality, optimize=True)
             if file.tell() <= limit:

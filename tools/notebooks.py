@@ -35,8 +35,6 @@ from tools.notebook_outputs import SETUP_TAG, Warned, execute, keep_outputs, rea
 
 ROOT = Path(__file__).parents[1]
 HOSTED = """\
-{badges}
-
 **On Colab or Kaggle**: select a GPU, and on Kaggle also switch on *Internet*. The next cell installs the project. If
 a wheel of the project is next to this notebook, it installs that instead: run `python -m build --wheel` in the
 project's folder, and upload the file from `dist/` (Colab: *Files*, *Upload*; Kaggle: *Add input*). **On your own
@@ -63,8 +61,11 @@ for name, network in build(DEMO)._asdict().items():
     print(f"{name}: {network.count_params():,} weights; {network.input_shape} -> {network.output_shape}")"""
 DEMO = """\
 `DEMO` is a small version of the recipe. It takes {time} of CPU time on a processor with AVX2. Run the cell again to
-resume a stopped run, or to show the result of a finished run. For a quick look, use `config = replace(DEMO, epochs=2)`
-(`from dataclasses import replace`). `Config()` has the hyperparameters of the paper; use a GPU for it."""
+resume a stopped run, or to show the result of a finished run. {short}`Config()` has the hyperparameters of the paper;
+use a GPU for it."""
+SHORT = """\
+For a quick look, use `config = replace(DEMO, epochs=2)`
+(`from dataclasses import replace`). """
 OWN = """\
 ## Your own images
 
@@ -170,15 +171,15 @@ def cells_of(name: str, text: str, table: str) -> Iterator[nbformat.NotebookNode
     """Yield the cells of a recipe's notebook. `table` is the text of docs/recipes.md."""
     row, parts = row_of(name, table), fields(str(ast.get_docstring(ast.parse(text))))
     commands, sentence = parts.pop("Run"), row["recipe"]
-    intro = [f"# {parts.pop('Title')}", f"![result of the demo](../docs/gallery/{name}.png)"]
+    intro = [f"# {parts.pop('Title')}", badges(name, "../docs/assets")]
+    intro += [f"![result of the demo](../docs/gallery/{name}.png)"]
     numbers = re.sub(r"\]\((?!http|\.\./)", "](../docs/", row["measured"])  # docs/ and notebooks/ have the same parent
     intro += [f"{sentence}. Measured: {numbers}.", f"**CPU time** {row['CPU time']}, on a processor with AVX2."]
-    hosted = HOSTED.format(badges=badges(name, "../docs/assets"))
-    yield new_markdown_cell("\n\n".join([*intro, *paragraphs(parts), hosted]))
+    yield new_markdown_cell("\n\n".join([*intro, *paragraphs(parts), HOSTED]))
     yield new_code_cell(SETUP.format(name=name, package=PACKAGE), metadata={"tags": [SETUP_TAG]})
     for title, section in sections(text):
         if title == "Try it":
-            yield from demo_cells(row["CPU time"])
+            yield from demo_cells(row["CPU time"], SHORT if re.search("^    epochs: ", text, re.M) else "")
         prose = f"## {title}" if title else PLUMBING
         for kind, block in blocks(section):
             if kind == "prose":
@@ -195,9 +196,9 @@ def cells_of(name: str, text: str, table: str) -> Iterator[nbformat.NotebookNode
     yield new_markdown_cell(OWN.format(name=name, commands=commands))
 
 
-def demo_cells(time: str) -> Iterator[nbformat.NotebookNode]:
+def demo_cells(time: str, short: str) -> Iterator[nbformat.NotebookNode]:
     """Yield the cells that run the demo. The config is in a separate cell with papermill's `parameters` tag."""
-    yield new_markdown_cell("## The demo\n\n" + DEMO.format(time=time))
+    yield new_markdown_cell("## The demo\n\n" + DEMO.format(time=time, short=short))
     yield new_code_cell("config = DEMO", metadata={"tags": ["parameters"]})
     yield new_code_cell("show_file(demo(config))")
     yield new_markdown_cell("The report of the run shows images, scores, curves and options.")
