@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.metrics.scores import sample_diversity, sample_scores
+from common.metrics.scores import classifier_features, sample_diversity, sample_scores
 from common.system.console import say
 from common.system.files import InputError, data_file
+from common.system.keras_files import load_keras_file
 from common.system.lazy import tf
 
 
@@ -243,6 +244,7 @@ class Examples(NamedTuple):
     test: np.ndarray | tuple[np.ndarray, ...]
     decode: Callable  # item -> image, uint8 [size, size, channels], or a tuple of images; works in graph mode
     label_maps: tuple[bool, ...] = (False,)  # for each image of an example, whether it is a label map
+    digits: np.ndarray | None = None  # the digit that each held-out image shows, int [n]; None: unknown, or no digits
 
     def mean_of_train(self, most: int = 200) -> tuple[np.ndarray, ...]:
         """Return the mean of up to `most` training examples, a baseline for scores.
@@ -277,13 +279,17 @@ class Examples(NamedTuple):
             generate: n -> n generated images, uint8 [n, height, width, channels].
 
         Returns:
-            See `common.metrics.sample_scores`. Empty for colour images, or with fewer than two held-out images. As many
-            training images as held-out ones, if there are so many, give the distances between real images.
+            See `common.metrics.sample_scores`. Empty with fewer than two held-out images, and for images other than
+            greyscale digits: the classifier knows nothing else. The data must have labels, and the classifier must
+            predict at least RECOGNISED of those of the held-out images. As many training images as held-out ones, if
+            there are so many, give the distances between real images.
         """
-        if self.held_out(1)[0].shape[-1] != 1:
+        if self.digits is None or len(self.digits) < 2 or self.held_out(1)[0].shape[-1] != 1:
             return {}
         (real,) = self.held_out(10_000)
-        if len(real) < 2:
+        classifier = load_keras_file(data_file("digit_classifier.keras"))
+        predicted = classifier_features(classifier, real)[1].argmax(1)
+        if np.mean(predicted == self.digits[self._spread(10_000)]) < RECOGNISED:
             return {}
         (other,) = self._replace(test=self.train).held_out(len(real))
         enough = len(other) == len(real)
@@ -291,14 +297,21 @@ class Examples(NamedTuple):
 
     def held_out(self, most: int = 200) -> tuple[np.ndarray, ...]:
         """Decode up to `most` evenly spaced held-out examples; return a tuple of uint8 [n, size, size, channels]."""
-        first = self.test[0] if isinstance(self.test, tuple) else self.test
-        chosen = np.unique(np.linspace(0, len(first) - 1, min(most, len(first))).astype(int))
+        chosen = self._spread(most)
         parts = as_tensors(tf.nest.map_structure(lambda part: part[chosen], self.test))
         items = tf.data.Dataset.from_tensor_slices(parts)
         with named_failures():
             decoded = list(items.map(lambda *item: self.decode(item if len(item) > 1 else item[0])).as_numpy_iterator())
         columns = zip(*decoded, strict=True) if isinstance(decoded[0], tuple) else [decoded]
         return tuple(np.stack(column) for column in columns)
+
+    def _spread(self, most: int) -> np.ndarray:
+        """Return the indices of up to `most` evenly spaced held-out examples."""
+        count = len(self.test[0] if isinstance(self.test, tuple) else self.test)
+        return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
+
+
+RECOGNISED = 0.8  # smallest accuracy on real images for which the scores of the digit classifier mean something
 
 
 @contextmanager

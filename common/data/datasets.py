@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy as np
 from common.data.arrays import images_or_none, read_arrays, sized_images, tfds_builder
 from common.data.batches import Examples, as_they_are
 from common.data.shards import open_shards
-from common.data.synthetic import Sample, synthetic
+from common.data.synthetic import SET_CLASSES, Sample, synthetic
 from common.images.pixels import colour_labels, crop_square, resize_image
 from common.images.reading import ImageFile, checked_images, find_images, image_file, read_image, read_labels
 from common.images.writing import write_image
+from common.samples.digits import DIGITS
 from common.system.files import InputError, is_run, replacing
 from common.system.lazy import tf
 
@@ -235,23 +236,43 @@ def images_of(
         InputError: `data` is none of these, or cannot be used.
     """
     if data == "sample":
-        images = synthetic(sample, size, seed)
-        images = images[0] if isinstance(images, tuple) else images
+        found = synthetic(sample, size, seed)
+        images, *labels = found if isinstance(found, tuple) else (found,)
         if images.shape[-1] != channels:
             raise InputError(
                 f"the built-in data set has {images.shape[-1]} channels, not {channels}; change --channels or --data"
             )
-        return _held_out_tenth(images)
+        digits = _digits(labels[0][9::10], SET_CLASSES.get(str(sample), ())) if labels else None
+        return _held_out_tenth(images)._replace(digits=digits)
     shards = open_shards(data)
     if shards is not None:
         shards.expect("images", "classes", "faces", "domains")
         read = functools.partial(square_image, size=size, channels=channels)
-        return _tenth_held_out(data, shards.places[:, 0], shards.decoding(read, size, channels))
-    arrays = read_arrays(data, labels=False, fetch=fetch)
+        has_classes = shards.about["layout"] == "classes"
+        shown = [shards.about["classes"][label] for label in shards.labels] if has_classes else ()
+        return _tenth_held_out(data, shards.places[:, 0], shards.decoding(read, size, channels), shown)
+    try:
+        arrays = read_arrays(data, labels=True, fetch=fetch)
+    except InputError:  # perhaps there are no labels
+        arrays = read_arrays(data, labels=False, fetch=fetch)
     if arrays is None:
         return _image_folder(Path(data), size, channels, skip_bad)
     train, test = (sized_images(images, size, channels, data) for images in arrays.images)
-    return Examples(train, test, as_they_are)
+    digits = _digits(arrays.labels[1], arrays.names) if arrays.labels else None
+    return Examples(train, test, as_they_are, digits=digits)
+
+
+def _digits(labels: np.ndarray, names: Sequence[str] = ()) -> np.ndarray | None:
+    """Return the digits 0 to 9 that labels mean, int [n], or None if they mean something else.
+
+    Args:
+        labels: the label of each image: an integer, or the name of its class.
+        names: the names of the classes, in the order of integer labels; empty if they have none.
+    """
+    if names and labels.ndim == 1 and labels.dtype.kind in "iu":
+        labels = np.array(names)[labels] if labels.max(initial=0) < len(names) else labels
+    shown = labels.ndim == 1 and labels.dtype.kind in "iuU" and bool(np.isin(labels.astype(str), DIGITS).all())
+    return labels.astype(int) if shown else None
 
 
 def _held_out_tenth(images: np.ndarray | tuple[np.ndarray, ...]) -> Examples:
@@ -272,14 +293,19 @@ def _image_folder(folder: Path, size: int, channels: int, skip_bad: bool) -> Exa
         image = tf.numpy_function(read, [item], tf.uint8, stateful=False)
         return tf.ensure_shape(image, (size, size, channels))
 
-    return _tenth_held_out(str(folder), np.array([str(path) for path in good]), decode)
+    shown = [path.parent.name for path in good]
+    return _tenth_held_out(str(folder), np.array([str(path) for path in good]), decode, shown)
 
 
-def _tenth_held_out(source: str, items: np.ndarray, decode: Callable[[tf.Tensor], tf.Tensor]) -> Examples:
+def _tenth_held_out(
+    source: str, items: np.ndarray, decode: Callable[[tf.Tensor], tf.Tensor], shown: Sequence[str] = ()
+) -> Examples:
+    """Hold out every tenth item. `shown` contains the class name of each item, if the items have classes."""
     if len(items) < 2:
         raise InputError(f"{source}: only one image; at least two are needed, because one is held out")
     held_out = np.arange(len(items)) % 10 == min(9, len(items) - 1)
-    return Examples(items[~held_out], items[held_out], decode)
+    digits = _digits(np.array(shown)[held_out]) if len(shown) == len(items) else None
+    return Examples(items[~held_out], items[held_out], decode, digits=digits)
 
 
 def images_below(folder: Path) -> list[Path]:
