@@ -6,7 +6,6 @@ import gc
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 from common.runs.cli import errors_in_one_line
 from common.runs.flags import call_with_flags
-from common.system.files import InputError, write_json, write_text
+from common.system.files import InputError, read_numbers, write_json, write_text
 from common.system.keras_files import load_keras_file
 from common.system.lazy import defer_imports, keras
 
@@ -53,7 +52,7 @@ def measure_run(recipe: str, config: Any, data: Path, output_dir: Path, **option
     seconds: dict[str, float] = {}
     with timed("run", seconds):
         module.run(str(data), config, output_dir, **options)
-    scores = json.loads((output_dir / "results.json").read_text())
+    scores = read_numbers(output_dir / "results.json")
     files = [output_dir / f"{name}.keras" for name in module.Networks._fields]
     scores["weights"] = sum(load_keras_file(file).count_params() for file in files)
     return scores | seconds
@@ -64,7 +63,7 @@ class Measured:
 
     def __init__(self, store: Path):
         self.store = store
-        self.numbers: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
+        self.numbers: dict[str, dict[str, Any]] = read_numbers(store) if store.exists() else {}
         store.parent.mkdir(parents=True, exist_ok=True)
 
     def once(self, key: str, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:

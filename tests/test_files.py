@@ -19,6 +19,7 @@ from common.system.files import (
     delete,
     draft_of,
     read_npz,
+    read_numbers,
     replacing,
     replacing_folder,
     write_json,
@@ -200,3 +201,12 @@ def test_an_archive_that_unpacks_to_more_than_it_is_large(tmp_path):
     assert npz_entries(path, ["a"])["a"].shape == (9_000_000,)  # somebody's images may be black
     with pytest.raises(InputError, match="it claims more data than its [0-9]+ bytes can hold"):
         read_npz(path)  # nothing of ours is
+
+
+def test_numbers_that_json_lacks_are_written_as_text_and_come_back(tmp_path):
+    numbers = {"a": np.inf, "b": [-np.inf, {"c": 1.5}], "d": "Infinite", "e": np.float64("nan")}
+    path = write_json(tmp_path / "numbers.json", numbers)
+    strict = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert strict == {"a": "Infinity", "b": ["-Infinity", {"c": 1.5}], "d": "Infinite", "e": "NaN"}
+    found = read_numbers(path)
+    assert np.isnan(found.pop("e")) and found == {"a": np.inf, "b": [-np.inf, {"c": 1.5}], "d": "Infinite"}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from common.runs.report import shown_number, spread_samples, write_report
 from common.runs.report_scores import shown_scores
+from common.system.files import write_json
 
 
 class Page(HTMLParser):
@@ -321,3 +322,11 @@ def test_browser_shows_all_pictures_without_overflow(tmp_path, epochs, width):
     assert len(seen["loaded"]) == 2 + min(epochs, 8) and all(seen["loaded"])
     assert seen["inner"] == width
     assert seen["scroll"] <= width
+
+
+def test_scores_that_are_not_finite_are_shown_in_words(tmp_path):
+    """Equal targets have an infinite PSNR, which a table compares as every other number."""
+    run = make_run(tmp_path / "run", 1)
+    write_json(run / "results.json", {"psnr": np.inf, "unchanged_psnr": 12.5, "diversity": np.nan})
+    text = Page(write_report(run)).text
+    assert "infinite" in text and "12.5" in text and "undefined" in text

@@ -41,7 +41,7 @@ from common.runs.bundled import BUNDLED, about_bundle
 from common.runs.run import Run, load_network
 from common.samples.faces import PORTRAITS, synthetic_faces
 from common.samples.sketches import sketch_pairs
-from common.system.files import replacing_folder, write_json
+from common.system.files import read_numbers, replacing_folder, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 1000  # of the synthetic training images, so that none of them is in the data of a demo, whose seed is 0
@@ -147,7 +147,7 @@ def scored(name: str, folder: Path, output_dir: Path) -> tuple[dict[str, Any], P
     config = Run.load(folder, name, recipe.Config).config
     with mock.patch.object(recipe, "train", load):
         image = recipe.run("sample", config, output_dir)
-    return json.loads((output_dir / "results.json").read_text(encoding="utf-8")), image
+    return read_numbers(output_dir / "results.json"), image
 
 
 def same_scores(some: dict[str, Any], others: dict[str, Any], tolerance: float = 0.02) -> list[str]:
@@ -225,7 +225,7 @@ def write_bundle(name: str, run: Path, cpu_hours: float, command: str) -> Path:
 def table_row(name: str, folder: Path) -> str:
     """Return the row of a bundle for the table in data/README.md."""
     about = about_bundle(folder)
-    scores = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    scores = read_numbers(folder / "results.json")
     shown = ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in scores.items()
     )
@@ -243,7 +243,7 @@ def main() -> int:
     folder = BUNDLED / given.name
     if not given.check:
         folder = write_bundle(given.name, *trained(given.name))
-    stored = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    stored = read_numbers(folder / "results.json")
     with tempfile.TemporaryDirectory() as scratch:
         scores, _ = scored(given.name, folder, Path(scratch) / "run")
     for name, value in scores.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
-import json
 import math
 import sys
 import time
@@ -20,7 +19,7 @@ from common.runs.flags import KNOWN, call_with_flags
 from common.runs.run import Run, read_execution
 from common.system.cluster import all_devices, is_chief, joining_again
 from common.system.console import errors_in_one_line, prepare_streams
-from common.system.files import InputError, printable
+from common.system.files import InputError, printable, read_numbers, shown_nonfinite
 from common.system.locks import only_process_in
 from common.system.options import check_arguments, range_checks
 from common.training.execution import Execution, executing
@@ -192,6 +191,12 @@ def _in_a_run(function: Callable[..., object], steps: bool) -> Callable[..., obj
     return call
 
 
+def _shown(value: object) -> str:
+    if not isinstance(value, float):
+        return printable(value)
+    return f"{value:.4f}" if math.isfinite(value) else shown_nonfinite(value)
+
+
 def _print_result(result: object) -> None:
     """Print the result of a command: the returned path and, for a run, its scores and the path of its report."""
     if not isinstance(result, Path):
@@ -200,8 +205,8 @@ def _print_result(result: object) -> None:
     if result.is_file() and numbers.is_file():
         scores: dict[str, object] = {}
         with suppress(ValueError, TypeError, RecursionError):  # the file may be damaged
-            scores = {**json.loads(numbers.read_text(encoding="utf-8"))}
+            scores = {**read_numbers(numbers)}
         for name, value in scores.items():
-            print(f"{name:>28}  {value:.4f}" if isinstance(value, float) else f"{name:>28}  {value}")
+            print(f"{name:>28}  {_shown(value)}")
         print(f"{'report':>28}  {printable(result.parent / 'report.html')}")
     print(printable(result))

@@ -17,7 +17,7 @@ from common.images.figures import new_figure
 from common.runs.report_scores import shown_scores
 from common.system.cluster import is_chief
 from common.system.console import attempt
-from common.system.files import InputError, first_line, write_text
+from common.system.files import InputError, first_line, read_numbers, shown_nonfinite, write_text
 
 REPORT_SAMPLES = 8  # largest number of images from samples/
 REPORT_STILL_BYTES = 300_000  # a larger still image is embedded as JPEG
@@ -92,7 +92,7 @@ def report_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, or {} if there is no file. Raises ValueError if the JSON is not an object."""
     if not path.is_file():
         return {}
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = read_numbers(path) if path.name == "results.json" else json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     return value
@@ -207,7 +207,9 @@ def report_chart(name: str, history: dict[str, list[float]]) -> list[dict]:
 
 def shown_number(value: object) -> str:
     """Return a score or a loss as text. Floats are shown with four significant digits."""
-    if isinstance(value, float) and math.isfinite(value):
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return shown_nonfinite(value)
         return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
     return shown_setting(value)
 

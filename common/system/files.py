@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,8 +164,31 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, value: object) -> Path:
-    """Atomically write `value` as indented JSON, and return `path`."""
-    return write_text(path, json.dumps(value, indent=2) + "\n")
+    """Atomically write `value` as indented JSON, and return `path`.
+
+    JSON has no infinity and no NaN, so they are written as the strings "Infinity", "-Infinity" and "NaN". This is the
+    mapping of Protocol Buffers. In Python, `float` converts these strings back; see `read_numbers`.
+    """
+    strict = json.loads(json.dumps(value), parse_constant=str)
+    return write_text(path, json.dumps(strict, indent=2) + "\n")
+
+
+def read_numbers(path: Path) -> Any:
+    """Return the content of a JSON file of numbers that `write_json` wrote. Raises ValueError if it is not JSON."""
+    return _with_infinity(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _with_infinity(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_infinity(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_infinity(each) for each in value]
+    return float(value) if value in ("Infinity", "-Infinity", "NaN") else value
+
+
+def shown_nonfinite(value: float) -> str:
+    """Return an infinite or undefined number as a word."""
+    return "undefined" if math.isnan(value) else "infinite" if value > 0 else "minus infinity"
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:

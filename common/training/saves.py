@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import shutil
 import tempfile
@@ -17,7 +16,16 @@ import numpy as np
 
 from common.system.cluster import is_chief
 from common.system.console import attempt, say
-from common.system.files import InputError, delete, explained, first_line, replacing, replacing_folder, write_json
+from common.system.files import (
+    InputError,
+    delete,
+    explained,
+    first_line,
+    read_numbers,
+    replacing,
+    replacing_folder,
+    write_json,
+)
 from common.system.lazy import keras, tf
 from common.training.health import run_warnings
 from common.training.noise import Noise
@@ -172,10 +180,10 @@ class Saves:
             self.reported = time.monotonic()
 
 
-def write_history(output_dir: Path, history: History) -> None:
+def write_history(output_dir: Path | str, history: History) -> None:
     """Write `history.csv`, with a header and one row per epoch."""
     columns = dict.fromkeys(name for row in history for name in row)
-    with replacing(output_dir / "history.csv") as path, path.open("w", newline="") as file:
+    with replacing(Path(output_dir, "history.csv")) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(history)
@@ -183,7 +191,7 @@ def write_history(output_dir: Path, history: History) -> None:
 
 def read_progress(path: Path) -> tuple[int, dict[str, float], float, History]:
     """Read the progress.json of a checkpoint; see `Saves.write`. Raise an exception if the file is damaged."""
-    progress = json.loads(path.read_text(encoding="utf-8"))
+    progress = read_numbers(path)
     steps, totals, seconds, history = (progress[key] for key in ("steps_per_epoch", "totals", "seconds", "history"))
     rows = [totals, *history]
     numbers = [steps, seconds, *(value for row in rows for value in row.values())]

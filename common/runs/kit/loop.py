@@ -42,11 +42,10 @@ def fit(
         saves.checkpoint.restore(saves.latest_checkpoint)
         usual = signal.signal(signal.SIGINT, lambda *_: stopped.append(signal.signal(signal.SIGINT, usual)))
     epoch, within, sums, history = json.loads(progress.numpy())
-    done = epoch * steps + within
-    batches = tqdm(data.at(done).take(epochs * steps - done), total=epochs * steps, initial=done, unit="step")
-    for batch in batches:
+    first = epoch * steps + within
+    batches = tqdm(data.at(first).take(epochs * steps - first), total=epochs * steps, initial=first, unit="step")
+    for done, batch in enumerate(batches, first + 1):
         losses.append(step(*tf.nest.flatten(batch)))
-        done += 1
         if done % steps and not stopped and time.monotonic() < saved + 120:
             continue
         for each in losses:
@@ -68,7 +67,7 @@ def fit(
             progress.assign(json.dumps([*divmod(done, steps), sums, history]))
             saves.save(done)
             lines = [",".join(map(str, cells)) for cells in [*history[:1], *(row.values() for row in history)]]
-            write(output_dir / "history.csv", "\n".join(lines) + "\n")
+            write(Path(output_dir, "history.csv"), "\n".join(lines) + "\n")
         if stopped:
             raise KeyboardInterrupt(f"stopped after step {done} of {epochs * steps}; run again to resume")
         # only with: patience=
@@ -134,4 +133,4 @@ def tracked(items: Any, what: str, unit: str, total: int | None = None) -> Any:
 def write_history(output_dir: Path, history: list[dict[str, float]]) -> None:
     """Write one row per epoch to `history.csv`."""
     lines = [",".join(map(str, cells)) for cells in [*history[:1], *(row.values() for row in history)]]
-    write(output_dir / "history.csv", "\n".join(lines) + "\n")
+    write(Path(output_dir, "history.csv"), "\n".join(lines) + "\n")

@@ -19,7 +19,7 @@ class Run:
     """A run folder with `config.json`, `results.json`, and one file NAME.keras per network."""
 
     def __init__(self, folder: Path, config: Any, data: str, classes: tuple[str, ...] = ()) -> None:
-        self.folder, self.config, self.data, self.classes = folder, config, data, classes
+        self.folder, self.config, self.data, self.classes = Path(folder), config, data, classes
 
     @classmethod
     def load(
@@ -58,7 +58,8 @@ class Run:
         for name, network in networks._asdict().items():
             write(self.folder / f"{name}.keras", network.save)
         # only with: .finish(networks,
-        print(write(self.folder / "results.json", json.dumps(evaluate(), indent=2)).read_text())
+        scores = json.loads(json.dumps(evaluate()), parse_constant=str)  # JSON has no infinity and no NaN
+        print(write(self.folder / "results.json", json.dumps(scores, indent=2)).read_text())
 
     def network(self, name: str) -> keras.Model:
         """Load a network."""
