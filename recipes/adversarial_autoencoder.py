@@ -327,7 +327,7 @@ def train(
     def sample(epoch: int, losses: dict[str, float]) -> None:
         if output_dir is not None:
             samples = prior_samples(np.arange(config.outputs).repeat(10), config, Noise(0))
-            save_image(generate(decoder, samples), output_dir / "samples" / f"epoch-{epoch:04d}.png", columns=10)
+            save_image(generate(decoder, samples), Path(output_dir, "samples", f"epoch-{epoch:04d}.png"), columns=10)
 
     state = networks._asdict() | {"optimizer": optimizer, "adversary": adversarial_optimizer, "noise": noise}
     return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
@@ -446,14 +446,14 @@ def run(
 
     images, labels = labelled.test.loaded(2000)
     codes = predict(networks.encoder, from_uint8(images))[:, : config.latent_dim]
-    image = labelled.save_latents(codes, labels, output_dir / "latents.png", "Codes of test images", config.seed)
+    image = labelled.save_latents(codes, labels, Path(output_dir, "latents.png"), "Codes of test images", config.seed)
     prior_classes = np.arange(len(labels)) % config.outputs
     prior = prior_samples(prior_classes, config, Noise(1)).numpy()
     points = np.concatenate([prior[:, :2], codes[:, :2] + [7 * config.prior_stddev, 0]])
     title = "First two coordinates. Left: samples of the prior. Right: codes of test images."
-    labelled.save_latents(points, np.concatenate([prior_classes, labels]), output_dir / "prior.png", title)
+    labelled.save_latents(points, np.concatenate([prior_classes, labels]), Path(output_dir, "prior.png"), title)
     if config.labels in ("decoder", "few"):
-        image = save_image(styles(networks.decoder, config), output_dir / "styles.png", zoom=max(1, 56 // config.size))
+        image = save_image(styles(networks.decoder, config), folder.folder / "styles.png", zoom=56 // config.size or 1)
 
     def scores() -> dict[str, float]:
         found = labelled.knn_agreement(codes, images, labels)

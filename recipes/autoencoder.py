@@ -187,7 +187,7 @@ def train(
         outputs = reconstruct(networks, inputs)
         if output_dir is not None:
             rows = {"input": inputs[:8], "reconstruction": outputs[:8]}
-            save_image(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", zoom=max(1, 56 // config.size))
+            save_image(rows, Path(output_dir, "samples", f"epoch-{epoch:04d}.png"), zoom=max(1, 56 // config.size))
         return {"validation_loss": float(squared_error(from_uint8(images), from_uint8(outputs)))}
 
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
@@ -283,7 +283,7 @@ def evaluate(
     shown = images[:: max(1, len(images) // 10)][:10]
     inputs = to_uint8(add_noise(shown, config.noise, Noise(config.seed)))
     rows = {"original": shown} | {f"{name}: error {errors[name]:.4f}": each(inputs) for name, each in methods.items()}
-    save_image(rows, output_dir / "reconstructions.png", zoom=max(1, 56 // config.size))
+    save_image(rows, Path(output_dir, "reconstructions.png"), zoom=max(1, 56 // config.size))
     scores = {"test_error": errors[f"z = {config.latent_dim}"], "pca_error": errors[f"PCA {config.latent_dim}"]}
     return scores | {f"test_error {name}": error for name, error in errors.items()}
 
@@ -306,10 +306,10 @@ def run(
 
     `compare` lists other values of `latent_dim` to train for comparison. With `noise`, a run without noise is added.
     """
-    configs = {output_dir: config}
-    configs |= {output_dir / f"latents-{z}": replace(config, latent_dim=z) for z in compare if z != config.latent_dim}
+    configs = {f"{output_dir}": config}
+    configs |= {f"{output_dir}/latents-{z}": replace(config, latent_dim=z) for z in compare if z != config.latent_dim}
     if compare and config.noise:
-        configs[output_dir / "without-noise"] = replace(config, noise=0.0)
+        configs[f"{output_dir}/without-noise"] = replace(config, noise=0.0)
     folders = [Run(path, "autoencoder", each, data, accept_data) for path, each in configs.items()]
     trained = {each: build(each) for each in configs.values()}
     images = labelled_images(data, config.size, config.channels, "digits", skip_bad, fetch, require_classes=False)
@@ -329,7 +329,7 @@ def run(
                 save_image(latent_grid(each.decoder, latents), folder.folder / "sweep.png", columns=16, zoom=2)
         scores = functools.partial(evaluate, test, train_images, shown, folder.config, folder.folder)
         folder.finish(networks, scores)
-    return output_dir / "reconstructions.png"
+    return Path(output_dir, "reconstructions.png")
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

@@ -164,7 +164,7 @@ def train(
         outputs = decode(decoder, encode(encoder, images))
         if output_dir is not None:
             rows = {"original": images[:8], "reconstruction": outputs[:8]}
-            save_image(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", zoom=max(1, 56 // config.size))
+            save_image(rows, Path(output_dir, "samples", f"epoch-{epoch:04d}.png"), zoom=max(1, 56 // config.size))
         return {"validation_loss": float(squared_error(from_uint8(images), from_uint8(outputs)))}
 
     state = networks._asdict() | {"optimizer": optimizer}
@@ -242,7 +242,7 @@ def evaluate(
     shown, zoom = min(10, len(images), len(train_images)), max(1, 56 // images.shape[1])
     rows = {"original": images, f"from {latents.shape[1]} latents: error {error:.4f}": outputs}
     rows = {name: evenly_spaced(some, shown) for name, some in rows.items()}
-    save_image(rows, output_dir / "reconstructions.png", zoom=zoom)
+    save_image(rows, Path(output_dir, "reconstructions.png"), zoom=zoom)
 
     samples = {
         "training images": train_images,
@@ -252,7 +252,7 @@ def evaluate(
     }
     distances = {name: distance_to_nearest(some, images) for name, some in samples.items()}
     rows = {f"{name}: distance {distances[name]:.3f}": evenly_spaced(some, shown) for name, some in samples.items()}
-    save_image(rows, output_dir / "samples.png", zoom=zoom)
+    save_image(rows, Path(output_dir, "samples.png"), zoom=zoom)
     scores = {"test_error": error, "latents": latents.shape[1], "values_per_image": images[0].size}
     return scores | {f"distance_to_nearest {name}": value for name, value in distances.items()}
 
@@ -284,11 +284,11 @@ def run(
         count = min(3000, len(images))
         points, point_labels, shown = (evenly_spaced(each, count) for each in (latents, labels, images))
         title = f"Latents of {count} test images"
-        labelled.save_latents(points, point_labels, output_dir / "latents.png", title, config.seed, shown)
+        labelled.save_latents(points, point_labels, Path(output_dir, "latents.png"), title, config.seed, shown)
         return found | labelled.knn_agreement(latents, images, labels)
 
     folder.finish(networks, scores)
-    return output_dir / "latents.png"
+    return Path(output_dir, "latents.png")
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

@@ -366,7 +366,7 @@ def train(
     def sample(epoch: int, losses: dict[str, float]) -> dict[str, float]:
         if not data.held_out:
             return {}
-        path = None if output_dir is None else output_dir / "samples" / f"epoch-{epoch:04d}.png"
+        path = None if output_dir is None else Path(output_dir, "samples", f"epoch-{epoch:04d}.png")
         a2b, b2a = (functools.partial(translate_batch, generator) for generator in networks[:2])
         images_a, images_b = data.held_out
         return save_translations(images_a, images_b, a2b, b2a, path)
@@ -428,7 +428,7 @@ def run(
     stream = domains.batches(config.batch_size, config.seed, size=config.size, jitter=config.jitter)
     folder.start(domains.names)
     train(networks, stream, config, output_dir)
-    image = output_dir / "translations.png"
+    image = Path(output_dir, "translations.png")
     a2b = functools.partial(translate_batch, networks.generator_a2b)
     b2a = functools.partial(translate_batch, networks.generator_b2a)
     folder.finish(networks, lambda: domains.evaluate(a2b, b2a, image))

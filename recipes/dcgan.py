@@ -299,7 +299,7 @@ def train(
 
     def sample(epoch: int, losses: dict[str, float]) -> dict[str, float]:
         if output_dir is not None:
-            save_image(generate(ema, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
+            save_image(generate(ema, 64), Path(output_dir, "samples", f"epoch-{epoch:04d}.png"))
         return data.diversity(functools.partial(generate, ema))
 
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
@@ -396,7 +396,7 @@ def run(
     train(networks, stream, config, output_dir)
     judge = networks.discriminator
     selected = functools.partial(generate, networks.generator, discriminator=judge, keep=config.keep)
-    grid = save_image(selected(64), output_dir / "samples.png", zoom=2)
+    grid = save_image(selected(64), Path(output_dir, "samples.png"), zoom=2)
     folder.finish(networks, lambda: images.sample_scores(functools.partial(selected, seed=1)))
     return grid
 

@@ -350,7 +350,7 @@ def train(
     def sample(epoch: int, losses: dict[str, float]) -> dict[str, float]:
         if output_dir is not None:
             grid = generate(ema, sample_latents(ema, range(64)))
-            save_image(grid, output_dir / "samples" / f"epoch-{epoch:04d}.png")
+            save_image(grid, Path(output_dir, "samples", f"epoch-{epoch:04d}.png"))
         return data.diversity(lambda count: generate(ema, sample_latents(ema, range(count))))
 
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer, "noise": noise}
@@ -443,7 +443,7 @@ def run(
         fit_eigenfaces(networks, faces.train.loaded(600)[0])
     train(networks, stream, config, output_dir)
     generated = generate(networks.ema, sample_latents(networks.ema, range(64)))
-    grid = save_image(generated, output_dir / "samples.png", zoom=2)
+    grid = save_image(generated, Path(output_dir, "samples.png"), zoom=2)
     folder.finish(networks, lambda: evaluate(networks, faces, output_dir))
     return grid
 
@@ -458,7 +458,7 @@ def evaluate(networks: Networks, faces: Any, output_dir: Path) -> dict[str, floa
     make = functools.partial(generate, networks.ema)
     rates, chosen = faces.arithmetic_scores(wanted, "dark_skin", latents, make, arithmetic, count=8)
     for name, parts in chosen.items():
-        save_arithmetic(networks.ema, parts, output_dir / f"arithmetic_{name}.png")
+        save_arithmetic(networks.ema, parts, Path(output_dir, f"arithmetic_{name}.png"))
     return scores | rates
 
 

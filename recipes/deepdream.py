@@ -246,9 +246,9 @@ def run(
     folder.start()
     dream = Dream(photo.copy())
     train(networks, dream, config, output_dir)
-    save_image(dream.image, output_dir / "dream.png")
+    save_image(dream.image, Path(output_dir, "dream.png"))
     figure = {"photo": photo, f"dream of {config.layers}": dream.image}
-    image = save_image(figure, output_dir / "beside.png", height=photo.shape[0])
+    image = save_image(figure, Path(output_dir, "beside.png"), height=photo.shape[0])
     folder.finish(networks, lambda: evaluate(networks, photo, dream.image, config))
     return image
 

@@ -280,7 +280,7 @@ def train(
             rows[name], latents = faces[:count], encode(encoder, faces[:count])
             rows[f"{name} as A"] = decode(inter, decoder_a, latents)
             rows[f"{name} as B"] = decode(inter, decoder_b, latents)
-        save_image(rows, output_dir / "samples" / f"epoch-{epoch:04d}.png", zoom=max(1, 128 // config.size))
+        save_image(rows, Path(output_dir, "samples", f"epoch-{epoch:04d}.png"), zoom=max(1, 128 // config.size))
 
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
     return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
@@ -347,8 +347,8 @@ def run(
     folder.start(people.names)
     train(networks, stream, config, output_dir)
     shift = people.shift(colours, functools.partial(encode, networks.encoder))
-    shift.write(output_dir / "shift.npz")
-    image = output_dir / "swaps.png"
+    shift.write(Path(output_dir, "shift.npz"))
+    image = Path(output_dir, "swaps.png")
     folder.finish(networks, lambda: people.evaluate(functools.partial(swap, networks, shift=shift), colours, image))
     return image
 

@@ -289,7 +289,7 @@ def train(
 
     def sample(epoch: int, losses: dict[str, float]) -> None:
         if output_dir is not None and data.held_out:
-            save_comparison(network, style_image, data.held_out[0], output_dir / "samples" / f"epoch-{epoch:04d}.png")
+            save_comparison(network, style_image, data.held_out[0], Path(output_dir, f"samples/epoch-{epoch:04d}.png"))
 
     state = networks._asdict() | {"optimizer": optimizer}
     return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
@@ -350,9 +350,9 @@ def run(
     jitter = config.jitter * config.size / crop
     stream = photos.batches(config.batch_size, config.seed, size=crop, jitter=jitter, held_out=60)
     folder.start()
-    save_image(style_image, output_dir / "style.png")
+    save_image(style_image, Path(output_dir, "style.png"))
     train(networks, stream, config, output_dir)
-    image = save_comparison(networks.transform_network, style_image, held_out, output_dir / "beside.png")
+    image = save_comparison(networks.transform_network, style_image, held_out, Path(output_dir, "beside.png"))
     folder.finish(networks, lambda: evaluate(networks, held_out, config))
     return image
 

@@ -297,13 +297,13 @@ def run(
     stream = labelled.batches(config.batch_size, config.seed, shift=shift, mirror=mirror, validate=1000)
     folder.start(labelled.classes)
     train(networks, stream, config, output_dir)
-    examples = output_dir / "attacks.png"
+    examples = Path(output_dir, "attacks.png")
     scores = evaluate_attacks(
         networks._asdict(),
         make_attack,
         classify,
         labelled.test.some(500),
-        output_dir / "accuracy.png",
+        Path(output_dir, "accuracy.png"),
         examples=examples,
         classes=labelled.classes,
         levels=to_levels(config.epsilon),

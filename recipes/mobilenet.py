@@ -249,10 +249,10 @@ def run(
     networks = build(config)
     load_weights(networks, config, fetch)
     folder.start(labelled.classes)
-    cache = output_dir / "cache"
+    cache = Path(output_dir, "cache")
     stream = labelled.feature_batches(networks.features, extract_features, config.batch_size, config.seed, cache)
     head = replace(config, frozen=True, learning_rate=config.head_learning_rate, epochs=config.head_epochs)
-    train(networks, stream, head, output_dir if config.frozen else output_dir / "head")
+    train(networks, stream, head, output_dir if config.frozen else Path(output_dir, "head"))
     if not config.frozen:
         shift, mirror = config.shift, config.mirror
         stream = labelled.batches(config.batch_size, config.seed, shift=shift, mirror=mirror, validate=1000)

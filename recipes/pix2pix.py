@@ -253,7 +253,7 @@ def train(
     def sample(epoch: int, losses: dict[str, float]) -> None:
         if output_dir is not None and data.held_out:
             inputs, targets = (images[:: max(1, len(images) // 8)][:8] for images in data.held_out)
-            path = output_dir / "samples" / f"epoch-{epoch:04d}.png"
+            path = Path(output_dir, "samples", f"epoch-{epoch:04d}.png")
             save_pairs(path, inputs, targets, translate_batch(generator, inputs))
 
     state = networks._asdict() | {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
@@ -322,7 +322,7 @@ def run(
     folder.start()
     train(networks, stream, config, output_dir)
     translations = translate_batch(networks.generator, inputs)
-    image = save_pairs(output_dir / "translations.png", inputs, targets, translations)
+    image = save_pairs(Path(output_dir, "translations.png"), inputs, targets, translations)
     mean_image = pairs.mean_of_train()[1]
     folder.finish(networks, lambda: evaluate(targets, translations, mean_image=mean_image, unchanged=inputs))
     return image

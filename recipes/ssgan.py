@@ -252,7 +252,7 @@ def train(
 
     def validate(epoch: int, losses: dict[str, float]) -> dict[str, float]:
         if output_dir is not None:
-            save_image(generate(generator, 100), output_dir / "samples" / f"epoch-{epoch:04d}.png", columns=10)
+            save_image(generate(generator, 100), Path(output_dir, "samples", f"epoch-{epoch:04d}.png"), columns=10)
         if not data.held_out:
             return {}
         *_, images, labels = data.held_out
@@ -334,7 +334,7 @@ def run(
     networks = build(config)
     folder.start(images.classes)
     train(networks, Batches.zip(unlabelled, labelled), config, output_dir)
-    save_image(generate(networks.generator, 100), output_dir / "samples.png", columns=10, zoom=2)
+    save_image(generate(networks.generator, 100), Path(output_dir, "samples.png"), columns=10, zoom=2)
     figure, scores = images.evaluate(functools.partial(classify, networks.ema, mirror=config.mirror), output_dir)
 
     def evaluate() -> dict[str, float]:

@@ -285,11 +285,11 @@ def run(
     networks = build_networks(config, fetch)
     folder.start()
     result = stylize(networks, painting, config, output_dir)
-    save_image(result, output_dir / "painting.png")
+    save_image(result, Path(output_dir, "painting.png"))
     several = len(painting.styles) > 1
     styles = {f"style {number}" if several else "style": image for number, (image, _) in enumerate(painting.styles, 1)}
     figure = {"photo": painting.content} | styles | {"result": result}
-    image = save_image(figure, output_dir / "beside.png", height=painting.content.shape[0])
+    image = save_image(figure, Path(output_dir, "beside.png"), height=painting.content.shape[0])
     folder.finish(networks, lambda: evaluate(networks, painting, result, config))
     return image
 

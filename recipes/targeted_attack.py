@@ -293,7 +293,7 @@ def run(
     seconds = time.monotonic() - started
     scores = evaluate(networks.classifier, images, labels, attacks, config.confidence)
     scores["images_per_second"] = len(images) / seconds
-    figure = save_every_target(classifier, images, labels, config, output_dir / "attacks.png")
+    figure = save_every_target(classifier, images, labels, config, Path(output_dir, "attacks.png"))
     folder.finish(networks, lambda: scores)
     return figure
 

@@ -202,7 +202,7 @@ def train(
 
     def sample(epoch: int, losses: dict[str, float]) -> None:
         if output_dir is not None:
-            save_image(generate(decoder, 64), output_dir / "samples" / f"epoch-{epoch:04d}.png")
+            save_image(generate(decoder, 64), Path(output_dir, "samples", f"epoch-{epoch:04d}.png"))
 
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
     return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
@@ -297,12 +297,12 @@ def run(
     images, labels = labelled.test.loaded(10_000)
     shown, _ = labelled.test.loaded(10)
     rows = {"test image": shown, "reconstruction": reconstruct(networks, shown)}
-    save_image(rows, output_dir / "reconstructions.png", zoom=2)
-    image = save_image(generate(networks.decoder, 64), output_dir / "samples.png", zoom=2)
+    save_image(rows, Path(output_dir, "reconstructions.png"), zoom=2)
+    image = save_image(generate(networks.decoder, 64), Path(output_dir, "samples.png"), zoom=2)
     if config.latent_dim == 2:
         means, _ = predict(networks.encoder, from_uint8(images))
-        labelled.save_latents(means, labels, output_dir / "latents.png", "Latents of test images")
-        image = save_image(manifold(networks.decoder), output_dir / "manifold.png", columns=16, zoom=2)
+        labelled.save_latents(means, labels, Path(output_dir, "latents.png"), "Latents of test images")
+        image = save_image(manifold(networks.decoder), Path(output_dir, "manifold.png"), columns=16, zoom=2)
     folder.finish(networks, lambda: evaluate(networks, images, config.importance_samples))
     return image
 

@@ -241,7 +241,7 @@ def train(
 
     def sample(epoch: int, losses: dict[str, float]) -> None:
         if output_dir is not None and data.held_out:
-            save_reconstructions(networks, data.held_out[0], output_dir / "samples" / f"epoch-{epoch:04d}.png")
+            save_reconstructions(networks, data.held_out[0], Path(output_dir, "samples", f"epoch-{epoch:04d}.png"))
 
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
     return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
@@ -415,13 +415,13 @@ def run(
     space = latent_space(networks.encoder, *faces.train.loaded(10_000), faces.names)
     folder.save_arrays("space", space._asdict())
     images, labels = faces.test.loaded(2000)
-    image = save_reconstructions(networks, images, output_dir / "reconstructions.png")
+    image = save_reconstructions(networks, images, Path(output_dir, "reconstructions.png"))
     fitted, prior = generate(networks.decoder, 8, 1, space), generate(networks.decoder, 8, 1)
-    save_image({"fitted normal": fitted, "prior N(0, I)": prior}, output_dir / "samples.png")
+    save_image({"fitted normal": fitted, "prior N(0, I)": prior}, Path(output_dir, "samples.png"))
     if faces.names:
         traversals = latent_traversals(networks, space, images[plain_face(networks, images, labels)])
         rows = {f"- {name.replace('_', ' ')} +": row for name, row in traversals.items()}
-        image = save_image(rows, output_dir / "attributes.png", zoom=max(1, 128 // config.size))
+        image = save_image(rows, Path(output_dir, "attributes.png"), zoom=max(1, 128 // config.size))
     folder.finish(networks, lambda: evaluate(networks, space, images, faces.edit_scores))
     return image
 

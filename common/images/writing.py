@@ -170,7 +170,7 @@ def png_targets(paths: list[Path], destination: Path) -> list[Path]:
 
 def save_image(
     images: np.ndarray | Sequence[np.ndarray] | dict[str, np.ndarray],
-    path: Path,
+    path: Path | str,
     *,
     columns: int = 8,
     zoom: int = 1,
@@ -199,6 +199,7 @@ def save_image(
     Raises:
         InputError: the suffix is not an image suffix, or the image is too large for the format.
     """
+    path = Path(path)
     if isinstance(images, dict) and any(image.ndim == 4 for image in images.values()):
         return save_table(images, path, zoom)
     if not isinstance(images, np.ndarray):

@@ -25,7 +25,7 @@ Classify = Callable[[np.ndarray], np.ndarray]
 """A function that maps images, uint8 [n, size, size, channels], to class probabilities, float32 [n, classes]."""
 
 
-def evaluate_classifier(data: Labelled, classify: Classify, output_dir: Path) -> tuple[Path, dict[str, float]]:
+def evaluate_classifier(data: Labelled, classify: Classify, output_dir: Path | str) -> tuple[Path, dict[str, float]]:
     """Classify the test images, compute scores, and write a figure, `classified.png`.
 
     See `save_classification` for the figure. With more than NUMBERED_CLASSES classes, `confusion_matrix.png` shows a
@@ -40,7 +40,7 @@ def evaluate_classifier(data: Labelled, classify: Classify, output_dir: Path) ->
     Returns:
         The path of `classified.png`, and the scores.
     """
-    labels = data.test.labels
+    labels, output_dir = data.test.labels, Path(output_dir)
     probabilities = np.concatenate([classify(images) for images in data.test.in_order()])
     figure = save_classification(data.test, probabilities, data.classes, output_dir / "classified.png")
     if len(data.classes) > NUMBERED_CLASSES:

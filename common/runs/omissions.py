@@ -106,7 +106,7 @@ FEWER_SCORES: Texts = {  # adversarial autoencoder: fewer scores, and no figure 
     prior = prior_samples(prior_classes, config, Noise(1)).numpy()
     points = np.concatenate([prior[:, :2], codes[:, :2] + [7 * config.prior_stddev, 0]])
     title = "First two coordinates. Left: samples of the prior. Right: codes of test images."
-    labelled.save_latents(points, np.concatenate([prior_classes, labels]), output_dir / "prior.png", title)
+    labelled.save_latents(points, np.concatenate([prior_classes, labels]), Path(output_dir, "prior.png"), title)
 """: "",
     """        found = labelled.knn_agreement(codes, images, labels)
         if labelled.styles and config.labels in ("decoder", "few"):
@@ -194,7 +194,7 @@ NO_SAMPLES: Texts = {  # VAE of faces: without new faces; edits of the first tes
     "images[plain_face(networks, images, labels)]": "images[0]",
     "images, labels = faces.test.loaded(2000)": "images = faces.test.loaded(2000)[0]",
     """    fitted, prior = generate(networks.decoder, 8, 1, space), generate(networks.decoder, 8, 1)
-    save_image({"fitted normal": fitted, "prior N(0, I)": prior}, output_dir / "samples.png")
+    save_image({"fitted normal": fitted, "prior N(0, I)": prior}, Path(output_dir, "samples.png"))
 """: "",
     re.compile(r"`SMALL` is for 64 px, `DEMO` for"): "`DEMO` is for",
 }

@@ -65,7 +65,7 @@ class Run:
     after training. Commands that use a finished run open it with `Run.load`.
     """
 
-    def __init__(self, folder: Path, recipe: str, config: Any, data: str, accept_data: bool = False) -> None:
+    def __init__(self, folder: Path | str, recipe: str, config: Any, data: str, accept_data: bool = False) -> None:
         """Check that a run with these settings can be started or resumed in `folder`, before any data is read.
 
         Data, style images and weights are compared by name, size and content, so they may be in a new location.
@@ -81,6 +81,7 @@ class Run:
             InputError: `folder` is not writable, or it contains a run with another recipe, other settings or other
                 files. Only `epochs`, `octaves`, `steps_per_call` and `outputs` may differ.
         """
+        folder = Path(folder)
         self.folder, self.recipe, self.config, self.data = folder, recipe, config, data
         self.classes: tuple[str, ...] = ()
         self.image_shape = _image_shape(config)
@@ -116,7 +117,7 @@ class Run:
             )
 
     @classmethod
-    def load(cls, folder: Path, recipe: str, config_class: type, **required: object) -> Run:
+    def load(cls, folder: Path | str, recipe: str, config_class: type, **required: object) -> Run:
         """Open a run. Settings that are missing from the run get the default values of `config_class`.
 
         The files in a run folder may come from an untrusted source, so they are checked. Each setting must be valid for
@@ -135,7 +136,7 @@ class Run:
                 the `required` settings.
         """
         run = cls.__new__(cls)
-        folder = run_or_bundle(folder, recipe)
+        folder = run_or_bundle(Path(folder), recipe)
         settings = run_settings(folder, recipe)
         run.folder, run.recipe, run.data, run.classes = folder, recipe, settings["data"], stored_classes(settings)
         run.config = _stored_config(folder, settings, config_class)

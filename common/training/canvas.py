@@ -201,7 +201,7 @@ class ImageProgress:
     Use it as a context manager. It resumes from the newest checkpoint in `output_dir`, bit for bit.
     """
 
-    def __init__(self, output_dir: Path | None, description: str, total_steps: int, epoch_steps: int) -> None:
+    def __init__(self, output_dir: Path | str | None, description: str, total_steps: int, epoch_steps: int) -> None:
         """Read the newest checkpoint.
 
         Args:
@@ -213,8 +213,9 @@ class ImageProgress:
         Raises:
             InputError: all checkpoints are damaged.
         """
-        self.output_dir, self.description, self.total_steps = output_dir, description, total_steps
-        self.history, self.image = resume_painting(output_dir)  # the image is float32 [height, width, 3], or empty
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.description, self.total_steps = description, total_steps
+        self.history, self.image = resume_painting(self.output_dir)  # the image is float32 [height, width, 3], or empty
         self.done = len(self.history) * epoch_steps
 
     def __enter__(self) -> ImageProgress:

@@ -37,7 +37,7 @@ def fit(
     data: Batches,
     epochs: int,
     state: Mapping[str, object],
-    output_dir: Path | None = None,
+    output_dir: Path | str | None = None,
     *,
     on_epoch: OnEpoch | Sequence[OnEpoch | None] | None = None,
     save_seconds: float = 120.0,
@@ -85,6 +85,7 @@ def fit(
     """
     from tqdm.auto import tqdm
 
+    output_dir = None if output_dir is None else Path(output_dir)
     strategy, execution = tf.distribute.get_strategy(), active_execution()
     if execution.xla and strategy.num_replicas_in_sync > 1:
         raise InputError("--xla supports only one device, but this run uses several; omit --xla")
