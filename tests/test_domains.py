@@ -100,7 +100,7 @@ def test_the_centre_square_in_the_size_asked_for_whatever_the_suffix(tmp_path):
         ({"A": 3}, "found A/ with 3 images; expected"),
         ({"trainA": 3, "testA": 2}, "found testA/ with 2 images, trainA/ with 3 images; expected"),
         ({"x": 3, "y": 2, "z": 1}, "found x/ with 3 images, y/ with 2 images, z/ with 1 images; expected"),
-        ({"A": 3, "B": 0}, r"B: no images here \(png.*expected two folders"),
+        ({"A": 3, "B": 0}, r"B: no images here \(\.png.*expected two folders"),
         ({"trainA": 0, "trainB": 2}, "trainA: no images here"),
         ({"summer": 3, "winter": 0}, "found summer/ with 3 images, winter/ with 0 images"),
         ({"A": 3, "B": 1}, r"B: only one image; a domain needs at least two \(one is held out\)"),

@@ -10,9 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from common.data.arrays import images_or_none
-from common.data.datasets import folders_below
-from common.images.reading import IMAGE_SUFFIXES, checked_images, read_image
+from common.images.found import IMAGE_SUFFIXES, images_below, take
+from common.images.reading import checked_images, read_image
 from common.system.console import say
 from common.system.files import InputError, printable
 
@@ -73,11 +72,7 @@ def text_of(path: Path) -> str:
 
 def own_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part], tuple[str, ...]]:
     """Return a list with a single split (file names, labels), and the attribute names; () without a .csv file."""
-    below = folders_below(folder)
-    hidden = [any(part.startswith(".") for part in inner.relative_to(folder).parts) for inner in below]
-    paths = [path for inner, out in zip(below, hidden, strict=True) if not out for path in images_or_none(inner)]
-    if not paths:
-        raise InputError(f"{folder}: no images in this folder or its sub-folders ({' '.join(IMAGE_SUFFIXES)})")
+    paths = images_below(folder)
     tables = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv" and path.name[0] != ".")
     if len(tables) > 1:
         listed = ", ".join(path.name for path in tables[:5])
@@ -89,6 +84,7 @@ def own_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part], 
     names: tuple[str, ...] = ()
     answers: dict[Path, list[int]] = {}
     if tables:
+        take(tables[0])
         names, answers = _table_answers(tables[0], folder, paths, skip_bad)
         lonely = [path for path in paths if path not in answers]
         if lonely:

@@ -18,6 +18,7 @@ from common.data.datasets import square_image
 from common.data.labelled import Split, image_batches
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, synthetic
+from common.images.found import reports_files
 from common.metrics.scores import arithmetic_scores, edit_scores, set_distances
 from common.system.files import InputError, data_file, printable
 
@@ -86,6 +87,7 @@ class Attributed(NamedTuple):
         return arithmetic_scores(self.classifier, self.names, wanted, other, latents, generate, arithmetic, count=count)
 
 
+@reports_files
 def attributed_images(
     data: str,
     size: int,

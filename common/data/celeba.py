@@ -11,6 +11,7 @@ import numpy as np
 
 from common.data.answers import Part, answers_in, check_names_of_attributes, text_of
 from common.data.arrays import images_or_none, tfds_builder
+from common.images.found import take
 from common.images.pixels import crop_square, resize_image
 from common.images.reading import ImageFile, checked_images, image_file, read_image
 from common.system.files import InputError, printable, write_text
@@ -41,6 +42,7 @@ def celeba_file(folder: Path, *names: str) -> Path | None:
 def celeba_faces(folder: Path, listed: Path, channels: int, skip_bad: bool) -> tuple[list[Part], tuple[str, ...]]:
     """Return the training, validation and test splits of a CelebA folder, and the attribute names from `listed`."""
     names, answers = _celeba_answers(listed)
+    take(listed)
     images = next((found for inner in CELEBA_PLACES if (found := images_or_none(folder / inner))), [])
     paths = [path for path in images if path.stem in answers]
     if not paths:
@@ -54,6 +56,8 @@ def celeba_faces(folder: Path, listed: Path, channels: int, skip_bad: bool) -> t
         print(printable(f"{folder}: {unnamed}"), file=sys.stderr)
     split = celeba_file(folder, "list_eval_partition")
     numbers = _celeba_partition(split) if split else {}
+    if split:
+        take(split)
     strays = [path.name for path in paths if split and path.stem not in numbers]
     if strays:
         raise InputError(f"{split}: {len(strays)} images are not listed, such as {strays[0]}; list every image")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common.data.arrays import images_or_none, read_arrays, sized_images, tfds_builder
+from common.data.arrays import read_arrays, sized_images, tfds_builder
 from common.data.batches import Examples, as_they_are
+from common.data.pairs import checked_pairs, find_pairs, sized_pair
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, synthetic
+from common.images.found import images_below, reports_files
 from common.images.pixels import colour_labels, crop_square, resize_image
-from common.images.reading import ImageFile, checked_images, find_images, image_file, read_image, read_labels
+from common.images.reading import ImageFile, checked_images, image_file, read_image
 from common.images.writing import write_image
 from common.samples.digits import DIGITS
-from common.system.files import InputError, is_run, replacing
+from common.system.files import InputError, replacing
 from common.system.lazy import tf
 
 # %% Pairs of images
@@ -25,6 +26,7 @@ from common.system.lazy import tf
 PAIRS = {"sketches": False, "streets": True}  # the built-in pairs, and whether their inputs are label maps
 
 
+@reports_files
 def image_pairs(
     data: str,
     size: int,
@@ -42,13 +44,15 @@ def image_pairs(
     - `sample`: the recipe's built-in data set. 10 % of the pairs are held out.
     - `sketches` or `streets`: the built-in data set with this name.
     - `tfds:NAME`: a TensorFlow Dataset with an image and a segmentation map.
-    - a folder with two sub-folders: A/ and B/, trainA/ and trainB/, or label/ and photo/. The first contains the
-      inputs, the second the targets. Files with the same name form a pair.
-    - a folder of images that are twice as wide as high and contain one pair each, with the input on the left.
+    - a folder with two sub-folders: A/ and B/, trainA/ and trainB/, or label/ and photo/ (or similar names). The first
+      contains the inputs, the second the targets. Files with the same name form a pair.
+    - a folder of images that contain one pair each, side by side, with the input on the left. They are wider than high.
+    - Cityscapes' folder, with leftImg8bit/ and gtFine/. The colour label maps are the inputs.
     - a folder of shards written from one of these folders.
 
-    The sub-folders or images may also be in train/ and test/ (or val/). testA/ and testB/ may be next to trainA/
-    and trainB/. If there is only a training split, the last 10 % of the pairs, sorted by name, are held out.
+    The sub-folders or images may also be in train/ and test/ (or val/), and these may also be inside A/ and B/. testA/
+    and testB/ may be next to trainA/ and trainB/. If there is only a training split, the last 10 % of the pairs, sorted
+    by name, are held out.
 
     Args:
         data: see above.
@@ -97,113 +101,15 @@ def image_pairs(
             return (side(item[1]), side(item[0])) if swap else (side(item[0]), side(item[1]))
 
         return Examples(train, test, decode_sides if shards.has_size(size) else decode, sides)
-    kept = [checked_pairs(folder, pairs, classes, skip_bad) for pairs in find_pairs(folder)]
+    kept = [checked_pairs(folder, pairs, classes, skip_bad) for pairs in find_pairs(folder, classes)]
     names = [np.array([[str(path) for path in pair] for pair in pairs]) for pairs in kept]
     return Examples(names[0], names[1], decode, sides)
-
-
-def sized_pair(
-    first: ImageFile, second: ImageFile, size: int, classes: int, label_maps: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return both images of a pair, uint8 [size, size, 3].
-
-    If `first` and `second` are the same file, it contains both images side by side. With `classes` above 0, `first` is
-    a map of integer labels; it is returned in colour. Label maps are resized with nearest-neighbour interpolation.
-    """
-    if first == second:
-        both = read_image(first)
-        half = both.shape[1] // 2
-        left, right = (resize_image(part, size, size) for part in (both[:, :half], both[:, half:]))
-        return left, right
-    left = colour_labels(read_labels(first, classes)) if classes else read_image(first)
-    return resize_image(left, size, size, nearest=label_maps), resize_image(read_image(second), size, size)
-
-
-def checked_pairs(
-    folder: Path, pairs: list[tuple[Path, Path]], classes: int, skip_bad: bool
-) -> list[tuple[Path, Path]]:
-    """Return the readable pairs; see `checked_images`."""
-    firsts = dict(pairs)
-    one_file = {first for first, second in pairs if first == second}
-
-    def read(path: Path) -> np.ndarray:
-        image = read_labels(path, classes) if classes and path in firsts else read_image(path)
-        if path in one_file and image.shape[1] != 2 * image.shape[0]:
-            raise InputError(
-                f"{path}: {image.shape[1]}x{image.shape[0]} px; a side-by-side pair must be twice as wide as high"
-            )
-        return image
-
-    paths = sorted({path for pair in pairs for path in pair})
-    good = set(checked_images(paths, read, skip_bad)[0])
-    kept = [pair for pair in pairs if set(pair) <= good]
-    if not kept:
-        raise InputError(f"{folder}: no pairs are left after skipping the files that cannot be read")
-    return kept
-
-
-PAIR_LAYOUTS = (
-    "A/ and B/, trainA/ and trainB/, or label/ and photo/ (with the same file names in both folders), or images that "
-    "are twice as wide as high; directly in the folder, or in train/ and test/ (or val/)"
-)
-
-
-def find_pairs(folder: Path) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]:
-    """Return the training pairs and the held-out pairs of a folder; see `image_pairs`."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected {PAIR_LAYOUTS}")
-    found = {split: _pairs_of_split(folder, split) for split in ("train", "test", "val")}
-    train = found["train"] or _pairs_of_split(folder, "")
-    if not train:
-        inside = ", ".join(sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())[:8]) or "nothing"
-        raise InputError(f"{folder}: no image pairs here (found {inside}); expected {PAIR_LAYOUTS}")
-    held_out = found["test"] or found["val"]
-    if not held_out:
-        if len(train) < 2:
-            raise InputError(f"{folder}: only one pair; at least two are needed, because one is held out")
-        tenth = max(1, len(train) // 10)
-        train, held_out = train[:-tenth], train[-tenth:]
-    return train, held_out
-
-
-def _pairs_of_split(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    """Return the pairs of one split ("": the folder itself), sorted by name; [] if no layout matches."""
-    layouts = [(folder / split / a, folder / split / b) for a, b in (("A", "B"), ("label", "photo"))]
-    for first, second in [*layouts, (folder / f"{split or 'train'}A", folder / f"{split or 'train'}B")]:
-        if first.is_dir() and second.is_dir():
-            return _by_name(first, second)
-    try:
-        wide = find_images(folder / split) if split else find_images(folder)
-    except InputError:
-        return []
-    for path in wide:
-        with contextlib.suppress(InputError):  # `checked_pairs` reports files that cannot be read
-            height, width, _ = read_image(path).shape
-            if width == 2 * height:
-                return [(path, path) for path in wide]
-    return []
-
-
-def _by_name(first: Path, second: Path) -> list[tuple[Path, Path]]:
-    sides: list[dict[str, Path]] = [{}, {}]
-    for side, images in zip(sides, map(find_images, (first, second)), strict=True):
-        for path in images:
-            if side.setdefault(path.stem, path) is not path:
-                raise InputError(f"{path} and {side[path.stem]} differ only in their suffix; keep only one")
-    unpaired = sorted(sides[0].keys() ^ sides[1].keys())
-    if unpaired:
-        owner = first if unpaired[0] in sides[0] else second
-        other = second if owner == first else first
-        raise InputError(
-            f"{owner}: {len(unpaired)} unpaired images, such as {unpaired[0]!r}, which is missing in {other}; "
-            "both files of a pair need the same name (the suffix may differ)"
-        )
-    return [(path, sides[1][stem]) for stem, path in sorted(sides[0].items())]
 
 
 # %% Images without labels
 
 
+@reports_files
 def images_of(
     data: str,
     size: int,
@@ -306,21 +212,6 @@ def _tenth_held_out(
     held_out = np.arange(len(items)) % 10 == min(9, len(items) - 1)
     digits = _digits(np.array(shown)[held_out]) if len(shown) == len(items) else None
     return Examples(items[~held_out], items[held_out], decode, digits=digits)
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Return the images of a folder and its sub-folders. Raises InputError if there are none."""
-    paths = [path for inner in folders_below(folder) for path in images_or_none(inner)]
-    if not paths:
-        raise InputError(f"{folder}: no images in this folder or its sub-folders (png, jpg, bmp, gif, webp, tif)")
-    return paths
-
-
-def folders_below(folder: Path) -> list[Path]:
-    """Return a folder and its sub-folders, except run folders, which contain generated images."""
-    below = sorted(path for path in folder.rglob("*") if path.is_dir())
-    runs = {path for path in below if is_run(path)}
-    return [folder, *(path for path in below if runs.isdisjoint([path, *path.parents]))]
 
 
 def square_image(path: ImageFile | str | bytes, size: int, channels: int) -> np.ndarray:

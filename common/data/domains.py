@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.data.arrays import images_or_none, npz_entries, sized_images, tfds_builder
+from common.data.arrays import npz_entries, sized_images, tfds_builder
 from common.data.batches import Batches, Examples, as_they_are
+from common.data.class_folders import joined_folders, split_folders, split_of
 from common.data.datasets import square_image
 from common.data.people import ColourShift
 from common.data.shards import open_shards
 from common.data.synthetic import synthetic
+from common.images.found import IMAGE_SUFFIXES, add_detail, entries_of, images_in, reports_files
 from common.images.reading import checked_images, read_image
 from common.images.writing import save_image, write_image
 from common.metrics.scores import pair_scores, sample_diversity
@@ -138,6 +140,7 @@ DOMAIN_LAYOUTS = (
 )
 
 
+@reports_files
 def unpaired_images(
     data: str,
     size: int,
@@ -234,34 +237,35 @@ def domain_folders(folder: Path) -> list[tuple[str, list[Path]]]:
     (name_a, folders_a), (name_b, folders_b) = _domain_folders(folder)
     if folders_a[0].resolve() == folders_b[0].resolve():
         raise InputError(f"{folders_a[0]} and {folders_b[0]} are the same folder; expected two different folders")
+    add_detail(f"A is {folders_a[0].relative_to(folder)}/, B is {folders_b[0].relative_to(folder)}/")
     return [(name_a, folders_a), (name_b, folders_b)]
 
 
 def _domain_folders(folder: Path) -> Iterator[tuple[str, list[Path]]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder or .npz; expected {DOMAIN_LAYOUTS}")
-    joined = folder / "trainA", folder / "trainB"
-    top = folder / "train" if (folder / "train").is_dir() else folder
-    entries = sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
-    split_names = {"test", "val", *(f"{split}{name}" for split in ("train", "test", "val") for name in "AB")}
-    filled = [path for path in entries if images_or_none(_training_part(path)) and path.name not in split_names]
-    chosen = [top / "A", top / "B"] if all((top / name).is_dir() for name in "AB") else filled
-    if all(path.is_dir() for path in joined):
-        for name, path in zip("AB", joined, strict=True):
-            yield name, [path, *_first_folder(folder / f"test{name}", folder / f"val{name}")]
+    splits = split_folders(folder)
+    joined = joined_folders(folder)
+    top = splits.get("train", folder)
+    entries = entries_of(top)[1]
+    filled = [path for path in entries if images_in(path) and not split_of(path.name) and path not in joined.values()]
+    sides = {path.name: path for path in entries if path.name in ("A", "B")}
+    chosen = list(sides.values()) if len(sides) == 2 else filled
+    if {"trainA", "trainB"} <= joined.keys():
+        for name in "AB":
+            tests = (joined.get(f"{split}{name}") for split in ("test", "val"))
+            yield name, [joined[f"train{name}"], *[path for path in tests if path][:1]]
     elif len(chosen) == 2:
         for path in chosen:
-            next_to_train = [folder / split / path.name for split in ("test", "val")]
-            yield path.name, [_training_part(path), *_first_folder(*next_to_train, path / "test", path / "val")]
+            own = split_folders(path)
+            inside = [own[split] for split in ("test", "val") if split in own]
+            next_to_train = [splits[split] / path.name for split in ("test", "val") if split in splits]
+            yield path.name, [own.get("train", path), *_first_folder(*next_to_train, *inside)]
     else:
-        seen = [f"{path.name}/ with {len(images_or_none(_training_part(path)))} images" for path in entries]
-        loose = len(images_or_none(top))
+        seen = [f"{path.name}/ with {len(images_in(path))} images" for path in entries]
+        loose = len(entries_of(top)[0])
         seen += [f"{loose} images outside sub-folders"] if loose else []
         raise InputError(f"{top}: found {', '.join(seen[:8]) or 'nothing'}; expected {DOMAIN_LAYOUTS}")
-
-
-def _training_part(folder: Path) -> Path:
-    return folder / "train" if (folder / "train").is_dir() else folder
 
 
 def _first_folder(*folders: Path) -> list[Path]:
@@ -280,9 +284,9 @@ def domain_images(folder: Path, skip_bad: bool) -> list[Path]:
     Raises:
         InputError: the folder has no images, or one of them is bad and `skip_bad` is not set, or all are bad.
     """
-    paths = images_or_none(folder)
+    paths = images_in(folder)
     if not paths:
-        raise InputError(f"{folder}: no images here (png, jpg, bmp, gif, webp, tif); expected {DOMAIN_LAYOUTS}")
+        raise InputError(f"{folder}: no images here ({' '.join(IMAGE_SUFFIXES)}); expected {DOMAIN_LAYOUTS}")
     return checked_images(paths, read_image, skip_bad)[0]
 
 

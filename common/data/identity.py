@@ -13,7 +13,7 @@ import numpy as np
 
 from common.data.arrays import NOT_PATHS
 from common.data.prepared_sets import prepared_set
-from common.images.reading import IMAGE_SUFFIXES
+from common.images.found import IMAGE_SUFFIXES, is_hidden
 from common.system.cluster import is_chief
 from common.system.console import say
 from common.system.files import InputError, is_run
@@ -148,7 +148,7 @@ class File(NamedTuple):
 def readable_files(folder: Path) -> list[File]:
     """Return all files that a recipe can read, in a folder and its sub-folders.
 
-    Hidden files, hidden folders and run folders are left out.
+    Hidden files and folders, those of tools, and run folders are left out.
     """
     found: list[File] = []
     todo: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [(str(folder), "", ())]
@@ -163,7 +163,7 @@ def readable_files(folder: Path) -> list[File]:
                 continue
             with os.scandir(current) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if is_hidden(entry.name):
                         continue
                     if entry.is_dir():
                         todo.append((entry.path, f"{prefix}{entry.name}/", (*parents, inode)))

@@ -12,15 +12,16 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from common.data.arrays import images_or_none, read_arrays, sized_images
+from common.data.arrays import read_arrays, sized_images
 from common.data.batches import Batches, batches
-from common.data.datasets import images_below, square_image
+from common.data.class_folders import ONE_CLASS, Part, class_folders, fifth_for_test
+from common.data.datasets import square_image
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, sample_styles, synthetic
-from common.images.reading import checked_images, read_image
+from common.images.found import reports_files
 from common.metrics.latents import knn_agreement, save_latents
 from common.system.console import tracked
-from common.system.files import InputError, cached_array, printable, readable_name, replacing
+from common.system.files import InputError, cached_array, printable, replacing
 from common.system.lazy import keras, tf
 
 
@@ -176,6 +177,7 @@ class Labelled(NamedTuple):
         return evaluate_classifier(self, classify, output_dir)
 
 
+@reports_files
 def labelled_images(
     data: str,
     size: int,
@@ -190,8 +192,9 @@ def labelled_images(
 ) -> Labelled:
     """Return images, uint8 [size, size, channels], with their classes.
 
-    If the data has no test split, every fifth image becomes a test image. 10 % of the training images become validation
-    images. Images in folders and shards are centre-cropped, and read on demand.
+    If the data has no test split, every fifth image becomes a test image. If it has no third split for validation, 10 %
+    of the training images become validation images. Images in folders and shards are centre-cropped, and read on
+    demand.
 
     Args:
         data: one of these:
@@ -201,6 +204,7 @@ def labelled_images(
             - An .npz file with x_train, y_train, x_test and y_test, and optionally class names in `classes`.
             - A folder with idx files.
             - A folder with one sub-folder of images per class. The sub-folders may be in train/ and test/ (or val/).
+            - A folder of images with a .csv that lists the file names and their classes.
             - A folder of shards, written from such a folder.
         size: height and width of the returned images in pixels.
         channels: 1 for greyscale, 3 for colour.
@@ -253,21 +257,27 @@ def labelled_images(
             side = size if enlarge or native > size else native
             sized = [sized_images(images, side, channels, data) for images in arrays.images]
             parts, read = list(zip(sized, numbers, strict=True)), None
-    (items, labels), (test_items, test_labels) = parts
     if require_classes and len(classes) < 2:
         raise InputError(f"{data}: needs at least two classes, found one ({', '.join(classes)})")
-    by_class = np.argsort(labels, kind="stable")  # spreads the validation images over all classes
+    train, validation, test = (
+        Split(items, labels.astype(np.int32), read) for items, labels in _three_parts(data, parts, classes)
+    )
+    return Labelled(train, validation, test, tuple(classes), styles)
+
+
+def _three_parts(data: str, parts: list[Part], classes: tuple[str, ...]) -> tuple[Part, Part, Part]:
+    """Return the parts for training, validation and testing. Without a third part, hold out 10 % for validation."""
+    (items, labels), test, *validation = parts
     held_out = np.zeros(len(labels), bool)
-    held_out[by_class[min(9, len(labels) - 1) :: 10]] = True
+    if not validation or not len(validation[0][0]):
+        by_class = np.argsort(labels, kind="stable")  # spreads the validation images over all classes
+        held_out[by_class[min(9, len(labels) - 1) :: 10]] = True
+        validation = [(items[held_out], labels[held_out])]
     for number, name in enumerate(classes):
         if not (labels[~held_out] == number).any():
             few = "" if not (labels == number).any() else " is left after the validation split"
             raise InputError(f"{data}: no training image of class {name!r}{few}; remove the class, or add images of it")
-    train, validation = (Split(items[kept], labels[kept].astype(np.int32), read) for kept in (~held_out, held_out))
-    return Labelled(train, validation, Split(test_items, test_labels.astype(np.int32), read), tuple(classes), styles)
-
-
-ONE_CLASS = ("image",)  # the only class, for images without labels
+    return (items[~held_out], labels[~held_out]), validation[0], test
 
 
 def _has_labels(data: str) -> bool:
@@ -301,60 +311,6 @@ def _numbered(
             listed = f"{known.min()} to {known.max()}" + ("" if names else ", as in the training split")
             raise InputError(f"{data}: the {split} labels contain {strange[0]}; expected {listed}")
     return [np.searchsorted(known, part) for part in (train, test)], names or tuple(map(str, known))
-
-
-CLASS_LAYOUT = "one folder of images per class, directly in the folder, or in train/ and test/ (or val/)"
-
-
-def class_folders(
-    folder: Path, channels: int, skip_bad: bool, require_classes: bool = True
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[str, ...]]:
-    """Return file names and class indices for training and testing, and the class names."""
-    numbered, classes = listed_classes(folder, require_classes)
-    paths = [path for part in numbered for path, _ in part]
-    good = set(checked_images(paths, lambda path: read_image(path, channels), skip_bad)[0])
-    kept = [[(str(path), number) for path, number in part if path in good] for part in numbered]
-    parts = [(np.array([name for name, _ in part]), np.array([number for _, number in part])) for part in kept]
-    return fifth_for_test(str(folder), parts), classes
-
-
-def fifth_for_test(source: str, parts: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return training and test items with their labels. If `parts` has only one entry, hold out every fifth item."""
-    if len(parts) == 1:
-        items, labels = parts[0]
-        test = np.arange(len(items)) % 5 == min(4, len(items) - 1)
-        parts = [(items[held == 1], labels[held == 1]) for held in (~test, test)]
-    if not len(parts[1][0]) or len(parts[0][0]) < 2:
-        (train, _), (test, _) = parts
-        needed = "at least two for training and one for testing are needed"
-        raise InputError(f"{source}: {len(train)} images for training and {len(test)} for testing; {needed}")
-    return parts
-
-
-def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[list[tuple[Path, int]]], tuple[str, ...]]:
-    """Return the files and class indices of each split, and the class names. Without train/, there is one split."""
-    roots = [folder / "train"] + [folder / name for name in ("test", "val") if (folder / name).is_dir()][:1]
-    if not roots[0].is_dir() or (len(roots) == 1 and images_or_none(roots[0])):  # no train/, or train/ is a class
-        roots = [folder]
-    found = [
-        {path.name: images_or_none(path) for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."}
-        for root in roots
-    ]
-    classes = tuple(found[0])
-    if not require_classes and (not classes or images_or_none(folder) or not all(found[0].values())):
-        found, classes, roots = [{ONE_CLASS[0]: images_below(folder)}], ONE_CLASS, [folder]
-    if not classes:
-        inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise InputError(f"{folder}: no class folders here (found {inside}); expected {CLASS_LAYOUT}")
-    for root, by_class in zip(roots, found, strict=True):
-        for name, paths in by_class.items():
-            if name not in found[0]:
-                raise InputError(f"{root / name}: this class has no folder in {roots[0]}; add one, or remove this one")
-            if not paths and root is roots[0]:
-                raise InputError(f"{root / name}: no images here; add images of {name}, or remove the folder")
-    numbers = {name: number for number, name in enumerate(classes)}
-    numbered = [[(path, numbers[name]) for name in by_class for path in by_class[name]] for by_class in found]
-    return numbered, tuple(map(readable_name, classes))
 
 
 def class_number(name: str, classes: Sequence[str]) -> int:

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.data.arrays import images_or_none, npz_entries, sized_images
+from common.data.arrays import npz_entries, sized_images
 from common.data.batches import Batches, batches
 from common.images.face_finding import FaceBox, blend_face, cut_face, find_faces
+from common.images.found import entries_of, images_in, is_hidden, reports_files
 from common.images.marks import check_marked_path, with_caption, write_marked
-from common.images.reading import checked_images, find_images, read_image
+from common.images.reading import checked_images, read_image, readable_images
 from common.images.writing import check_image_size, png_targets, save_image
 from common.metrics.latents import NormalMap
 from common.metrics.scores import pair_scores
@@ -134,7 +135,7 @@ def convert_faces(
         return destination
     if destination.is_file() or destination.resolve() == source.resolve():
         raise InputError(f"{destination}: is a file, or is the source; give a different folder for the output")
-    paths = checked_images(find_images(source), read_image, skip_bad, smallest=1)[0]
+    paths = readable_images(source, read_image, skip_bad)
     targets = png_targets(paths, destination)
     pairs = list(zip(paths, targets, strict=True))
     without = [
@@ -212,6 +213,7 @@ PEOPLE_LAYOUT = (
 )
 
 
+@reports_files
 def two_people(
     data: str,
     size: int,
@@ -251,7 +253,7 @@ def two_people(
     else:
         folders = _people_folders(path)
         names = (folders[0].name, folders[1].name)
-        photos = [checked_images(images_or_none(folder), read_image, skip_bad)[0] for folder in folders]
+        photos = [checked_images(images_in(folder), read_image, skip_bad)[0] for folder in folders]
         faces = [_faces_of(folder, paths, size, margin) for folder, paths in zip(folders, photos, strict=True)]
     for name, images in zip(names, faces, strict=True):
         if len(images) < 2:
@@ -270,9 +272,9 @@ def two_people(
 def _people_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder or .npz; expected {PEOPLE_LAYOUT}")
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    people = [path for path in entries if path.is_dir() and images_or_none(path)]
+    people = [path for path in entries_of(folder)[1] if images_in(path)]
     if len(people) != 2:
+        entries = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
         inside = ", ".join(path.name + "/" * path.is_dir() for path in entries[:8]) or "nothing"
         raise InputError(f"{folder}: {len(people)} sub-folders with photos (found {inside}); expected {PEOPLE_LAYOUT}")
     return people

@@ -16,10 +16,12 @@ from PIL import Image
 
 from common.data.attributes import listed_faces
 from common.data.celeba import celeba_image
-from common.data.datasets import checked_pairs, find_pairs, images_below, sized_pair, square_image
+from common.data.class_folders import listed_classes
+from common.data.datasets import square_image
 from common.data.domains import domain_folders, domain_images
-from common.data.labelled import listed_classes
+from common.data.pairs import checked_pairs, find_pairs, sized_pair
 from common.data.shards import OLD_LAYOUTS, SHARD_FORMAT, open_shards
+from common.images.found import images_below, reports_files
 from common.images.pixels import colour_labels, resize_image
 from common.images.reading import checked_images, read_image, read_labels
 from common.system.console import Progress
@@ -41,6 +43,7 @@ class Listing(NamedTuple):
     celeba: bool = False
 
 
+@reports_files
 def write_shards(
     folder: Path,
     destination: Path,
@@ -125,7 +128,7 @@ def fitting_layout(folder: Path) -> str:
     if any(any(folder.glob(name)) for name in lists):
         return "faces"
     with contextlib.suppress(InputError):
-        find_pairs(folder)
+        find_pairs(folder, exact=True)
         return "pairs"
     with contextlib.suppress(InputError):
         if len(listed_classes(folder)[1]) > 1:
@@ -144,14 +147,14 @@ def _list_classes(folder: Path, classes: int, skip_bad: bool) -> Listing:
     good = set(checked_images([path for part in numbered for path, _ in part], read_image, skip_bad)[0])
     kept = [(path, label, number) for number, part in enumerate(numbered) for path, label in part if path in good]
     paths, labels, parts = zip(*kept, strict=True)
-    part_names = ("train", "test") if len(numbered) > 1 else ("all",)
+    part_names = ("train", "test", "validation")[: len(numbered)] if len(numbered) > 1 else ("all",)
     return Listing(
         [(path,) for path in paths], np.array(parts, np.uint8), np.array(labels, np.int32), part_names, names
     )
 
 
 def _list_pairs(folder: Path, classes: int, skip_bad: bool) -> Listing:
-    found = find_pairs(folder)
+    found = find_pairs(folder, classes)
     colour_labels(np.arange(classes)[-1:])  # raises InputError if there are too many classes
     train, test = (checked_pairs(folder, pairs, classes, skip_bad) for pairs in found)
     parts = np.repeat(np.arange(2, dtype=np.uint8), (len(train), len(test)))

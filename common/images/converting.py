@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.images.pixels import colour_labels
-from common.images.reading import checked_images, find_images, read_image, read_labels
+from common.images.reading import find_images, read_image, read_labels, readable_images
 from common.images.writing import check_image_size, image_suffix, png_targets, write_image
 from common.system.console import tracked
 from common.system.files import InputError
@@ -54,7 +54,7 @@ def convert_images(
         raise InputError(f"{destination}: is the source folder; give a different folder to write to")
     paths = find_images(source)
     png_targets(paths, destination)
-    good = checked_images(paths, read, skip_bad, smallest=1)[0]
+    good = readable_images(source, read, skip_bad)
     pairs = list(zip(good, png_targets(good, destination), strict=True))
     for path, target in tracked(pairs, f"writing {destination}", "image"):
         write_image(convert(read(path)), target)

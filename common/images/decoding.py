@@ -16,7 +16,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.system.files import InputError, printable
 
@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 
     from common.images.reading import ImageFile
 
-IMAGE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+FORMATS = "PNG, JPEG, BMP, GIF, WebP, TIFF, PPM or AVIF"
+IMAGE_STARTS = {  # the first bytes of a file, by format
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "BMP": rb"BM",
+    "GIF": rb"GIF8",
+    "WebP": rb"RIFF",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",  # + is BigTIFF
+    "PPM": rb"P[1-6][\s#]",
+    "AVIF": rb"....ftypavi[fs]",
+}
+IMAGE_START = re.compile(rb"|".join(IMAGE_STARTS.values()), re.DOTALL)
 ANNOUNCED_PIXELS = 25_000_000  # above this, a notice is printed, because reading may take seconds
 METADATA_BYTES = 64_000_000  # limit for the size of metadata, in the file and in memory
 COMMENT_BYTES = 100_000  # limit for the comments of a GIF, which Pillow concatenates in quadratic time
@@ -67,8 +78,7 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
         raise InputError(f"{path}: an empty file (0 bytes); copy or download it again")
     kind = _image_kind(content)
     if kind is None:
-        formats = "a PNG, JPEG, BMP, GIF, WebP or TIFF file"
-        raise InputError(f"{path}: not {formats}, despite its name; convert it to one of these formats")
+        raise InputError(f"{path}: not a {FORMATS} file, despite its name; convert it to one of these formats")
     decoder, problem_of = kind
     size = ""
     most = pixel_limit()
@@ -90,7 +100,7 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
                 exif = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
             if exif is None or not tags_problem(exif.removeprefix(b"Exif\0\0")):
                 ImageOps.exif_transpose(image, in_place=True)
-        del content
+        content = b""
         yield image
     except InputError:
         raise
@@ -99,6 +109,8 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
     except MemoryError as error:
         raise InputError(f"{path}: {size or 'its metadata'} does not fit into memory; scale the image down") from error
     except Exception as error:  # decoders raise many kinds of exceptions for damaged files, even SyntaxError
+        if unusual := unusual_layout(content):
+            raise InputError(f"{path}: has {unusual}; save it as greyscale or RGB with 8 or 16 bits") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: damaged or cut short ({reason[:200]}); copy or download it again") from error
 
@@ -116,7 +128,7 @@ def _content(path: ImageFile) -> bytes:
             raise InputError(f"{path}: is a device or a pipe; give the path of a file")
         with path.open("rb") as file:
             start = file.read(16)
-            if not start.startswith(IMAGE_STARTS):
+            if not IMAGE_START.match(start):
                 return start
             if about.st_size > most:
                 held = f"{about.st_size:,} bytes, at most {most:,.0f} are allowed"
@@ -128,9 +140,10 @@ def _content(path: ImageFile) -> bytes:
         raise InputError(f"{path}: the file does not fit into memory; scale the image down") from error
 
 
-def _image_kind(
-    content: bytes,
-) -> tuple[Callable[[io.BytesIO], Image.Image], Callable[[bytes], str] | None] | None:
+Decoder = Callable[[io.BytesIO], "Image.Image"]
+
+
+def _image_kind(content: bytes) -> tuple[Decoder, Callable[[bytes], str] | None] | None:
     """Detect the format from the first bytes; return its decoder and the check to run first. None: unknown format.
 
     Image.open is not used. It warns about large images before their size can be checked, and catching warnings is not
@@ -141,20 +154,72 @@ def _image_kind(
         GifImagePlugin,
         JpegImagePlugin,
         PngImagePlugin,
+        PpmImagePlugin,
         TiffImagePlugin,
         WebPImagePlugin,
     )
 
-    kinds: tuple[tuple[Callable[[io.BytesIO], Image.Image], Callable[[bytes], str] | None], ...] = (
-        (PngImagePlugin.PngImageFile, _png_problem),
-        (JpegImagePlugin.JpegImageFile, _jpeg_problem),
-        (BmpImagePlugin.BmpImageFile, None),
-        (GifImagePlugin.GifImageFile, _gif_problem),
-        (WebPImagePlugin.WebPImageFile, None),
-        (TiffImagePlugin.TiffImageFile, tags_problem),
-        (TiffImagePlugin.TiffImageFile, tags_problem),
-    )
-    return next((kind for start, kind in zip(IMAGE_STARTS, kinds, strict=True) if content.startswith(start)), None)
+    kinds: dict[str, tuple[Decoder, Callable[[bytes], str] | None]] = {
+        "PNG": (lambda file: PngImagePlugin.PngImageFile(_without_texts(file)), _png_problem),
+        "JPEG": (JpegImagePlugin.JpegImageFile, _jpeg_problem),
+        "BMP": (BmpImagePlugin.BmpImageFile, None),
+        "GIF": (GifImagePlugin.GifImageFile, _gif_problem),
+        "WebP": (WebPImagePlugin.WebPImageFile, None),
+        "TIFF": (TiffImagePlugin.TiffImageFile, tags_problem),
+        "PPM": (PpmImagePlugin.PpmImageFile, None),
+    }
+    with contextlib.suppress(ImportError):  # older versions of Pillow cannot read AVIF
+        from PIL import AvifImagePlugin
+
+        kinds["AVIF"] = (AvifImagePlugin.AvifImageFile, None)
+    name = next((name for name, start in IMAGE_STARTS.items() if re.match(start, content, re.DOTALL)), "")
+    return kinds.get(name)
+
+
+def _without_texts(file: io.BytesIO) -> io.BytesIO:
+    """Remove texts and the colour profile of a PNG. Pillow refuses files in which they are larger than 1 MB.
+
+    The EXIF data that some programs write as text is kept, because it contains the rotation.
+    """
+    content = file.getvalue()
+    kept, offset = [content[:8]], 8
+    while offset + 8 <= len(content) and content[offset + 4 : offset + 8] != b"IEND":
+        kind = content[offset + 4 : offset + 8]
+        end = offset + 12 + int.from_bytes(content[offset : offset + 4], "big")
+        exif = content.startswith(b"Raw profile type exif", offset + 8) and end - offset < EXIF_BYTES
+        if exif or kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(content[offset:end])
+        offset = end
+    whole = sum(map(len, kept)) == offset
+    return file if whole else io.BytesIO(b"".join([*kept, content[offset:]]))
+
+
+def unusual_layout(content: bytes) -> str:
+    """Describe the pixels of a complete TIFF that Pillow cannot decode, such as floating-point colours; else ""."""
+    from PIL import TiffImagePlugin
+
+    if not re.match(IMAGE_STARTS["TIFF"], content):
+        return ""
+    tags: Any = {}
+    with contextlib.suppress(Exception):  # damaged
+        tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if b"+" in content[2:4] else 8])
+        file = io.BytesIO(content)
+        file.seek(tags.next)
+        tags.load(file)
+    bands = tags.get(277, 1)
+    kinds, bits = tags.get(339) or (1,), tags.get(258) or (1,)
+    offsets, sizes = tags.get(273) or tags.get(324), tags.get(279) or tags.get(325)
+    if not offsets or not sizes or max(map(sum, zip(offsets, sizes, strict=False))) > len(content):
+        return ""  # cut short
+    if kinds[0] == 3:
+        return f"floating-point pixels ({bits[0]} bits, {bands} per pixel)"
+    if bands > 4 or bits[0] not in (1, 2, 4, 8, 12, 16):
+        return f"{bands} integers of {bits[0]} bits per pixel"
+    if len(set(bits)) > 1 or kinds[0] == 2:
+        return f"{'signed integers' if kinds[0] == 2 else f'channels of {bits} bits'}"
+    if tags.get(259, 1) not in TiffImagePlugin.COMPRESSION_INFO:
+        return f"the compression {tags[259]}, which Pillow does not know"
+    return ""
 
 
 @functools.lru_cache(4096)
@@ -243,15 +308,18 @@ def tags_problem(tiff: bytes) -> str:
     bytes, so a small file can exhaust memory.
     """
     order = "<" if tiff.startswith(b"II") else ">"
-    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+    big = tiff[2:4] in (b"+\0", b"\0+")  # BigTIFF: 64-bit offsets
+    first, number_of, entry, width = (8, "Q", "HHQQ", 20) if big else (4, "H", "HHII", 12)
+    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
     total, seen = 0, 0
     with contextlib.suppress(struct.error):  # truncated; the decoder reports it
-        starts = [struct.unpack_from(f"{order}I", tiff, 4)[0]]
+        starts = [struct.unpack_from(f"{order}{'Q' if big else 'I'}", tiff, first)[0]]
         while starts and seen < 4:
             start, seen = starts.pop(), seen + 1
-            (count,) = struct.unpack_from(f"{order}H", tiff, start)
-            for offset in range(start + 2, start + 2 + 12 * count, 12):
-                tag, kind, number, value = struct.unpack_from(f"{order}HHII", tiff, offset)
+            (count,) = struct.unpack_from(f"{order}{number_of}", tiff, start)
+            start += struct.calcsize(f"{order}{number_of}")
+            for offset in range(start, start + width * count, width):
+                tag, kind, number, value = struct.unpack_from(f"{order}{entry}", tiff, offset)
                 size = number * sizes.get(kind, 0)
                 total += size if value + size <= len(tiff) else 0
                 if tag in (34665, 34853, 40965):  # sub-directories: EXIF, GPS and interoperability

@@ -55,19 +55,26 @@ LABEL_COLOURS = np.array(
     np.uint8,
 )
 
+IGNORED = 255  # the label of pixels without a class, as in Pascal VOC and Cityscapes
+IGNORED_COLOUR = (255, 255, 255)
+
 if TYPE_CHECKING:
     from PIL import Image
 
 
 def colour_labels(labels: np.ndarray) -> np.ndarray:
-    """Convert unsigned integer labels [...] to their LABEL_COLOURS, uint8 [..., 3].
+    """Convert unsigned integer labels [...] to their LABEL_COLOURS, uint8 [..., 3]. IGNORED becomes white.
 
     Raises:
         InputError: a label is too large to have a colour.
     """
+    ignored = labels == IGNORED
+    labels = np.where(ignored, 0, labels)
     if labels.size and labels.max() >= len(LABEL_COLOURS):
         raise InputError(f"a label map contains label {labels.max()}; only 0 to {len(LABEL_COLOURS) - 1} have colours")
-    return LABEL_COLOURS[labels]
+    colours = LABEL_COLOURS[labels]
+    colours[ignored] = IGNORED_COLOUR
+    return colours
 
 
 def labels_from_colours(image: np.ndarray, classes: int) -> np.ndarray:

@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 
 from common.images.pixels import pillow_image, resize_image
-from common.images.reading import IMAGE_SUFFIXES
 from common.system.files import InputError, replacing
 
+WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LARGEST_SIDES = {".webp": 16_383, ".gif": 65_535, ".jpg": 65_500, ".jpeg": 65_500, ".mp4": 8191}
 
 
 def image_suffix(path: Path) -> str:
     """Return the suffix of a path in lower case. Raises InputError if it is not an image suffix."""
     suffix = path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        raise InputError(f"{path}: not an image name; it must end in one of {' '.join(IMAGE_SUFFIXES)}")
+    if suffix not in WRITTEN_SUFFIXES:
+        raise InputError(f"{path}: not an image name; it must end in one of {' '.join(WRITTEN_SUFFIXES)}")
     return suffix
+
+
+def written_name(path: Path) -> str:
+    """Return the name of the output file for an input image: the same or, if its format is only read, a PNG."""
+    return path.name if path.suffix.lower() in WRITTEN_SUFFIXES else f"{path.stem}.png"
 
 
 def check_image_size(path: Path, height: int, width: int) -> None:
@@ -35,7 +40,7 @@ def write_image(image: np.ndarray, path: Path) -> Path:
     """Write uint8 [height, width, 1 or 3] in the format given by the suffix (JPEG and WebP at quality 95).
 
     Raises:
-        InputError: the suffix is not one of IMAGE_SUFFIXES, or the image is too large for the format.
+        InputError: the suffix is not one of WRITTEN_SUFFIXES, or the image is too large for the format.
     """
     suffix = image_suffix(path)
     check_image_size(path, *image.shape[:2])

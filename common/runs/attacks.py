@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.data.arrays import images_or_none, read_arrays, sized_images
+from common.data.class_folders import class_folders, split_folders
 from common.data.datasets import square_image
 from common.data.identity import difference, identities
-from common.data.labelled import Split, class_folders, class_number, labelled_images
+from common.data.labelled import Split, class_number, labelled_images
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample
 from common.images.figures import (
@@ -26,6 +27,7 @@ from common.images.figures import (
     save_figure,
     write_caption,
 )
+from common.images.found import reported
 from common.images.pixels import crop_square, resize_image
 from common.images.reading import read_image
 from common.images.writing import write_image
@@ -153,10 +155,11 @@ def images_to_attack(
     if data == "sample":
         _check_classes(data, names, classes)  # checked before the sample is generated
     elif _is_other_folder(data, classifier) and read_arrays(data, True, fetch) is None:
-        parts, found_names = class_folders(folder, channels, skip_bad)
-        train = folder / "train"  # a split, or a class named "train"
-        has_test = any((folder / name).is_dir() for name in ("test", "val"))
-        chosen = parts[1:] if train.is_dir() and (has_test or not images_or_none(train)) else parts
+        with reported(data):
+            parts, found_names = class_folders(folder, channels, skip_bad)
+        splits = split_folders(folder)
+        has_split = len(splits) > 1 or not images_or_none(splits.get("train", folder))  # else a class named "train"
+        chosen = parts[1:] if "train" in splits and has_split else parts
         files, numbers = (np.concatenate(part) for part in zip(*chosen, strict=True))
         labels = np.array([class_number(name, classes) for name in found_names], np.int32)
         return Split(files, labels[numbers], functools.partial(square_image, size=size, channels=channels))

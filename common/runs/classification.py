@@ -12,7 +12,7 @@ import numpy as np
 
 from common.data.labelled import Labelled, Split
 from common.images.figures import DPI, LINE, QUIET, TEXT, Grid, Sheet, default_style, points, text_width
-from common.images.reading import checked_images, find_images
+from common.images.reading import readable_images
 from common.metrics.classification import classification_scores
 from common.runs.run import Run
 from common.system.console import tracked
@@ -302,7 +302,7 @@ def classify_files(
     classes = run.classes
     paths = [source]
     if source.is_dir():
-        paths = checked_images(find_images(source), run.image, skip_bad, smallest=1)[0]
+        paths = readable_images(source, run.image, skip_bad)
     rows = []
     for start in tracked(range(0, len(paths), 64), "classifying images", "batch"):
         some = paths[start : start + 64]

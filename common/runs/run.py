@@ -18,7 +18,8 @@ import numpy as np
 from common.data.arrays import NOT_PATHS
 from common.data.datasets import square_image
 from common.data.identity import NAMING_SETTINGS, check_identities, check_places, identities, kept_identities
-from common.images.reading import checked_images, find_images, read_image
+from common.images.reading import read_image, readable_images
+from common.images.writing import written_name
 from common.runs.bundled import run_or_bundle
 from common.runs.report import write_report
 from common.system.cluster import is_chief
@@ -260,9 +261,9 @@ class Run:
             return
         if destination.resolve() == source.resolve():
             raise InputError(f"{destination}: is the source folder; choose another folder for the output")
-        good = checked_images(find_images(source), read_image, skip_bad, 1)[0]
+        good = readable_images(source, read_image, skip_bad)
         for path in tracked(good, f"writing {destination}", "image"):
-            yield printable(path), self.image(path, invert), destination / path.name
+            yield printable(path), self.image(path, invert), destination / written_name(path)
 
     def classify_files(
         self,

@@ -25,7 +25,7 @@ def to_uint8(images: np.ndarray | tf.Tensor) -> np.ndarray:
 
 def find_images(folder: Path) -> list[Path]:
     """Return the image files of a folder, sorted by name."""
-    suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+    suffixes = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
     return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in suffixes)
 
 
