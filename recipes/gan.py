@@ -190,6 +190,10 @@ def squared_gradient(discriminator: keras.Model, images: tf.Tensor) -> tf.Tensor
 # Each step samples latents, generates images from them, and runs the discriminator on generated and on real images. The
 # gradients of both networks are computed before either is updated. Each network has its own Adam optimizer.
 #
+# The weights of a GAN's generator oscillate, because each update of the discriminator changes the loss. With
+# `ema_decay`, `train` also keeps an exponential moving average (EMA) of the weights. It generates the images in
+# `samples/`, and after the last epoch it replaces the weights of the generator.
+#
 # What is logged: `discriminator` and `generator` are the losses. `diversity` is the median distance from a generated
 # image to the nearest other generated image, divided by the same value for real images. In the first epochs the
 # discriminator dominates: `discriminator` is small, and `generator` is high. In a healthy run with the non-saturating
@@ -197,10 +201,6 @@ def squared_gradient(discriminator: keras.Model, images: tf.Tensor) -> tf.Tensor
 # the demo, `discriminator` settles at about 0.5, `generator` at about 0.9, and `diversity` near 1. If `discriminator`
 # stays below 0.1, the generator stops learning. A `diversity` below 0.3 means mode collapse. No loss measures how good
 # an image looks, so check `samples/`: it shows images from the same latents after each epoch.
-#
-# The weights of a GAN's generator oscillate, because each update of the discriminator changes the loss. With
-# `ema_decay`, `train` also keeps an exponential moving average (EMA) of the weights. It generates the images in
-# `samples/`, and after the last epoch it replaces the weights of the generator.
 
 
 def train(

@@ -3,7 +3,8 @@
     python -m tools.pages            writes all pages and the grid
     python -m tools.pages --check    lists files that are out of date; exit status 1 if there are any
 
-Both also use the table in docs/recipes.md, which is written by hand.
+Both also use the table in docs/recipes.md, which is written by hand. Equations, results, figures of real data and the
+table of problems are from tools/page_texts/NAME.toml; the options are those of `--help`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ import argparse
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from common.runs.bundled import about_bundle, bundled_run
 from common.runs.copying import recipe_names
 from common.system.files import write_text
+from tools.hosting import badges
 from tools.notebooks import blocks, fields, paragraphs, row_of, sections
+from tools.page_options import options
 
 ROOT = Path(__file__).parents[1]
+TEXTS = Path(__file__).parent / "page_texts"
 COLUMNS, WIDTH = 3, 390  # of the grid; the width of an image in pixels, on a wide screen
 GRID_BEGINS, GRID_ENDS = "<!-- gallery, written by `python -m tools.pages` -->\n", "<!-- end of the gallery -->\n"
 
@@ -74,6 +80,8 @@ PAGE = """\
 <!-- Written by `python -m tools.pages` from recipes/{name}.py. Do not edit. -->
 # {title}
 
+{badges}
+
 ![{alt}](../{image})
 
 {sentence}.
@@ -91,7 +99,27 @@ PAGE = """\
 {commands}
 ```
 
-Add `--help` to a command to list its options.
+All options of each command, as in `--help`:
+
+{options}
+
+## Results
+
+{results}
+
+## How to read the curves
+
+{curves}
+
+## What goes wrong
+
+{problems}
+
+See also [Troubleshooting](../guides/troubleshooting.md), which lists error messages.
+
+## Equations
+
+{equations}
 
 ## About
 
@@ -99,6 +127,7 @@ Add `--help` to a command to list its options.
 
 {sections}
 """
+CURVES = "What is logged"  # how the prose of each recipe begins that says how to read the curves
 
 
 def page(name: str, text: str, table: str) -> str:
@@ -108,9 +137,12 @@ def page(name: str, text: str, table: str) -> str:
     if image is None:
         raise ValueError(f"docs/recipes.md, {name}: expected an image in the first column")
     title, commands = parts.pop("Title").rstrip("."), parts.pop("Run")
+    with (TEXTS / f"{name}.toml").open("rb") as file:
+        texts = tomllib.load(file)
     return PAGE.format(
         name=name,
         title=title,
+        badges=badges(name, "../assets"),
         alt=image[1],
         image=image[2],
         sentence=row["recipe"],
@@ -119,9 +151,48 @@ def page(name: str, text: str, table: str) -> str:
         time=row["CPU time"],
         bundled=bundled_image(name),
         commands=commented(commands),
+        options=options(name),
+        results=results(texts),
+        curves=curves(text),
+        problems=markdown_table(("what you see", "likely cause", "what to do"), texts["problems"]),
+        equations=equations(texts["equations"]),
         about="\n\n".join(paragraphs(parts)),
         sections="\n\n".join(section(*each) for each in sections(text) if each[0]),
     )
+
+
+def markdown_table(header: tuple[str, ...], rows: list[dict[str, str]]) -> str:
+    """Return rows as a table in Markdown. Cells are in the order of the keys."""
+    lines = [header, ("---",) * len(header), *(tuple(row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(line + ("",) * (len(header) - len(line))) + " |" for line in lines)
+
+
+def results(texts: dict[str, Any]) -> str:
+    """Return the table of results next to those of the paper and of baselines, and figures of real data."""
+    found = [markdown_table(("score", "this recipe", "for comparison"), texts["results"])]
+    place = f"../../benchmarks/RESULTS.md#{texts['measured_in']}"
+    note = f"{texts['note']}\n" if "note" in texts else ""
+    found.append(f"{note}Commands, machine and details: [Results]({place}).")
+    found += [f"![{each['alt']}](../results/{each['file']})" for each in texts.get("figures", ())]
+    return "\n\n".join(found)
+
+
+def curves(text: str) -> str:
+    """Return what a recipe says about the columns of its history, from the prose of its training section."""
+    for _, section_text in sections(text):
+        for kind, block in blocks(section_text):
+            if kind == "prose" and CURVES in block:
+                return block[block.index(CURVES) :]
+    raise ValueError(f"no section has a text that begins with {CURVES!r}")
+
+
+def equations(found: list[dict[str, str]]) -> str:
+    """Return sentences and equations. GitHub and the site (tools/site_math.py) show `math` blocks as equations."""
+    parts = []
+    for each in found:
+        parts += [each["text"]] if each["text"] else []
+        parts += [f"```math\n{each['tex']}\n```"] if "tex" in each else []
+    return "\n\n".join(parts)
 
 
 def bundled_image(name: str) -> str:
@@ -140,7 +211,10 @@ def section(title: str, text: str) -> str:
     """Return a section of a recipe in Markdown."""
     found = [f"## {title}"]
     for kind, block in blocks(text):
-        found.append(block if kind == "prose" else f"```python\n{block}\n```")
+        if kind == "prose":
+            found += filter(None, [block.partition(CURVES)[0].strip()])  # the rest is the section on the curves
+        else:
+            found.append(f"```python\n{block}\n```")
     return "\n\n".join(found)
 
 

@@ -2,7 +2,7 @@
 
 The documents link to each other and to source files as GitHub expects it, relative to their places in the repository.
 In the site, `README.md` is the page `index.md`, and everything in `docs/` is one level higher. Links to notebooks and
-source files lead to copies of these files. Links to other files and to folders become plain text.
+source files lead to copies of these files. Links to other files and to folders become plain text. Equations become SVG.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from tools.site_math import with_equations
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"README.md": "index.md"}  # documents outside docs/: path in the repository -> path in the site
@@ -42,8 +44,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Adapt the links of a page."""
-    return adapted(markdown, page.file.src_uri)
+    """Adapt the links of a page, and draw its equations."""
+    text = adapted(markdown, page.file.src_uri)
+    return with_equations(text) if page.file.src_uri.startswith("recipes/") else text
 
 
 def adapted(markdown: str, place: str) -> str:
