@@ -554,7 +554,7 @@ TABLES: dict[str, str | bytes] = {
 def test_tables_that_say_the_same(case, tmp_path, capsys):
     data = read(own(tmp_path, TEN, TABLES[case], "Faces.CSV" if case == "tabs" else "faces.csv"))
     assert by_name(data) == KNOWN and data.names == ("smile", "glasses")
-    assert capsys.readouterr().err.splitlines() == [f"{tmp_path}: 10 images (12x10 px)"]
+    assert capsys.readouterr().err.splitlines() == [f"{tmp_path}: 10 images (12x10 px), read as 8x8 px, colour"]
 
 
 def by_place(data: Attributed, folder: Path) -> dict[str, int]:

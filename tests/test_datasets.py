@@ -284,7 +284,7 @@ def test_npz(tmp_path):
     ("arrays", "expected"),
     [
         ({"images": np.zeros((2, 28, 28), np.uint8)}, "lacks x_train and x_test; found images"),
-        ({"x_train": np.zeros((2, 28, 28), np.float32), "x_test": np.zeros((2, 28, 28), np.float32)}, "float32"),
+        ({"x_train": -np.ones((2, 28, 28), np.float32), "x_test": np.ones((2, 28, 28), np.float32)}, "float32 from -1"),
         (
             {"x_train": np.zeros((2, 784), np.uint8), "x_test": np.zeros((2, 784), np.uint8)},
             r"\(2, 784, 1\)|\(2, 784\)",
@@ -295,6 +295,55 @@ def test_npz_with_other_contents(arrays, expected, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=expected):
         images_of(str(tmp_path / "a.npz"), 28, 1, sample=no_sample)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "said"),
+    [
+        (np.linspace(0, 1, 8, dtype=np.float32), np.linspace(0, 255, 8), "float32 from 0 to 1; they are * 255"),
+        (np.linspace(0, 1, 8), np.linspace(0, 255, 8), "float64 from 0 to 1; they are * 255"),
+        (np.arange(8) % 2 > 0, np.arange(8) % 2 * 255, "bool from 0 to 1; they are * 255"),
+        (np.linspace(0, 255, 8), np.linspace(0, 255, 8), "float64 from 0 to 255; they are rounded"),
+        (np.arange(0, 64, 8), np.arange(0, 64, 8), "int64 from 0 to 56; they are rounded"),
+        (np.arange(8, dtype=np.uint16) * 257, np.arange(8), "uint16 from 0 to 1799; they are divided by 257"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["npz", "one split", "npy"])
+def test_arrays_of_other_types(values, expected, said, kind, tmp_path, capsys):
+    images = np.broadcast_to(values[None, :, None], (10, 8, 8))
+    if kind == "npy":
+        np.save(tmp_path / "a.npy", images)
+    else:
+        np.savez(tmp_path / "a.npz", x_train=images, **({"x_test": images[:2]} if kind == "npz" else {}))
+    data = images_of(str(tmp_path / f"a.{kind[:3] if kind != 'one split' else 'npz'}"), 8, 1, sample=no_sample)
+    assert len(data.train) == (10 if kind == "npz" else 8) and len(data.test) == 2
+    assert data.train.dtype == np.uint8 and capsys.readouterr().err.endswith(
+        f": images are {said.replace('*', 'multiplied by')}\n"
+    )
+    np.testing.assert_array_equal(data.train[0, :, 0, 0], np.rint(expected))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.linspace(-1, 1, 640), np.linspace(0, 300, 640), np.full(640, np.nan), np.arange(640) * 999, -np.arange(640)],
+)
+def test_arrays_whose_range_is_unknown(images, tmp_path):
+    np.save(tmp_path / "a.npy", images.reshape(10, 8, 8))
+    with pytest.raises(InputError, match=r"a.npy: images are .* from .* to .*; expected uint8 from 0 to 255"):
+        images_of(str(tmp_path / "a.npy"), 8, 1, sample=no_sample)
+
+
+@pytest.mark.parametrize("contents", [b"", b"\x93NUMPY", b"PK", None])
+def test_npy_that_is_none(contents, tmp_path):
+    if contents is not None:
+        (tmp_path / "a.npy").write_bytes(contents)
+    with pytest.raises(InputError, match="a.npy: not a readable .npy"):
+        images_of(str(tmp_path / "a.npy"), 8, 1, sample=no_sample)
+
+
+def test_batches_refuse_floats():
+    with pytest.raises(InputError, match=r"got float32 \[8, 4, 4, 1\]; if they are from 0 to 1, use np.uint8"):
+        batches(np.zeros((8, 4, 4, 1), np.float32), 4, 0)
 
 
 def test_npz_that_is_cut_short_or_another_file(tmp_path):

@@ -126,7 +126,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path, capsys):
     (tmp_path / "g.png").symlink_to(tmp_path / "absent.png")
     images_of(str(tmp_path), 16, 3, "photos")
     assert capsys.readouterr().err == (
-        f"{tmp_path}: 2 images (20x16 to 20x32 px); left out: 2 .tga, "
+        f"{tmp_path}: 2 images (20x16 to 20x32 px), read as 16x16 px, colour; left out: 2 .tga, "
         "1 .heic (convert it to JPEG: Pillow cannot read it), 1 without a suffix, 1 broken links\n"
     )
 
@@ -162,7 +162,8 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
 
 def test_no_folder_has_no_images(tmp_path):
     assert images_in(tmp_path / "absent") == []
-    with pytest.raises(InputError, match=r"no images in this folder or its sub-folders; expected \.png"):
+    (tmp_path / "a.heic").touch()
+    with pytest.raises(InputError, match=r"no images in this folder or its sub-folders \(found a.heic\); expected"):
         images_below(tmp_path)
 
 

@@ -429,7 +429,11 @@ BAD_ARRAYS = {
     ),
     "one class": ({"y_train": np.zeros(40, int), "y_test": np.zeros(12, int)}, (), r"two classes, found one \(0\)"),
     "a class without images": ({"y_train": numbers(40, 3)}, ("a", "b", "c", "dog"), "no training image of class 'dog'"),
-    "other types of image": ({"x_train": noise(40, 8, 8) / 255}, (), r"float64 \(40, 8, 8, 1\); expected uint8"),
+    "other types of image": (
+        {"x_train": noise(40, 8, 8) / 255},
+        (),
+        "float64 and uint8 from 0 to 255; expected uint8",
+    ),
     "images in rows": ({"x_train": noise(40, 64)}, (), r"uint8 \(40, 64\); expected uint8 \[n, h, w\]"),
     "two channels": ({"x_test": noise(12, 8, 8, 2)}, (), r"uint8 \(12, 8, 8, 2\); expected.*1 or 3"),
     "a number for the images": ({"x_train": np.uint8(3)}, (), "train labels are .* for 0 images"),

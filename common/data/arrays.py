@@ -18,6 +18,7 @@ from common.images.pixels import crop_square, resize_image
 from common.images.reading import find_images
 from common.samples.clothes import CLOTHES_CLASSES
 from common.samples.digits import DIGITS, sklearn_digits
+from common.system.console import say
 from common.system.downloads import download
 from common.system.files import InputError, check_npz, first_line
 
@@ -51,15 +52,19 @@ def read_arrays(data: str, labels: bool, fetch: bool) -> Arrays | None:
     if data.startswith("tfds:"):
         return _tfds_arrays(data.removeprefix("tfds:"), labels, fetch)
     if path.suffix == ".npz":
-        return npz_arrays(path, labels)
+        return npz_arrays(path, labels, split=True)
+    if path.suffix == ".npy":
+        return _npy_arrays(path, labels)
     if not path.is_dir():
         names = ", ".join(("sample", *NAMED_SETS, "tfds:NAME"))
         raise InputError(f"{data}: no such folder or .npz file; expected a path, or one of {names}")
     return _idx_arrays(path, labels) if any(path.glob("*-idx3-ubyte*")) else None
 
 
-def _every_fifth_for_test(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> Arrays:
-    test = np.arange(len(images)) % 5 == 4
+def _every_fifth_for_test(images: np.ndarray, labels: np.ndarray | None, names: tuple[str, ...]) -> Arrays:
+    test = np.arange(len(images)) % 5 == min(4, len(images) - 1)
+    if labels is None or len(labels) != len(images):
+        return Arrays((images[~test], images[test]), () if labels is None else (labels, labels[:0]), names)
     return Arrays((images[~test], images[test]), (labels[~test], labels[test]), names)
 
 
@@ -85,14 +90,64 @@ def sized_images(images: np.ndarray, size: int, channels: int, name: str) -> np.
     return np.repeat(images, channels // images.shape[-1], axis=-1)
 
 
-def npz_arrays(path: Path, labels: bool) -> Arrays:
-    """Read x_train and x_test from an .npz file. With `labels`, also read y_train, y_test and `classes` (optional)."""
+def npz_arrays(path: Path, labels: bool, split: bool = False) -> Arrays:
+    """Read x_train and x_test from an .npz file. With `labels`, also read y_train, y_test and `classes` (optional).
+
+    With `split`, x_test and y_test may both be missing: every fifth image is then held out for testing.
+    """
     keys = ["x_train", "x_test"] + ["y_train", "y_test"] * labels
+    found = npz_entries(path, (), [*keys, "classes"])
+    if split and "x_train" in found and not {"x_test", "y_test"} & found.keys():
+        keys = [key for key in keys if "test" not in key]
     found = npz_entries(path, keys, ["classes"] * labels)
-    images = found["x_train"], found["x_test"]
-    if not labels:
-        return Arrays(images)
-    return Arrays(images, (found["y_train"], found["y_test"]), tuple(map(str, found.get("classes", ()))))
+    names = tuple(map(str, found.get("classes", ())))
+    if "x_test" not in found:
+        (images,) = as_uint8(str(path), found["x_train"])
+        return _every_fifth_for_test(images, found.get("y_train"), names)
+    train, test = as_uint8(str(path), found["x_train"], found["x_test"])
+    return Arrays((train, test), (found["y_train"], found["y_test"]) if labels else (), names)
+
+
+def _npy_arrays(path: Path, labels: bool) -> Arrays:
+    """Read an .npy file, an array of images. Every fifth image is held out for testing."""
+    if labels:
+        raise InputError(f"{path}: contains images without labels; write an .npz with x_train and y_train")
+    try:
+        if not path.is_file():
+            raise ValueError("no such file")
+        # If the header claims more data than the file has, mmap fails instead of allocating memory.
+        stored = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as error:  # damaged files raise many kinds of exceptions
+        raise InputError(f"{path}: not a readable .npy ({first_line(error)}); write it with numpy.save") from None
+    if stored.ndim not in (3, 4) or len(stored) < 2:
+        raise InputError(f"{path}: its shape is {list(stored.shape)}; expected images [n, height, width, channels]")
+    (images,) = as_uint8(str(path), stored)
+    return _every_fifth_for_test(images, None, ())
+
+
+def as_uint8(name: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return arrays of images as uint8. All arrays must have the same range of values. A line says what is converted.
+
+    Floats from 0 to 1 are multiplied by 255. Integers and floats from 0 to 255 are rounded, True becomes 255, and
+    16-bit integers are divided by 257. Arrays that are uint8 already are not changed.
+
+    Raises:
+        InputError: the values have another range, such as -1 to 1, or are not finite.
+    """
+    kinds = {array.dtype for array in arrays if array.ndim in (3, 4) and array.size}
+    if not kinds or kinds == {np.dtype(np.uint8)} or any(kind.kind not in "biuf" for kind in kinds):
+        return arrays
+    filled = [array for array in arrays if array.size]
+    least, most = min(array.min() for array in filled), max(array.max() for array in filled)
+    floats = any(kind.kind == "f" for kind in kinds)
+    scale = 255 if most <= 1 and (floats or kinds == {np.dtype(bool)}) else 1 if most <= 255 else 1 / 257
+    known = len(kinds) == 1 and least >= 0 and most <= (255 if floats else 65535)
+    if not known or (scale < 1 and kinds != {np.dtype(np.uint16)}):
+        found = f"{' and '.join(sorted(map(str, kinds)))} from {least:g} to {most:g}"
+        raise InputError(f"{name}: images are {found}; expected uint8 from 0 to 255, or floats from 0 to 1")
+    how = "divided by 257" if scale < 1 else "rounded" if scale == 1 else "multiplied by 255"
+    say(f"{name}: images are {' and '.join(sorted(map(str, kinds)))} from {least:g} to {most:g}; they are {how}")
+    return tuple(np.rint(array * np.float32(scale)).astype(np.uint8) for array in arrays)
 
 
 def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:

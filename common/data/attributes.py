@@ -18,7 +18,7 @@ from common.data.datasets import square_image
 from common.data.labelled import Split, image_batches
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, synthetic
-from common.images.found import reports_files
+from common.images.found import read_at, reports_files
 from common.metrics.scores import arithmetic_scores, edit_scores, set_distances
 from common.system.files import InputError, data_file, printable
 
@@ -161,6 +161,7 @@ def attributed_images(
         if not folder.is_dir():
             problem = "is a file" if folder.exists() else "no such file or folder"
             raise InputError(f"{data}: {problem}; expected a folder, an .npz file, tfds:celeb_a or sample")
+        read_at(size, channels)
         parts, names, as_celeba = listed_faces(folder, channels, skip_bad)
         read = functools.partial(celeba_image if as_celeba else square_image, size=size, channels=channels)
     train, validation, test = (Split(*part, read) for part in _three_parts(data, parts))

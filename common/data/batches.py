@@ -104,6 +104,9 @@ def _checked_arrays(data: Any) -> tuple[np.ndarray, ...]:
     return arrays
 
 
+AS_UINT8 = "if they are from 0 to 1, use np.uint8(np.round(255 * images))"
+
+
 def _check_images(found: Sequence[tuple[str, list[int | None] | None]]) -> None:
     """Raise InputError if no array contains images, or if images are not uint8.
 
@@ -111,7 +114,7 @@ def _check_images(found: Sequence[tuple[str, list[int | None] | None]]) -> None:
     """
     for kind, shape in found:
         if shape and len(shape) == 4 and kind != "uint8":
-            raise InputError(f"images must be uint8 from 0 to 255, got {kind} {shape}")
+            raise InputError(f"images must be uint8 from 0 to 255, got {kind} {shape}; {AS_UINT8}")
     if not any(shape and len(shape) == 4 for _, shape in found):
         shapes = " and ".join("an unknown shape" if shape is None else str(shape) for _, shape in found[:3])
         shapes += " and so on" if len(found) > 3 else ""
@@ -170,8 +173,12 @@ def batches(
         augment: (*batch, seed) -> the augmented batch. For small images, this is much faster than augmenting in `load`.
 
     Raises:
-        InputError: there are fewer items than `batch_size`.
+        InputError: there are fewer items than `batch_size`, or images in memory are not uint8.
     """
+    for array in (items if isinstance(items, tuple) else (items,)) if load is None else ():
+        if array.ndim == 4 and array.dtype != np.uint8:
+            found = f"{array.dtype} {list(array.shape)}"
+            raise InputError(f"images must be uint8 from 0 to 255, got {found}; {AS_UINT8}")
     count = len(items[0] if isinstance(items, tuple) else items)
     steps = count // batch_size
     if not steps:

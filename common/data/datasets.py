@@ -13,7 +13,7 @@ from common.data.batches import Examples, as_they_are
 from common.data.pairs import checked_pairs, find_pairs, sized_pair
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, synthetic
-from common.images.found import images_below, reports_files
+from common.images.found import images_below, read_at, reports_files
 from common.images.pixels import colour_labels, crop_square, resize_image
 from common.images.reading import ImageFile, checked_images, image_file, read_image
 from common.images.writing import write_image
@@ -101,6 +101,7 @@ def image_pairs(
             return (side(item[1]), side(item[0])) if swap else (side(item[0]), side(item[1]))
 
         return Examples(train, test, decode_sides if shards.has_size(size) else decode, sides)
+    read_at(size)
     kept = [checked_pairs(folder, pairs, classes, skip_bad) for pairs in find_pairs(folder, classes)]
     names = [np.array([[str(path) for path in pair] for pair in pairs]) for pairs in kept]
     return Examples(names[0], names[1], decode, sides)
@@ -192,6 +193,7 @@ def _held_out_tenth(images: np.ndarray | tuple[np.ndarray, ...]) -> Examples:
 
 
 def _image_folder(folder: Path, size: int, channels: int, skip_bad: bool) -> Examples:
+    read_at(size, channels)
     good, _ = checked_images(images_below(folder), lambda path: read_image(path, channels), skip_bad)
     read = functools.partial(square_image, size=size, channels=channels)
 

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.data.arrays import npz_entries, sized_images, tfds_builder
+from common.data.arrays import as_uint8, npz_entries, sized_images, tfds_builder
 from common.data.batches import Batches, Examples, as_they_are
 from common.data.class_folders import joined_folders, split_folders, split_of
 from common.data.datasets import square_image
 from common.data.people import ColourShift
 from common.data.shards import open_shards
 from common.data.synthetic import synthetic
-from common.images.found import IMAGE_SUFFIXES, add_detail, entries_of, images_in, reports_files
+from common.images.found import IMAGE_SUFFIXES, add_detail, entries_of, images_in, read_at, reports_files
 from common.images.reading import checked_images, read_image
 from common.images.writing import save_image, write_image
 from common.metrics.scores import pair_scores, sample_diversity
@@ -190,11 +190,13 @@ def unpaired_images(
             sides.append(Examples(*_held_out(own if len(own[1]) else own[:1], f"{data}: {name}"), decode))
         return Domains(sides[0], sides[1], tuple(shards.about["classes"]))
     if path.suffix == ".npz":
-        found = npz_entries(path, ("a", "b"), ("test_a", "test_b"))
+        stored = npz_entries(path, ("a", "b"), ("test_a", "test_b"))
+        found = dict(zip(stored, as_uint8(data, *stored.values()), strict=True))
         a, b = (_of_arrays(data, key, found, size) for key in ("a", "b"))
         return Domains(a, b)
     if data.startswith("tfds:"):
         path = _tfds_domains_folder(data.removeprefix("tfds:"), fetch)
+    read_at(size)
     (name_a, folders_a), (name_b, folders_b) = domain_folders(path)
     a, b = (_of_files(folders, size, skip_bad) for folders in (folders_a, folders_b))
     return Domains(a, b, (name_a, name_b))

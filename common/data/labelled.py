@@ -18,7 +18,7 @@ from common.data.class_folders import ONE_CLASS, Part, class_folders, fifth_for_
 from common.data.datasets import square_image
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, sample_styles, synthetic
-from common.images.found import reports_files
+from common.images.found import read_at, reports_files
 from common.metrics.latents import knn_agreement, save_latents
 from common.system.console import tracked
 from common.system.files import InputError, cached_array, printable, replacing
@@ -244,6 +244,7 @@ def labelled_images(
         with_labels = require_classes or _has_labels(data)
         arrays = read_arrays(data, with_labels, fetch)
         if arrays is None:
+            read_at(size, channels)
             parts, classes = class_folders(Path(data), channels, skip_bad, require_classes)
             read = functools.partial(square_image, size=size, channels=channels)
         else:
@@ -282,6 +283,8 @@ def _three_parts(data: str, parts: list[Part], classes: tuple[str, ...]) -> tupl
 
 def _has_labels(data: str) -> bool:
     """Return whether an .npz file has labels. Other data is assumed to have them."""
+    if Path(data).suffix == ".npy":
+        return False
     if Path(data).suffix != ".npz" or not Path(data).is_file():
         return True
     try:

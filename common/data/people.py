@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.data.arrays import npz_entries, sized_images
+from common.data.arrays import as_uint8, npz_entries, sized_images
 from common.data.batches import Batches, batches
 from common.images.face_finding import FaceBox, blend_face, cut_face, find_faces
 from common.images.found import entries_of, images_in, is_hidden, reports_files
@@ -247,9 +247,9 @@ def two_people(
     path = Path(data)
     names = ("A", "B")
     if path.suffix == ".npz":
-        faces = [
-            sized_images(images, size, 3, f"{data}: {key}") for key, images in npz_entries(path, ("a", "b")).items()
-        ]
+        stored = npz_entries(path, ("a", "b"))
+        arrays = zip(stored, as_uint8(data, *stored.values()), strict=True)
+        faces = [sized_images(images, size, 3, f"{data}: {key}") for key, images in arrays]
     else:
         folders = _people_folders(path)
         names = (folders[0].name, folders[1].name)

@@ -57,6 +57,7 @@ class Found:
         self.used: dict[Path, tuple[int, int]] = {}  # images and their height and width
         self.left_out: dict[Path, str] = {}  # files and folders, and why they are not used
         self.notes: dict[str, set[Path]] = {}  # what is unusual, and the images for which it is true
+        self.read_at: tuple[int, int] | None = None  # size and channels of the images that the reader returns
         self.details: list[str] = []  # what else the user should know, such as how the images were paired
 
     def line(self) -> str:
@@ -64,6 +65,9 @@ class Found:
         if not self.used:
             return ""
         parts = [f"{len(self.used):,} image{'s' * (len(self.used) != 1)}{self._sizes()}", *self.details]
+        if self.read_at:
+            size, channels = self.read_at
+            parts[0] += f", read as {size}x{size} px, {'greyscale' if channels == 1 else 'colour'}"
         left_out = [path for path in self.left_out if path not in self.used]
         if left_out:
             reasons = Counter(self.left_out[path] for path in left_out)
@@ -136,6 +140,12 @@ def take(path: Path, shape: tuple[int, ...] = (), notes: list[str] | None = None
             found.used[path] = shape[0], shape[1]
         for note in notes or ():
             found.notes.setdefault(note, set()).add(path)
+
+
+def read_at(size: int, channels: int = 3) -> None:
+    """Record the size and the channels of the images that the reader returns."""
+    if (found := _ACTIVE.get()) is not None:
+        found.read_at = size, channels
 
 
 def add_detail(text: str) -> None:
@@ -223,7 +233,11 @@ def images_below(folder: Path) -> list[Path]:
     """Return the images of a folder and its sub-folders. Raises InputError if there are none."""
     paths = images_in(folder)
     if not paths:
-        raise InputError(f"{folder}: no images in this folder or its sub-folders; expected {' '.join(IMAGE_SUFFIXES)}")
+        names = [path.name for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
+        found = f"found {', '.join(names[:5])}{' and more' * bool(names[5:])}" if names else "it is empty"
+        raise InputError(
+            f"{folder}: no images in this folder or its sub-folders ({found}); expected {' '.join(IMAGE_SUFFIXES)}"
+        )
     return paths
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from common.images.decoding import set_pixel_limit
 from common.runs.export import export
+from common.runs.fitting import fitting
 from common.runs.flags import KNOWN, call_with_flags
 from common.runs.run import Run, read_execution
 from common.system.cluster import all_devices, is_chief, joining_again
@@ -80,6 +81,7 @@ def _call(
     more = {"max_pixels": KNOWN["max_pixels"]}
     trains = "config" in inspect.signature(function).parameters
     function = _in_range(_in_a_run(function, steps) if trains else function)
+    function = fitting(function, recipe, arguments) if trains else function
     if trains:
         function, arguments = _with_defaults(function, recipe, arguments, presets)
         more = {"preset": f"changes the defaults below: {', '.join(presets)}"} | more
