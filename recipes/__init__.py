@@ -5,7 +5,7 @@ import signal
 import sys
 from types import FrameType
 
-from common.system.lazy import defer_imports
+from common.system.lazy import defer_imports, use_tensorflow_backend
 from common.system.packages import explain
 
 
@@ -15,6 +15,7 @@ def stop_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
+use_tensorflow_backend()
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Only for `python -m recipes.NAME`, not for `import recipes`. `errors_in_one_line` later replaces this handler.
     signal.signal(signal.SIGINT, stop_at_once)

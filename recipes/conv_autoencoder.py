@@ -271,8 +271,8 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score test images, save the run in `output_dir`, and return the path of a figure."""
     folder = Run(output_dir, "conv_autoencoder", config, data, accept_data)
-    networks = build(config)
     labelled = labelled_images(data, config.size, config.channels, "digits", skip_bad, fetch, require_classes=False)
+    networks = build(config)
     stream = labelled.image_batches(config.batch_size, config.seed)
     folder.start(labelled.classes)
     train(networks, stream, config, output_dir)

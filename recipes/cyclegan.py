@@ -423,8 +423,8 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score held-out images, save the run in `output_dir`, and return a figure's path."""
     folder = Run(output_dir, "cyclegan", config, data, accept_data)
-    networks = build(config)
     domains = unpaired_images(data, config.size, "seasons", skip_bad, fetch, config.seed)
+    networks = build(config)
     stream = domains.batches(config.batch_size, config.seed, size=config.size, jitter=config.jitter)
     folder.start(domains.names)
     train(networks, stream, config, output_dir)

@@ -389,8 +389,8 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score generated images, save the run in `output_dir`, and return a grid's path."""
     folder = Run(output_dir, "dcgan", config, data, accept_data)
-    networks = build(config)
     images = images_of(data, config.size, config.channels, "digits", skip_bad, fetch)
+    networks = build(config)
     stream = images.batches(config.batch_size, config.seed, held_out=500)
     folder.start()
     train(networks, stream, config, output_dir)

@@ -434,8 +434,8 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score generated faces, save the run in `output_dir`, and return the path of a grid."""
     folder = Run(output_dir, "dcgan_faces", config, data, accept_data)
-    networks = build(config)
     faces = attributed_images(data, config.size, config.channels, "portraits", skip_bad, fetch, seed=config.seed)
+    networks = build(config)
     faces = faces._replace(train=faces.train.some(config.images)) if config.images else faces
     stream = faces.image_batches(config.batch_size, config.seed, mirror=True)
     folder.start()

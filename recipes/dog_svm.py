@@ -196,14 +196,14 @@ def svm_objective(
 
 
 def train(
-    networks: Networks, data: Batches, config: Config = Config(), output_dir: Path | None = None
+    networks: Networks, data: Batches | tuple, config: Config = Config(), output_dir: Path | None = None
 ) -> list[dict[str, float]]:
     """Fit the classifier in place.
 
     Args:
         networks: the result of `build`.
-        data: batches of uint8 images [batch, size, size, channels] and integer labels [batch]. Training makes only one
-            pass over them. The held-out images are used to calibrate the probabilities.
+        data: uint8 images [n, size, size, channels] and integer labels [n]: arrays, or batches of them, of which one
+            pass is used. The probabilities are calibrated on held-out images, or without them on the training images.
         config: the hyperparameters.
         output_dir: the run folder, for `history.csv`. If None, nothing is written.
 
@@ -218,11 +218,12 @@ def train(
     from scipy.optimize import minimize
 
     started = time.monotonic()
+    data = Batches.of(data, 0, config.seed)
     stream = tracked(data.at(0).take(data.steps_per_epoch), "computing features", "batch", data.steps_per_epoch)
     parts = [(extract_features(networks.features, images), classes) for images, classes in stream]
     features, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    validation_images, validation_labels = data.held_out
-    validation_features = extract_features(networks.features, validation_images)
+    images, validation_labels = data.held_out or (None, labels)
+    validation_features = features if images is None else extract_features(networks.features, images)
     signs = np.where(labels[:, None] == np.arange(networks.classifier.output_shape[1]), 1, -1).astype(np.float32)
     # Estimated curvature: about a fifth of all images x violate their margin, and each of these adds 2 C x x^T.
     curvature = 0.4 * config.penalty * (features.T @ features).astype(np.float64) + np.eye(features.shape[1])
@@ -239,7 +240,8 @@ def train(
 
     def log_iteration(_: np.ndarray) -> None:
         row = {"epoch": len(history) + 1, "objective": value / len(labels), "duality_gap": (value - bound) / value}
-        row["validation_accuracy"] = accuracy(validation_labels, validation_features @ weights)
+        if data.held_out:
+            row["validation_accuracy"] = accuracy(validation_labels, validation_features @ weights)
         row["seconds"] = time.monotonic() - started
         history.append(row)
         next(iterations, None)
@@ -301,10 +303,8 @@ def run(
     labelled = labelled_images(data, config.size, config.channels, "clothes", skip_bad, fetch, seed=config.seed)
     config = replace(config, outputs=len(labelled.classes))
     networks = build(config)
-    # The largest batch size up to 500 that divides the number of images, so that one pass covers all images.
-    batch_size = max(size for size in range(1, 501) if len(labelled.train.labels) % size == 0)
     folder.start(labelled.classes)
-    history = train(networks, labelled.batches(batch_size, config.seed), config, output_dir)
+    history = train(networks, labelled.batches(0, config.seed), config, output_dir)
     figure, scores = labelled.evaluate(functools.partial(classify, networks), output_dir)
     converged = "yes" if history[-1]["duality_gap"] <= config.tolerance else "no"
     folder.finish(networks, lambda: scores | {"converged": converged, "iterations": len(history)})

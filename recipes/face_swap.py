@@ -340,8 +340,8 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score held-out faces, save the run in `output_dir`, and return a figure's path."""
     folder = Run(output_dir, "face_swap", config, data, accept_data)
-    networks = build(config)
     people = two_people(data, config.size, config.margin, "people", skip_bad, config.seed)
+    networks = build(config)
     colours = people.colours(config.match_deviation)
     stream = people.batches(config.batch_size, config.seed, colours)
     folder.start(people.names)

@@ -343,8 +343,8 @@ def run(
         config = replace(config, style=str(Path(config.style).resolve()))
     folder = Run(output_dir, "fast_style_transfer", config, data, accept_data)
     style_image = read_style(config.style, config.style_size)
-    networks = build_networks(config, fetch)
     photos = images_of(data, config.size, 3, "photos", skip_bad, fetch, config.seed)
+    networks = build_networks(config, fetch)
     (held_out,) = photos.held_out(60)
     crop = min(config.crop or config.size, config.size)
     jitter = config.jitter * config.size / crop

@@ -346,8 +346,8 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score generated images, save the run, and return the path of an image grid."""
     folder = Run(output_dir, "gan", config, data, accept_data)
-    networks = build(config)
     images = images_of(data, config.size, config.channels, "digits", skip_bad, fetch)
+    networks = build(config)
     stream = images.batches(config.batch_size, config.seed, held_out=500)
     folder.start()
     train(networks, stream, config, output_dir)

@@ -315,8 +315,8 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score held-out pairs, save the run, and return the path of an image grid."""
     folder = Run(output_dir, "pix2pix", config, data, accept_data)
-    networks = build(config)
     pairs = image_pairs(data, config.size, "sketches", config.classes, config.swap, skip_bad, fetch, config.seed)
+    networks = build(config)
     stream = pairs.batches(config.batch_size, config.seed, size=config.size, jitter=config.jitter)
     inputs, targets = pairs.held_out()
     folder.start()

@@ -339,8 +339,8 @@ def attack_file(
 ) -> Path:
     """Attack the centre crop of an image, and print the predictions for the original and for the written file.
 
-    `target` is the name or index of a class. With several targets, the files are called NAME_TARGET.png. For each file,
-    NAME_change.png shows the magnified change. NAME_curve.png shows the target probabilities after each step.
+    `target` is the name or index of a class. With several targets, the files of all but the first are NAME_TARGET.png.
+    For each file, FILE_change.png shows the magnified change. NAME_curve.png shows the target probabilities per step.
     """
     classifier = load_classifier(config, fetch)
     if not target:
@@ -356,7 +356,7 @@ def attack_file(
         name = classifier.classes[number]
         if classifier.classes.count(name) > 1:
             name = str(number)
-        if len(numbers) > 1:
+        if number != numbers[0]:
             path = destination.with_stem(re.sub(r"\W+", "_", f"{destination.stem}_{name}"))
         written = write_attacked(image, attacked, path)
         found = classify(classifier.network, crop_square(written)[None])[0]
@@ -365,7 +365,7 @@ def attack_file(
         curves[name] = list(curve)
     axes_names = "probability of the target, % against steps"
     save_percent_curves(curves, destination.with_name(f"{destination.stem}_curve.png"), axes_names)
-    return path
+    return destination
 
 
 # %% Try it

@@ -289,8 +289,8 @@ def run(
 ) -> Path:
     """Train on `data` or resume, evaluate on the test split, save the run, and return the path of an image grid."""
     folder = Run(output_dir, "vae", config, data, accept_data)
-    networks = build(config)
     labelled = labelled_images(data, config.size, config.channels, "digits", skip_bad, fetch, require_classes=False)
+    networks = build(config)
     stream = labelled.image_batches(config.batch_size, config.seed)
     folder.start()
     train(networks, stream, config, output_dir)

@@ -405,8 +405,8 @@ def run(
 ) -> Path:
     """Train on `data` or resume, compute attribute vectors, score edits, save the run, and return an image's path."""
     folder = Run(output_dir, "vae_faces", config, data, accept_data)
-    networks = build(config)
     faces = attributed_images(data, config.size, config.channels, "frontal_faces", skip_bad, fetch, seed=config.seed)
+    networks = build(config)
     faces = faces.with_differing_attributes()
     if config.linear:
         start_as_pca(networks, faces.train.loaded(10_000)[0])

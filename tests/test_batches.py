@@ -64,6 +64,10 @@ def test_arrays_of_examples_keep_together():
         (LABELS, r"data must contain uint8 images \[n, height, width, channels\], got \[10\]$"),
         (IMAGES[..., 0], r"got \[10, 2, 2\]$"),
         (list(IMAGES), r"got \[2, 2, 1\] and \[2, 2, 1\] and \[2, 2, 1\] and so on"),
+        ((IMAGES, np.eye(10)), r"labels \[n\], got float64 \[10, 10\]; give the index of the class"),
+        ((IMAGES, LABELS / 2), r"labels must be integers, got float64 \[10\]"),
+        ((IMAGES, LABELS.astype(str)), "labels must be integers, got str"),
+        ((IMAGES, IMAGES[..., 0]), r"each array must contain images .* got uint8 \[10, 2, 2\]"),
         (IMAGES[:3], "3 items are fewer than one batch of 5"),
         ((IMAGES, [[1], [1, 2]]), "data must be Batches, a tf.data.Dataset of batches, or NumPy arrays, got ndarray"),
         ({"images": IMAGES}, "or NumPy arrays, got dict"),
@@ -208,3 +212,15 @@ def test_a_training_that_was_stopped_in_mid_epoch_resumes_as_if_it_had_not(kind,
         history = fit(step, stream, 4, {"weight": weight}, folder)
         rows.append([row["loss"] for row in history])
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 10), (1000, 500), (997, 1), (0, None)])
+def test_a_batch_size_of_0_covers_all_examples_in_equal_batches(count, size):
+    arrays = np.zeros((count, 1, 1, 1), np.uint8)
+    if size is None:
+        with pytest.raises(InputError, match="0 items are fewer than one batch of 1"):
+            batches((arrays,), 0, 0)
+        return
+    stream = batches((arrays,), 0, 0)
+    assert stream.steps_per_epoch * size == count
+    assert next(iter(stream.at(0)))[0].shape[0] == size

@@ -119,9 +119,10 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys, first_line):
             clock.now += 3
             progress.update(100)
             lines.append(capsys.readouterr().err)
-    assert [number for number, line in enumerate(lines) if line] == [1, 11]  # after 6 s and 36 s
+    assert [number for number, line in enumerate(lines) if line] == [1, 5, 9, 13, 17]  # after 6 s, 18 s, 30 s...
     assert lines[1] == "reading: 200 of 2,000 images, about 50 s left\n"
-    assert lines[11] == "reading: 1,200 of 2,000 images, about 20 s left\n"
+    assert lines[13] == "reading: 1,400 of 2,000 images, about 20 s left\n"
+    assert [Progress.pause(seconds) for seconds in (6, 300, 1e5)] == [10, 30, 60]
 
 
 def test_progress_of_resumed_work_counts_the_time_of_the_new_part_only(capsys, first_line):

@@ -24,6 +24,7 @@ import tensorflow as tf
 from keras.src.backend.common import global_state
 
 from common.data.batches import Batches, batches, side_by_side
+from common.system.files import InputError
 from common.training import Execution, Painting, executing, fit
 from common.training.loop import UNSUMMED
 from tests.forked import forked_python
@@ -521,6 +522,83 @@ def test_a_dataset_trains_in_epochs_of_a_length_that_is_given_and_each_is_told(n
     with pytest.raises(Reached) as given:
         module.train(build_short(module, config), dataset, config)
     assert given.value.data.steps_per_epoch == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize("name", in_groups([*STEPPED, "dog_svm"]))
+def test_it_trains_from_python_without_held_out_data_in_a_folder_given_as_text(name, tmp_path):
+    module, config = load(name), tiny(load(name), name)
+    if name != "dog_svm":
+        config = dataclasses.replace(config, epochs=1)
+    arrays = tiny_arrays(name, config)
+    streams = {
+        "batches": batches(arrays, 2, 0),
+        "arrays": arrays if len(arrays) > 1 else arrays[0],
+        "dataset": tf.data.Dataset.from_tensor_slices(arrays).batch(2),
+    }
+    for kind, data in streams.items() if name in ("lenet", "gan", "dog_svm") else [("batches", streams["batches"])]:
+        history = module.train(build_short(module, config), data, config, f"{tmp_path}/{kind}")
+        assert history and (tmp_path / kind / "history.csv").is_file()
+        numbers = [value for key, value in history[0].items() if key not in UNSUMMED]
+        assert np.isfinite(numbers).all() and not [key for key in history[0] if key.startswith("validation")]
+
+
+@pytest.mark.parametrize("name", in_groups(RECIPES))
+def test_a_run_folder_may_be_text(name):
+    """What a recipe does with `output_dir` works for a string, too: it is given to others, or to `Path`."""
+    divided = [
+        ast.unparse(node)
+        for node in ast.walk(source(name).tree)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and ast.unparse(node.left) == "output_dir"
+    ]
+    assert not divided
+
+
+def wrong_arrays(name: str, config: Any) -> dict[str, tuple[np.ndarray, ...]]:
+    """Return arrays of the kinds that people pass by mistake."""
+    images, *others = tiny_arrays(name, config)
+    found = {
+        "floats": (images / 255, *others),
+        "no channels": (images[..., 0], *others),
+        "four channels": (images[..., :1].repeat(4, -1), *others),
+        "other size": (images[:, :5, :5], *others),
+        "objects": (np.array([None] * len(images)), *others),
+        "nothing": tuple(each[:0] for each in (images, *others)),
+        "one more": (images, *others, images),
+    }
+    if others and others[-1].ndim == 1:
+        *first, labels = images, *others
+        found["one-hot labels"] = (*first, np.eye(2, dtype=np.int64)[labels])
+        found["fractions as labels"] = (*first, labels + 0.5)
+        found["names as labels"] = (*first, labels.astype(str))
+    if name in ("mobilenet", "dog_svm"):  # their features are computed of images of any size
+        del found["other size"]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", in_groups([*STEPPED, "dog_svm"]))
+def test_wrong_arrays_are_explained_in_one_line_before_training(name, monkeypatch):
+    module, config = load(name), tiny(load(name), name)
+    monkeypatch.setattr(tf, "function", lambda body=None, **options: body or (lambda body: body))
+    networks = build_short(module, config)
+    for kind, arrays in wrong_arrays(name, config).items():
+        if name == "dog_svm" and kind == "one more":
+            continue
+        for data in (arrays, tf.data.Dataset.from_tensor_slices(arrays).batch(2)) if kind != "objects" else (arrays,):
+            with pytest.raises(InputError) as error:
+                module.train(networks, data if isinstance(data, tf.data.Dataset) or len(data) > 1 else data[0], config)
+            assert "\n" not in str(error.value) and len(str(error.value)) < 400, kind
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize("name", ["lenet"])
+def test_labels_outside_of_the_classes_are_explained(name):
+    module, config = load(name), tiny(load(name), name)
+    images, labels = tiny_arrays(name, config)
+    with pytest.raises(InputError, match="the data has the label 8, but the network has 2 classes, 0 to 1; .*outputs"):
+        module.train(module.build(config), (images, labels + 7), config)
 
 
 @pytest.mark.slow

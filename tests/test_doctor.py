@@ -101,16 +101,16 @@ def test_another_backend_is_named(variable, stored, hint, monkeypatch, tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_BACKEND", variable)
     (tmp_path / "keras.json").write_text(stored)
-    wrong = levels(doctor.tensorflow).get("WRONG", "")
-    expected = f"Keras is set to the backend torch, but recipes need tensorflow: {hint}"
-    assert wrong.startswith(expected) if hint else wrong == ""
+    noted = levels(doctor.tensorflow).get("note", "")
+    expected = f"Keras is set to the backend torch; recipes use tensorflow all the same: {hint}"
+    assert noted.startswith(expected) == bool(hint) and "WRONG" not in levels(doctor.tensorflow)
 
 
 def test_other_settings_of_keras_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "probed", lambda: (FACTS | {"image_data_format": "channels_first"}, ""))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    expected = "Keras has the image_data_format channels_first, but recipes need channels_last: edit "
-    assert levels(doctor.tensorflow)["WRONG"] == f"{expected}{tmp_path / 'keras.json'}"
+    expected = "Keras has the image_data_format channels_first; recipes set channels_last: edit "
+    assert levels(doctor.tensorflow)["note"] == f"{expected}{tmp_path / 'keras.json'}"
 
 
 def test_a_gpu_that_tensorflow_does_not_see(monkeypatch):

@@ -15,9 +15,11 @@ from common.data.labelled import labelled_images
 from common.system.files import (
     InputError,
     cached_array,
+    cut,
     data_file,
     delete,
     draft_of,
+    first_line,
     read_npz,
     read_numbers,
     replacing,
@@ -210,3 +212,12 @@ def test_numbers_that_json_lacks_are_written_as_text_and_come_back(tmp_path):
     assert strict == {"a": "Infinity", "b": ["-Infinity", {"c": 1.5}], "d": "Infinite", "e": "NaN"}
     found = read_numbers(path)
     assert np.isnan(found.pop("e")) and found == {"a": np.inf, "b": [-np.inf, {"c": 1.5}], "d": "Infinite"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("short", "short"), ("a server that does not answer", "a server that..."), ("a" * 30, "a" * 17 + "..."),
+     ("one word and, then more", "one word and..."), ("exactly twenty chars", "exactly twenty chars")],
+)  # fmt: skip
+def test_a_long_message_is_cut_after_a_word(text, shown):
+    assert cut(text, 20) == shown == first_line(ValueError(text), 20)

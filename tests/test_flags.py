@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 
+from common.runs.cli import run_command
 from common.runs.flag_groups import field_comments, field_groups
 from common.runs.flags import call_with_flags, flags_of, shown_range
 from common.system.files import InputError
 from common.system.options import Range
 from common.training import Execution
-from recipes import fgsm, pix2pix, style_transfer
+from recipes import fgsm, pix2pix, style_transfer, vae_faces
+from recipes.__main__ import main
 from tests.test_contract import RECIPES
 from tests.test_ranges import verbs_of
 
@@ -123,7 +127,7 @@ training:
 
 output:
   --table PATH        CSV file to write
-  --output-dir PATH   folder of the run; a run that is in it is resumed
+  --output-dir DIR    folder of the run; a run that is in it is resumed
                       (default: out)
 """
 
@@ -172,4 +176,38 @@ def test_every_flag_of_a_recipe_is_in_a_group_and_explained(recipe):
     groups = {group: [flag.name for flag in flags if flag.group == group] for group in ("data", "network", "training")}
     assert all(groups.values()) and groups["data"][0] == "data"
     for verb in [verb for name, verb in verbs_of(recipe).items() if name != "run_command"]:
-        assert [flag.name for flag in flags_of(verb) if not flag.help] == []
+        for flag in flags_of(verb):
+            said = re.findall(r"[A-Za-z]+", flag.help.lower())
+            assert len(said) > 1 and said != flag.name.split("_"), f"{verb.__name__}: {flag}"
+
+
+def test_the_programs_beside_the_recipes_explain_every_flag(capsys):
+    for command in ([], ["copy"], ["app"], ["shards"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        said = capsys.readouterr().out
+        for flag, text in re.findall(r"^  (-?\S+(?: \S+)*?)(?:  +|\n {20,})(\S.*)$", said, re.M):
+            assert len(text.split()) > 1, f"{command}: {flag}"
+        assert said.count("\n  -") == len(re.findall(r"^  -\S+(?: \S+)*?(?:  +|\n {20,})\S", said, re.M))
+
+
+def test_a_folder_without_a_flag_is_answered_with_the_flag_for_data():
+    with pytest.raises(InputError, match=r"'photos' is one argument too many \(for training data, write --data photos"):
+        call_with_flags(pix2pix.run, "python -m recipes.pix2pix train", ["photos"])
+
+
+@pytest.mark.parametrize(("verb", "said"), [("translate", "folder of images"), ("export", "folder of the run")])
+def test_a_command_for_folders_says_so(verb, said, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["recipes/pix2pix.py", verb, "--help"])
+    with pytest.raises(SystemExit):
+        run_command(pix2pix.demo, presets={}, translate=pix2pix.translate_files)
+    assert said in capsys.readouterr().out
+
+
+def test_the_help_of_edit_names_the_attributes(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(sys, "argv", ["recipes/vae_faces.py", "edit", "--help"])
+    with pytest.raises(SystemExit):
+        run_command(vae_faces.demo, presets={}, edit=vae_faces.edit_file)
+    assert "smile, glasses, beard" in capsys.readouterr().out

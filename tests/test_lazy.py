@@ -1,10 +1,16 @@
 """Keras and TensorFlow imported at first use, each time in a process of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
+
+from common.system.files import InputError, home_folder
+from common.system.lazy import set_keras_defaults
+from recipes import gan
 
 ROOT = Path(__file__).parents[1]
 CODE = """
@@ -77,3 +83,58 @@ print("done")
 def test_a_deferred_import_happens_once_whoever_asks_first(code):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
+
+
+@pytest.mark.parametrize(("name", "value"), [("image_data_format", "channels_first"), ("floatx", "float16")])
+def test_settings_of_keras_that_recipes_cannot_use_are_changed_and_named(name, value, capsys):
+    before = getattr(keras.config, name)()
+    policy = keras.config.dtype_policy().name
+    try:
+        getattr(keras.config, f"set_{name}")(value)
+        if name == "floatx":
+            keras.config.set_dtype_policy(value)
+        gan.Config()
+        assert getattr(keras.config, name)() == before and keras.config.dtype_policy().name == policy
+    finally:
+        getattr(keras.config, f"set_{name}")(before)
+        keras.config.set_dtype_policy(policy)
+    assert capsys.readouterr().err == f"Keras was set to the {name} {value}; recipes need {before}, which is now set\n"
+    gan.Config()
+    assert capsys.readouterr().err == ""
+
+
+def test_another_backend_that_is_imported_already_is_one_line(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "torch")
+    with pytest.raises(InputError, match="^Keras uses the backend torch, .*; set KERAS_BACKEND=tensorflow"):
+        set_keras_defaults()
+
+
+def test_a_user_without_a_home_has_a_temporary_folder(monkeypatch, tmp_path):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert home_folder() == tmp_path
+
+
+SET_OTHERWISE = """
+import keras
+print(keras.config.backend(), keras.config.image_data_format(), keras.config.floatx(), keras.config.dtype_policy().name)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deferred", [True, False])
+def test_recipes_use_tensorflow_whatever_the_environment_says(deferred, tmp_path):
+    """Without docstrings and asserts, too."""
+    settings = '{"floatx": "float16", "epsilon": 1e-07, "backend": "jax", "image_data_format": "channels_first"}'
+    (tmp_path / "keras.json").write_text(settings)
+    first = "from common.system.lazy import defer_imports\ndefer_imports()\n" if deferred else ""
+    code = f"import recipes\n{first}import keras\nkeras.Model\nimport recipes.gan{SET_OTHERWISE}"
+    environment = os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "torch"}
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert done.stdout == "tensorflow channels_last float32 float32\n", done.stderr
+    assert "Keras was set to the floatx float16; recipes need float32, which is now set" in done.stderr

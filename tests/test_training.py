@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -428,3 +429,40 @@ def test_the_time_of_the_epochs_is_printed_once_before_the_first_ends(tmp_path, 
     monkeypatch.setattr("common.training.loop._Forecast", lambda: _Forecast(5.0, Clock(0.1)))
     fit(step, data, 1, {"weight": tf.Variable(0.0)})
     assert "about" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("untraced")
+def test_without_a_terminal_a_long_epoch_prints_a_line_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr("common.training.loop.time.monotonic", Clock(2.0))
+    monkeypatch.setattr("common.system.console.Progress.FIRST_LINE", 5.0)
+    data = batches((np.arange(64, dtype=np.float32),), 4, 0)
+
+    def step(values: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"mean": tf.reduce_mean(values)}
+
+    with executing(Execution(steps_per_call=1)):
+        fit(step, data, 2, {"weight": tf.Variable(0.0)})
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch 1/2, step")]
+    assert 3 <= len(lines) < 16
+    assert re.fullmatch(r"epoch 1/2, step \d+ of 16  mean \d+(\.\d+)?  about .* left", lines[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [((4, 8, 8, 3), "need images of 8 x 8 x 1, but the data has 8 x 8 x 3"), ((4, 6, 8, 1), "the data has 6 x 8 x 1")],
+)
+def test_images_that_no_network_takes_are_refused_before_the_first_step(images, message):
+    inputs = keras.Input((8, 8, 1))
+    network = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    data = Batches.of(np.zeros(images, np.uint8), 2, 0)
+    with pytest.raises(InputError, match=f"^pictures: the networks {message}|^pictures: .* {message}"):
+        fit(lambda pictures: {"loss": tf.reduce_sum(network(pictures))}, data, 1, {"network": network})
+
+
+def test_a_step_that_cannot_be_traced_is_explained_in_one_line_with_its_cause():
+    def step(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"loss": tf.reduce_sum(tf.reshape(pictures, (3, 5)))}
+
+    with pytest.raises(InputError, match=r"^a batch of uint8 2 x 8 x 8 x 1 does not fit the networks \(.*") as error:
+        fit(step, Batches.of(np.zeros((4, 8, 8, 1), np.uint8), 2, 0), 1, {})
+    assert "\n" not in str(error.value) and isinstance(error.value.__cause__, ValueError)

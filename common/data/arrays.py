@@ -20,7 +20,7 @@ from common.samples.clothes import CLOTHES_CLASSES
 from common.samples.digits import DIGITS, sklearn_digits
 from common.system.console import say
 from common.system.downloads import download
-from common.system.files import InputError, check_npz, first_line
+from common.system.files import InputError, check_npz, cut, first_line, home_folder
 
 
 class Arrays(NamedTuple):
@@ -173,7 +173,7 @@ def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = (
         raise InputError(f"{path}: its arrays do not fit into memory; use fewer or smaller images") from None
     except Exception as error:  # damaged and encrypted files raise many kinds of exceptions
         reason = str(error) or type(error).__name__
-        raise InputError(f"{path}: not a readable .npz ({reason[:200]}); write it again with numpy.savez") from None
+        raise InputError(f"{path}: not a readable .npz ({cut(reason, 200)}); write it again with numpy.savez") from None
 
 
 def _read_idx(path: Path) -> np.ndarray:
@@ -225,7 +225,7 @@ def _idx_arrays(folder: Path, labels: bool, names: tuple[str, ...] = ()) -> Arra
 
 def _keras_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
     """Read a data set from Keras's cache (KERAS_HOME, or ~/.keras). With `fetch`, download missing files."""
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
+    home = Path(os.environ.get("KERAS_HOME", home_folder() / ".keras")) / "datasets"
     source = home / "mnist.npz" if name == "mnist" else home / "fashion-mnist"
     for file, checksum in KERAS_FILES[name].items():
         path = home / "mnist.npz" if name == "mnist" else source / file

@@ -48,7 +48,7 @@ class Batches(NamedTuple):
 
         Args:
             data: see above. Images are uint8 [n, height, width, channels].
-            batch_size: examples per batch; used only for NumPy arrays.
+            batch_size: examples per batch; used only for NumPy arrays. 0: see `batches`.
             seed: seed of the shuffling; used only for NumPy arrays.
             steps_per_epoch: batches per epoch; required for an infinite dataset.
 
@@ -108,7 +108,7 @@ AS_UINT8 = "if they are from 0 to 1, use np.uint8(np.round(255 * images))"
 
 
 def _check_images(found: Sequence[tuple[str, list[int | None] | None]]) -> None:
-    """Raise InputError if no array contains images, or if images are not uint8.
+    """Raise InputError if an array contains neither uint8 images nor integer labels, or if there are no images.
 
     `found` contains the dtype and the shape of each array. A shape is None if its rank is unknown.
     """
@@ -119,6 +119,13 @@ def _check_images(found: Sequence[tuple[str, list[int | None] | None]]) -> None:
         shapes = " and ".join("an unknown shape" if shape is None else str(shape) for _, shape in found[:3])
         shapes += " and so on" if len(found) > 3 else ""
         raise InputError(f"data must contain uint8 images [n, height, width, channels], got {shapes}")
+    for kind, shape in found:
+        if shape is not None and len(shape) not in (1, 4):
+            what = "images [n, height, width, channels] or labels [n]"
+            hint = "; give the index of the class, not one value per class" if len(shape) == 2 else ""
+            raise InputError(f"each array must contain {what}, got {kind} {shape}{hint}")
+        if shape is not None and len(shape) == 1 and not kind.startswith(("int", "uint", "bool")):
+            raise InputError(f"labels must be integers, got {kind} {shape}")
 
 
 def _of_dataset(data: tf.data.Dataset, steps_per_epoch: int | None) -> Batches:
@@ -165,7 +172,8 @@ def batches(
 
     Args:
         items: the examples, as one array or several arrays of the same length.
-        batch_size: examples per batch, on all machines together.
+        batch_size: examples per batch, on all machines together. 0: the largest size up to 500 that divides the number
+            of examples, so that one pass covers all of them.
         seed: seed of the shuffling and the augmentation.
         load: (item, seed) -> the tensors of one example. Each call gets a different int32 [2] seed, for stateless
             random operations.
@@ -180,6 +188,7 @@ def batches(
             found = f"{array.dtype} {list(array.shape)}"
             raise InputError(f"images must be uint8 from 0 to 255, got {found}; {AS_UINT8}")
     count = len(items[0] if isinstance(items, tuple) else items)
+    batch_size = batch_size or max((size for size in range(1, 501) if count and count % size == 0), default=1)
     steps = count // batch_size
     if not steps:
         raise InputError(f"{count} items are fewer than one batch of {batch_size}; add data, or lower --batch-size")

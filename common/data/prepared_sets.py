@@ -7,14 +7,14 @@ import os
 import re
 from pathlib import Path
 
-from common.system.files import InputError
+from common.system.files import InputError, home_folder
 
 SET_NAME = re.compile(r"(\w+)(?:/(\w[\w.+-]*))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 
 
 def sets_folder() -> Path:
     """Return the folder in which TensorFlow Datasets stores prepared data sets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
+    return Path(os.environ.get("TFDS_DATA_DIR") or home_folder() / "tensorflow_datasets").expanduser()
 
 
 def prepared_set(name: str) -> Path | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.system.files import InputError, printable
+from common.system.files import InputError, cut, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -112,7 +112,7 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
         if unusual := unusual_layout(content):
             raise InputError(f"{path}: has {unusual}; save it as greyscale or RGB with 8 or 16 bits") from error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: damaged or cut short ({reason[:200]}); copy or download it again") from error
+        raise InputError(f"{path}: damaged or cut short ({cut(reason, 200)}); copy or download it again") from error
 
 
 def _content(path: ImageFile) -> bytes:

@@ -122,7 +122,9 @@ def _without_files(text: str) -> str:
         "data.steps_per_epoch", "len(dataset)"
     )
     text = text.replace("data.held_out", "validation")
-    text = text.replace("data: Batches,", "dataset: tf.data.Dataset, validation: tuple[np.ndarray, np.ndarray],")
+    text = text.replace("    data = Batches.of(data, 0, config.seed)\n", "")
+    given = "dataset: tf.data.Dataset, validation: tuple[np.ndarray, np.ndarray],"
+    text = text.replace("data: Batches | tuple,", given)
     edits = Edits(text)
     for node in ast.walk(edits.tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "output_dir is not None":

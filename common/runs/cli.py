@@ -51,7 +51,8 @@ def run_command(
             raise InputError(f"{name!r} is not a command of {recipe}; choose from {', '.join(commands)}")
         about = (inspect.getdoc(commands[name]) or "").partition("\n\nArgs:")[0]
         if name == "demo":
-            about = f"{sys.modules['__main__'].__doc__}Commands {', '.join(commands)}; COMMAND --help lists the flags"
+            told = sys.modules["__main__"].__doc__ or ""  # None with `python -OO`
+            about = f"{told}Commands {', '.join(commands)}; COMMAND --help lists the flags"
         function, arguments = commands[name], _with_pixel_limit(arguments)
         if function is export:
             function = functools.partial(export, run=inspect.signature(demo).parameters["output_dir"].default)
@@ -87,10 +88,20 @@ def _call(
         more = {"preset": f"changes the defaults below: {', '.join(presets)}"} | more
     for each in inspect.signature(function).parameters.values():
         if each.kind is each.VAR_KEYWORD:
-            more = {"NAME": f"a number; NAME is one of the {each.name}"} | more
+            more = {"NAME": _numbers_help(each.name)} | more
             function, arguments = _with_numbers(function, arguments)
     prog = f"python -m recipes.{recipe}" + (f" {command}" if command != "demo" else "")
     return call_with_flags(function, prog, arguments, about, more)
+
+
+def _numbers_help(name: str) -> str:
+    """Return the help of `--NAME X` for a `**` parameter."""
+    if name != "attributes":
+        return f"a number; NAME is one of the {name}"
+    from common.samples.faces import FACE_ATTRIBUTES
+
+    known = ", ".join(FACE_ATTRIBUTES)
+    return f"change of an attribute, such as 2 or -1; NAME is an attribute of the run's data; built-in faces: {known}"
 
 
 def _with_pixel_limit(arguments: list[str]) -> list[str]:

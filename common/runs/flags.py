@@ -34,8 +34,8 @@ KNOWN = {  # help for flags that have the same meaning in all commands
     "skip_bad": "skip files that cannot be read, and list them",
     "fetch": "allow downloads of data and pretrained weights",
     "accept_data": "resume although the files of the data or weights have changed",
-    "source": "file to read; most commands also accept a folder",
-    "destination": "file or folder to write",
+    "source": "image to read",
+    "destination": "file to write; its suffix sets the format",
     "photo": "image to read",
     "run": "folder of the run whose networks are used; without it, the demo's",
     "config": "",
@@ -63,19 +63,24 @@ KNOWN = {  # help for flags that have the same meaning in all commands
     "residual_blocks": "number of residual blocks",
     "generator": "architecture of the generator",
     "features": "features of an image",
-    "optimizer": "optimizer",
+    "optimizer": "method that updates the weights",
     "compare": "other values of --latent-dim, to train for comparison",
     "octave_scale": "ratio of two successive image sizes",
     "frame_steps": "steps per frame",
     "visible_mark": "mark results visibly as synthetic",
     "target": "class to predict; several: one result each",
-    "other": "second file to read",
+    "other": "second image to read",
     "to_seed": "seed of the last image; --seed is that of the first",
     "start": "where to start",
     "end": "where to end",
     **dict.fromkeys("abc", "positions in the grid that `generate` writes"),
     "max_pixels": "read images of up to N pixels (default: Pillow's limit, 89478485)",
 }
+FOR_FOLDERS = {  # the same, for commands that also accept a folder of images: those with --skip-bad
+    "source": "image, or folder of images, to read",
+    "destination": "image to write, or folder for the results of a folder",
+}
+METAVARS = {"run": "DIR", "output_dir": "DIR", "data": "DATA"}  # values in the help that are not those of a type
 UNLIMITED = 100_000  # a larger maximum only rejects mistakes, and is not shown
 
 
@@ -140,7 +145,9 @@ def flags_of(function: Callable[..., Any]) -> Iterator[Flag]:
     """Yield the flags of a function, with those of its parameters that are dataclasses."""
     plain = _plain(function)
     hints, described = typing.get_type_hints(plain, include_extras=True), _argument_texts(inspect.getdoc(plain) or "")
-    for name, parameter in inspect.signature(function).parameters.items():
+    parameters = inspect.signature(function).parameters
+    many = "skip_bad" in parameters
+    for name, parameter in parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
         if dataclasses.is_dataclass(parameter.default):
@@ -153,7 +160,8 @@ def flags_of(function: Callable[..., Any]) -> Iterator[Flag]:
         else:
             needed = parameter.default is inspect.Parameter.empty
             group = "arguments" if needed else GROUP_OF.get(name, "options")
-            yield Flag(name, hints.get(name, str), parameter.default, described.get(name) or _known(name), group)
+            known = (many and FOR_FOLDERS.get(name)) or _known(name)
+            yield Flag(name, hints.get(name, str), parameter.default, described.get(name) or known, group)
 
 
 def _plain(function: Any) -> Callable[..., Any]:
@@ -189,6 +197,7 @@ def _parser(
             continue
         settings |= {"nargs": "*"} if kind is tuple else {}
         settings |= {"required": True} if flag in needed else {}
+        settings |= {"metavar": METAVARS[flag.name]} if flag.name in METAVARS and kind is not bool else {}
         groups[flag.group].add_argument(_flag(flag.name), dest=flag.name, **settings)
     groups["options"].add_argument("-h", "--help", action="help", help="print this text and exit")
     return parser
@@ -274,7 +283,9 @@ def _with_hyphens(argument: str) -> str:
 def _unknown(argument: str, flags: Sequence[Flag], prog: str) -> str:
     command = prog.removeprefix("python -m recipes.")
     if not argument.startswith("-"):
-        return f"{command}: {argument!r} is one argument too many (--help lists the flags)"
+        takes_data = any(flag.name == "data" for flag in flags)
+        hint = f"for training data, write --data {argument}; " if takes_data else ""
+        return f"{command}: {argument!r} is one argument too many ({hint}--help lists the flags)"
     flag = argument.partition("=")[0]
     known = [_flag(each.name) for each in flags if each.default is not inspect.Parameter.empty]
     near = difflib.get_close_matches(flag, known, cutoff=0.7)

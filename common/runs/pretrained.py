@@ -15,7 +15,7 @@ import numpy as np
 from common.data.labelled import Split, class_number
 from common.data.synthetic import Sample
 from common.runs.run import Run, load_network, read_data, read_identity, stored_classes, stored_run
-from common.system.files import InputError, data_file, first_line, printable
+from common.system.files import InputError, data_file, first_line, home_folder, printable
 from common.system.keras_files import load_keras_file
 from common.system.lazy import keras
 from common.training.canvas import layer_weights, smallest_side
@@ -248,7 +248,7 @@ def imagenet_classes(weights: str, fetch: bool = False) -> tuple[str, ...]:
     Raises:
         InputError: the class-name file is damaged, or it is in neither folder and `fetch` is False.
     """
-    cached = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / CLASS_INDEX
+    cached = Path(os.environ.get("KERAS_HOME", home_folder() / ".keras")) / "models" / CLASS_INDEX
     paths = [cached] if weights == "imagenet" else [Path(weights).parent / CLASS_INDEX, cached]
     path = next((path for path in paths if path.is_file()), None)
     if path is None and not fetch:
@@ -283,7 +283,7 @@ def load_pretrained(
     if weights == "random":
         return
     if weights == "imagenet":
-        cached = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / file
+        cached = Path(os.environ.get("KERAS_HOME", home_folder() / ".keras")) / "models" / file
         if not fetch and not cached.exists():
             raise InputError(f"the imagenet weights are not on this machine ({cached}): add --fetch or --weights FILE")
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar, cast
 
-from common.system.files import InputError, first_line, printable
+from common.system.files import InputError, cut, first_line, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -53,10 +53,15 @@ class Progress:
     """The progress of work that may take more than a few seconds. Use it as a context manager.
 
     In a terminal, a bar appears after two seconds. Otherwise, for example in a log file, a line appears after
-    FIRST_LINE seconds, and then every NEXT_LINE seconds. Work that is done before that shows nothing.
+    FIRST_LINE seconds, and then about every NEXT_LINE seconds; see `pause`. Quick work shows nothing.
     """
 
-    FIRST_LINE, NEXT_LINE = 5.0, 30.0
+    FIRST_LINE, NEXT_LINE, LAST_PAUSE = 5.0, 10.0, 60.0
+
+    @classmethod
+    def pause(cls, elapsed: float) -> float:
+        """Return the seconds until the next line. They grow with the time that has elapsed, so that logs stay short."""
+        return min(max(cls.NEXT_LINE, elapsed / 10), cls.LAST_PAUSE)
 
     def __init__(
         self, what: str, total: int, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
@@ -101,7 +106,7 @@ class Progress:
         elif (now := self.clock()) >= self.due and self.done < self.total:
             left = (now - self.started) * (self.total - self.done) / max(1, self.done - self.first)
             say(f"{self.what}: {self.done:,} of {self.total:,} {self.unit}s, about {duration(left)} left")
-            self.due = now + self.NEXT_LINE
+            self.due = now + self.pause(now - self.started)
 
 
 def tracked(items: Iterable[Item], what: str, unit: str, total: int | None = None) -> Generator[Item, None, None]:
@@ -198,7 +203,7 @@ def errors_in_one_line() -> Iterator[None]:
         if not _out_of_memory(error):
             raise
         said = re.sub(r"\{\{.*?\}\} *| on /job:.*", "", str(error)).strip()  # remove TensorFlow's node and device names
-        reason = (said.splitlines() or ["no memory left"])[0][:150]
+        reason = cut((said.splitlines() or ["no memory left"])[0], 150)
         sys.exit(_complain(f"out of memory: {reason}; try a smaller --batch-size, --size or network", 2))
     except KeyboardInterrupt as error:
         saved = f"{error}; run the same command again to resume from the newest checkpoint"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from common.system.files import printable
+from common.system.files import cut, home_folder, printable
 from common.system.packages import Requirement, install_command, meets, python_bounds, requirement_of, requirements
 
 GB = 1e9
@@ -90,7 +90,7 @@ def tensorflow() -> Iterator[Finding]:
         return  # `versions` has named them
     backend, source = configured_backend()
     if backend != "tensorflow":
-        yield Finding("WRONG", f"Keras is set to the backend {backend}, but recipes need tensorflow: {source}")
+        yield Finding("note", f"Keras is set to the backend {backend}; recipes use tensorflow all the same: {source}")
     facts, problem = probed()
     if problem:
         yield Finding("WRONG", problem)
@@ -99,7 +99,7 @@ def tensorflow() -> Iterator[Finding]:
     for name, value in wanted.items():
         if facts[name] != value:
             where = f"edit {keras_home() / 'keras.json'}"
-            yield Finding("WRONG", f"Keras has the {name} {facts[name]}, but recipes need {value}: {where}")
+            yield Finding("note", f"Keras has the {name} {facts[name]}; recipes set {value}: {where}")
     yield Finding("ok", "TensorFlow and Keras can be imported")
     if facts["gpus"]:
         yield Finding("ok", f"GPUs: {', '.join(facts['gpus'])}")
@@ -135,7 +135,7 @@ def probed(code: str = PROBE) -> tuple[dict[str, Any], str]:
         return {}, f"the import of TensorFlow was ended by {name}: {reason}"
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {}, f"TensorFlow cannot be imported ({last[:200]}): {install_command()}"
+        return {}, f"TensorFlow cannot be imported ({cut(last, 200)}): {install_command()}"
     return json.loads(done.stdout.strip().splitlines()[-1]), ""
 
 
@@ -230,12 +230,12 @@ def missing_options(name: str, options: str) -> list[str]:
 
 def keras_home() -> Path:
     """Return the folder of Keras's downloads and of keras.json."""
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
+    return Path(os.environ.get("KERAS_HOME") or home_folder() / ".keras").expanduser()
 
 
 def datasets_home() -> Path:
     """Return the folder of TensorFlow Datasets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets").expanduser()
+    return Path(os.environ.get("TFDS_DATA_DIR") or home_folder() / "tensorflow_datasets").expanduser()
 
 
 def unwritable(folder: Path) -> str:

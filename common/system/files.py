@@ -42,10 +42,27 @@ def printable(text: object) -> str:
 def first_line(error: BaseException, most: int = 120) -> str:
     """Return the first line of an exception's message, or the exception's type if the message is empty.
 
-    The result is cut to `most` characters.
+    The result has at most `most` characters; see `cut`.
     """
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:most]
+    return cut(lines[0] if lines else type(error).__name__, most)
+
+
+def cut(text: str, most: int) -> str:
+    """Return `text` with at most `most` characters. If it is longer, it ends after a word, with three dots."""
+    if len(text) <= most:
+        return text
+    kept = text[: most - 3]
+    words, space, _ = kept.rpartition(" ") if text[most - 3] != " " else (kept, " ", "")
+    return (words if space else kept).rstrip(" ,;:(") + "..."
+
+
+def home_folder() -> Path:
+    """Return the user's home folder, or a temporary folder if there is none, as for Keras's downloads."""
+    try:
+        return Path.home()
+    except RuntimeError:  # neither HOME nor an entry in /etc/passwd
+        return Path(tempfile.gettempdir())
 
 
 def draft_of(path: Path) -> Path:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 class _Lazy(ModuleType):
@@ -39,8 +39,45 @@ def _imported(name: str) -> ModuleType:
             if isinstance(sys.modules.get(each), _Lazy):
                 del sys.modules[each]
         if name not in sys.modules:
+            use_tensorflow_backend()
             _import_quietly(name)
+        set_keras_defaults()
     return importlib.import_module(name)  # waits if another thread is importing it
+
+
+NEEDED = {"image_data_format": "channels_last", "floatx": "float32"}  # settings of Keras on which recipes rely
+
+
+def use_tensorflow_backend() -> None:
+    """Let Keras use TensorFlow, whatever KERAS_BACKEND and keras.json say, if Keras is not imported yet."""
+    if "keras" not in sys.modules or isinstance(sys.modules["keras"], _Lazy):
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+def set_keras_defaults() -> None:
+    """Give Keras the settings in `NEEDED`, and print a line about each one that differed, for example in keras.json.
+
+    Nothing happens if Keras is not imported yet.
+
+    Raises:
+        InputError: Keras uses another backend than TensorFlow, which can be set only before Keras is imported.
+    """
+    from common.system.console import say  # imported here to avoid an import cycle
+    from common.system.files import InputError
+
+    keras = sys.modules.get("keras")
+    config: Any = None if isinstance(keras, _Lazy) else getattr(keras, "config", None)
+    if config is None:
+        return
+    if (backend := config.backend()) != "tensorflow":
+        advice = "set KERAS_BACKEND=tensorflow before Keras is imported"
+        raise InputError(f"Keras uses the backend {backend}, but recipes need tensorflow; {advice}")
+    for name, value in NEEDED.items():
+        if (found := getattr(config, name)()) != value:
+            say(f"Keras was set to the {name} {found}; recipes need {value}, which is now set")
+            getattr(config, f"set_{name}")(value)
+            if name == "floatx" and config.dtype_policy().name == found:
+                config.set_dtype_policy(value)
 
 
 class _Absent:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 
 from common.system.files import InputError
+from common.system.lazy import set_keras_defaults
 
 
 class Range(NamedTuple):
@@ -33,6 +34,7 @@ class Range(NamedTuple):
         depends on another field, pass the range as a keyword argument with the field's name.
         """
         if _CHECKS.get():
+            set_keras_defaults()  # every recipe creates a config before it builds a network
             check_fields(settings)
             for name, limits in ranges.items():
                 check_value(name, getattr(settings, name), Annotated[type(getattr(settings, name)), limits])

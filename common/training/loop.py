@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ import numpy as np
 
 from common.data.batches import Batches, named_failures
 from common.system.cluster import is_chief, place
-from common.system.console import attempt, duration, say
-from common.system.files import InputError
-from common.system.lazy import tf
+from common.system.console import Progress, attempt, duration, noted_if_slow, say
+from common.system.files import InputError, cut, first_line
+from common.system.lazy import keras, tf
 from common.system.locks import only_process_in
 from common.training.execution import active_execution
 from common.training.health import epoch_warnings
+from common.training.prediction import shown_shape
 from common.training.saves import History, Saves
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def fit(
     if execution.xla and strategy.num_replicas_in_sync > 1:
         raise InputError("--xla supports only one device, but this run uses several; omit --xla")
     names: list[str] = []
-    advance = _traced(step, data, execution.xla, names)
+    advance = _traced(step, data, state, execution.xla, names)
     steps, total = data.steps_per_epoch, epochs * data.steps_per_epoch
     alone = place().workers == 1
     per_call, forecast = _StepsPerCall(execution.steps_per_call, alone), _Forecast()
@@ -99,6 +101,7 @@ def fit(
         only_process_in(output_dir),
         _stop_signals(catch=output_dir is not None) as stopped,
         named_failures(),
+        _explained(names, data),
         tqdm(total=total, unit="step", disable=hidden, mininterval=0.5) as bar,
     ):
         progress = _Progress(Saves(output_dir, state, healthy or {}), steps, epochs, names, bar, best)
@@ -110,7 +113,8 @@ def fit(
             while progress.within < steps and not stopping:
                 count = min(per_call.count, steps - progress.within)
                 called = time.monotonic()
-                rows = advance(iterator, tf.constant(count), tf.constant(float(bool(stopped))))
+                with nullcontext() if names else noted_if_slow("preparing the first training step"):
+                    rows = advance(iterator, tf.constant(count), tf.constant(float(bool(stopped))))
                 if per_call.undecided:
                     rows.numpy()  # wait for the results, so that the timing covers complete steps
                     per_call.learn(count, time.monotonic() - called)
@@ -133,7 +137,9 @@ def fit(
     return progress.history
 
 
-def _traced(step: Callable[..., dict[str, tf.Tensor]], data: Batches, xla: bool, names: list[str]) -> Callable:
+def _traced(
+    step: Callable[..., dict[str, tf.Tensor]], data: Batches, state: Mapping[str, object], xla: bool, names: list[str]
+) -> Callable:
     """Return a TensorFlow function that runs `count` steps and returns their losses, one row per step.
 
     The last column is above 0 if a machine received a stop signal. Tracing stores the names of the other columns in
@@ -141,13 +147,15 @@ def _traced(step: Callable[..., dict[str, tf.Tensor]], data: Batches, xla: bool,
     """
     strategy = tf.distribute.get_strategy()
     body = getattr(step, "python_function", step)  # replicas cannot synchronise inside a nested tf.function
-    shapes = _part_shapes(strategy.num_replicas_in_sync, data)
+    specs = tf.nest.flatten(data.at(0).element_spec)
+    shapes = _part_shapes(strategy.num_replicas_in_sync, specs)
     parameters = inspect.signature(body)
     try:
         parameters.bind(*shapes)
     except TypeError:
         wanted = ", ".join(parameters.parameters)
         raise InputError(f"a batch must contain the tensors {wanted}; the data has {len(shapes)} per batch") from None
+    _check_images(dict(zip(parameters.parameters, specs, strict=False)), state)
     compiled = tf.function(body, jit_compile=True) if xla else body
 
     @tf.function
@@ -176,6 +184,8 @@ class _Progress:
         self.recent: list[tf.Tensor] = []  # losses of later steps, which may still be running; one row per step
         self.within = self.first = 0  # steps of this epoch: done so far, done before this process started
         self.started = self.saved = self.shown = 0.0
+        self.begun, self.resumed_at = time.monotonic(), self.done
+        self.line_due = self.begun + Progress.FIRST_LINE  # of the next line without a terminal
         bar.n = bar.initial = self.done
 
     def begin_epoch(self) -> None:
@@ -194,6 +204,16 @@ class _Progress:
             means = {name: f"{total / self.within:.3g}" for name, total in self.totals.items()}
             _show(self.bar.set_postfix, means, False)
             self.shown = now
+            if self.bar.disable and is_chief() and now >= self.line_due and self.within < self.steps:
+                self.show_line(now)
+
+    def show_line(self, now: float) -> None:
+        """Print where training is, and how long it will take. Without a terminal, there is no bar that says so."""
+        left = (now - self.begun) * (self.epochs * self.steps - self.done) / (self.done - self.resumed_at)
+        losses = "  ".join(f"{name} {total / self.within:.4g}" for name, total in self.totals.items())
+        where = f"epoch {self.done // self.steps + 1}/{self.epochs}, step {self.within:,} of {self.steps:,}"
+        _show(self.bar.write, f"{where}  {losses}  about {duration(left)} left")
+        self.line_due = now + Progress.pause(now - self.begun)
 
     def announce(self, seconds_per_step: float) -> None:
         """Print about how long the remaining epochs will take, unless they take less than 20 s."""
@@ -244,6 +264,8 @@ class _Progress:
         self.saves.write(self.done, self.steps, self.totals, self.seconds, self.history)
         if is_chief():
             _say(self.bar, row, self.epochs, self.saves.healthy)
+            now = time.monotonic()
+            self.line_due = now + Progress.pause(now - self.begun)
 
     def measured(self, call: OnEpoch, row: Mapping[str, float]) -> dict[str, float]:
         """Call one of the `on_epoch` functions for the epoch of `row`, and return its results as Python numbers."""
@@ -319,9 +341,50 @@ class _Forecast:
         return (self.clock() - (self.started or 0.0)) / self.steps
 
 
-def _part_shapes(replicas: int, data: Batches) -> list[tf.TensorShape]:
+def _check_images(specs: Mapping[str, tf.TensorSpec], state: Mapping[str, object]) -> None:
+    """Raise InputError if a batch has images that no network in `state` accepts. `specs` has a name for each tensor."""
+    networks = [part for part in state.values() if isinstance(part, keras.Model)]
+    accepted = {tuple(each.shape[1:]): None for network in networks for each in network.inputs if len(each.shape) == 4}
+    for name, spec in specs.items():
+        if spec.dtype != tf.uint8 or spec.shape.rank != 4 or not accepted:
+            continue
+        if not any(spec.shape[1:].is_compatible_with(tf.TensorShape(shape)) for shape in accepted):
+            shapes = " or ".join(shown_shape(shape) for shape in accepted)
+            raise InputError(
+                f"{name}: the networks need images of {shapes}, but the data has {shown_shape(spec.shape[1:])}; change "
+                "the images, or `size` and `channels` of the config"
+            )
+
+
+@contextmanager
+def _explained(names: Sequence[str], data: Batches) -> Iterator[None]:
+    """Raise InputError if the block fails because the data does not fit the networks.
+
+    `names` is empty until the first step has been traced. An error before that is about the shape of a batch.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        found = re.search(r"label value of (-?\d+) which is outside the valid range of \[0, (\d+)\)", str(error))
+        if found:
+            raise InputError(
+                f"the data has the label {found[1]}, but the network has {found[2]} classes, 0 to {int(found[2]) - 1}; "
+                "change the labels, or `outputs` of the config"
+            ) from None
+        if names:
+            raise
+        specs = tf.nest.flatten(data.at(0).element_spec)
+        what = " and ".join(f"{spec.dtype.name} {shown_shape(spec.shape)}" for spec in specs)
+        reasons = [line.strip() for line in str(error).splitlines() if re.match(r" *\w*(Error|Exception)?: \S", line)]
+        reason = reasons[-1] if reasons else first_line(error)
+        raise InputError(f"a batch of {what} does not fit the networks ({cut(reason, 160)})") from error
+
+
+def _part_shapes(replicas: int, specs: Sequence[tf.TensorSpec]) -> list[tf.TensorShape]:
     """Return the shapes of one replica's part of a batch. Raise InputError if the batch cannot be split evenly."""
-    shapes = [spec.shape for spec in tf.nest.flatten(data.at(0).element_spec)]
+    shapes = [spec.shape for spec in specs]
     for count, *_ in shapes if replicas > 1 else ():
         if count is None:
             raise InputError(

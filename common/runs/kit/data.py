@@ -71,6 +71,8 @@ def shuffled(
     augment: Callable | None = None,  # only with: jitter= or mirror=
 ) -> Batches:
     """Return batches of examples. Each epoch has a new random order, which depends only on `seed` and the epoch."""
+    # only with: labelled.batches(0
+    batch_size = batch_size or max(size for size in range(1, 501) if len(arrays[0]) % size == 0)
     count, steps = len(arrays[0]), len(arrays[0]) // batch_size
     if not steps:
         raise InputError(f"{count} examples are fewer than one batch of {batch_size}")
