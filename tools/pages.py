@@ -26,10 +26,10 @@ from tools.page_options import options
 
 ROOT = Path(__file__).parents[1]
 TEXTS = Path(__file__).parent / "page_texts"
-COLUMNS, WIDTH = 3, 390  # of the grid; the width of an image in pixels, on a wide screen
+COLUMNS, WIDTH = 2, 330  # of the grid; the width of an image in pixels, on a wide screen
 GRID_BEGINS, GRID_ENDS = "<!-- gallery, written by `python -m tools.pages` -->\n", "<!-- end of the gallery -->\n"
 
-# The recipes in the order of the grid: images of similar height are in the same row.
+# The recipes in the order of the grid.
 ORDER = ["pix2pix", "style_transfer", "deepdream", "cyclegan", "fgsm", "fast_style_transfer"]
 ORDER += ["face_swap", "autoencoder", "conv_autoencoder", "vae_faces", "dcgan_faces", "targeted_attack"]
 ORDER += ["vae", "adversarial_autoencoder", "dcgan", "lenet", "ssgan", "mlp", "mobilenet", "dog_svm", "gan"]
@@ -50,11 +50,11 @@ def cell(name: str, row: dict[str, str]) -> str:
         raise ValueError(f"docs/recipes.md, {name}: expected an image, then **name** and a sentence")
     summary = re.sub(r"`(.*?)`", r"<code>\1</code>", sentence[2])
     return (
-        f'<td width="33%" valign="top"><a href="docs/recipes/{name}.md">'
+        f'<td width="50%" valign="top"><a href="docs/recipes/{name}.md">'
         f'<img src="docs/gallery/thumbnails/{name}.jpg" width="{WIDTH}" alt="{image[1]}"></a><br>'
-        f"<b>{sentence[1]}</b> {summary}<br>\n"
-        f'<code>python -m {breakable(name)}</code><br><a href="notebooks/{name}.ipynb">notebook</a>'
-        f" · {row['CPU time']}</td>\n"
+        f"<b>{sentence[1]}</b> {summary}<br>"
+        f'<code>python -m {breakable(name)}</code> · <a href="notebooks/{name}.ipynb">notebook</a>'
+        f" · {row['CPU time'].replace(' ', '&nbsp;')}</td>\n"
     )
 
 
