@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from common.runs.kit.data import Split
 from common.runs.kit.files import InputError, write
@@ -132,7 +132,7 @@ def evaluate_attacks(
             one, attack = images[labels == number][:1], make(network)
             strengths = [attack(one, np.array([number]), levels * quarters // 4) for quarters in range(5)]
             rows[f"{classes[number]}, {name}"] = np.concatenate(strengths)
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    axes = (figure := Figure(figsize=(7, 4.2))).subplots()
     for name, accuracies in found.items():
         axes.plot(places, accuracies, marker=".", label=name)
     axes.set(xlabel="epsilon (1/255)", ylabel="accuracy", ylim=(-0.02, 1.02))
@@ -147,7 +147,7 @@ def save_captioned(
 ) -> Path:
     """Write a grid of images, each with a caption above it. Emphasised captions are red."""
     rows = -(-len(images) // columns)
-    figure = plt.figure(figsize=(width * columns, (width + 0.3) * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, (width + 0.3) * rows), layout="constrained")
     for place, (image, caption, red) in enumerate(zip(images, captions, emphasised, strict=True)):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.axis("off")
@@ -158,7 +158,7 @@ def save_captioned(
 
 def save_percent_curves(curves: dict[str, list[float]], path: Path, axes_names: str, places: Any = None) -> Path:
     """Plot fractions in percent, one line per curve; `axes_names` is `Y against X`."""
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    axes = (figure := Figure(figsize=(7, 4.2))).subplots()
     for name, values in curves.items():
         axes.plot(places or range(1, len(values) + 1), [100 * value for value in values], marker=".", label=name)
     ylabel, _, xlabel = axes_names.partition(" against ")

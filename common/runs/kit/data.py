@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
@@ -265,7 +265,7 @@ class Labelled(NamedTuple):
         if latents.shape[1] > 2:
             perplexity = min(30, (len(latents) - 1) / 3)
             latents = TSNE(perplexity=perplexity, random_state=seed).fit_transform(latents)
-        figure, axes = plt.subplots(figsize=(8, 7))
+        axes = (figure := Figure(figsize=(8, 7))).subplots()
         figure.colorbar(axes.scatter(latents[:, 0], latents[:, 1], 5, labels, cmap="tab10"))
         axes.set_title(title)
         return write(path, figure.savefig)
