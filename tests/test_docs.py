@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,3 +209,37 @@ def test_every_recipe_is_in_the_table_and_in_the_grid():
 
 def test_the_pages_are_what_the_recipes_give():
     assert main(["--check"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
+def test_the_examples_in_python_run_as_they_stand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "guides" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "python.md", "exec"), names)
+    assert len(blocks) == 6 and all(len(block.splitlines()) <= 15 for block in blocks)
+    assert names["generated"].shape == (16, 28, 28, 1) and names["probabilities"].shape == (5, 3)
+    assert {path.name for path in Path("runs").iterdir()} == {"python", "svm"}
+
+
+def commands_of(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the recipe, the command and the run folder of each command line in a document."""
+    for recipe, rest in re.findall(r"python -m recipes\.(\w+)(.*)", text):
+        folder = re.search(r"--(?:run|output-dir) (runs/\S+)", rest)
+        if folder:
+            yield recipe, rest.split()[0], folder[1]
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *(ROOT / "recipes").glob("[a-z]*.py")], ids=lambda path: path.name)
+def test_a_command_uses_the_run_of_its_own_recipe(path):
+    """A run that is trained in the same document is one of the recipe that uses it."""
+    trained: dict[str, set[str]] = {}
+    commands = [*commands_of(path.read_text(encoding="utf-8"))]
+    for recipe, command, folder in commands:
+        if command == "train":
+            trained.setdefault(folder, set()).add(recipe)
+    for recipe, command, folder in commands:
+        assert recipe in trained.get(folder, {recipe}), f"{recipe} {command} {folder}"

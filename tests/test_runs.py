@@ -8,7 +8,7 @@ import pytest
 
 import common.runs.run as run_module
 from common.runs.run import Run, read_data, run_settings, stored_classes, stored_run
-from common.system.files import InputError
+from common.system.files import InputError, write_json
 from common.training import fit
 from recipes.pix2pix import Config, build
 from tests.test_training import data, start
@@ -180,3 +180,15 @@ def test_a_run_says_what_it_was_started_with(tmp_path):
     for each in (run, Run.load(tmp_path, "pix2pix", Config)):
         assert (each.folder, each.recipe, each.config, each.data) == (tmp_path, "pix2pix", config, "sample")
         assert (each.classes, each.image_shape) == (("cat", "dog"), (64, 64, 3))
+
+
+def test_a_run_may_be_given_as_text_and_has_scores(tmp_path):
+    run = Run(str(tmp_path), "pix2pix", Config(size=32), "sample")
+    run.start()
+    with pytest.raises(InputError, match=r"results.json: has this run finished training\?"):
+        run.scores()
+    write_json(tmp_path / "results.json", {"psnr": np.inf, "classifier": "a.keras"})
+    assert Run.load(str(tmp_path), "pix2pix", Config).scores() == {"psnr": np.inf, "classifier": "a.keras"}
+    (tmp_path / "results.json").write_text("[1")
+    with pytest.raises(InputError, match="results.json: cannot be read"):
+        run.scores()

@@ -30,6 +30,7 @@ from common.system.files import (
     first_line,
     printable,
     read_npz,
+    read_numbers,
     readable_name,
     replacing,
     write_json,
@@ -211,6 +212,15 @@ class Run:
         if not (self.folder / f"{name}.keras").is_file() and (self.folder / f"{old}.keras").is_file():
             name = old
         return load_network(self.folder, name, input_shape, output_shape)
+
+    def scores(self) -> dict[str, float | int | str]:
+        """Return the scores of a finished run, from `results.json`. Raises InputError if it has none."""
+        path = self.folder / "results.json"
+        try:
+            return dict(read_numbers(path))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            reason = "has this run finished training?" if not path.exists() else f"cannot be read ({first_line(error)})"
+            raise InputError(f"{path}: {reason}") from None
 
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays to NAME.npz. Read them with `arrays`."""
