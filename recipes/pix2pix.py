@@ -338,7 +338,7 @@ def translate_files(source: Path, destination: Path, run: Path = DEMO_RUN, skip_
     trained = Run.load(run, "pix2pix", Config)
     generator = trained.network("generator", (None, None, 3), (None, None, 3))
     classes = 0 if trained.config.swap else trained.config.classes
-    return convert_images(source, destination, functools.partial(translate, generator), classes, skip_bad)
+    return convert_images(source, destination, functools.partial(translate, generator), classes, skip_bad, trained.half)
 
 
 # %% Try it

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from common.data.class_folders import joined_folders, split_folders
+from common.data.shards import open_shards
+from common.images.converting import PAIR_RATIO
 from common.images.found import add_detail, entries_of, images_in, is_hidden, leave_out
-from common.images.pixels import IGNORED, colour_labels, resize_image
+from common.images.pixels import IGNORED, colour_labels, pillow_image, resize_image
 from common.images.reading import ImageFile, checked_images, read_image, read_labels
 from common.system.console import say
 from common.system.files import InputError
@@ -27,7 +29,6 @@ TARGET_NAMES = (
     *("real", "b"),
 )
 ENDINGS = re.compile(r"(_leftImg8bit|_gt(Fine|Coarse)_\w+|[_-](mask|masks|label|labels|gt|seg|L|A|B))$", re.IGNORECASE)
-WIDE = 1.2  # minimum ratio of width to height of an image that contains a pair
 PAIR_LAYOUTS = (
     "A/ and B/, trainA/ and trainB/, or label/ and photo/ (with the same file names in both folders), or images that "
     "contain a pair side by side; directly in the folder, or in train/ and test/ (or val/); or leftImg8bit/ and "
@@ -195,7 +196,7 @@ def _holds_pair(path: Path, exact: bool = False) -> bool:
         height, width, _ = read_image(path).shape
     except InputError:  # `checked_pairs` reports files that cannot be read
         return False
-    return width == 2 * height if exact else width >= WIDE * height
+    return width == 2 * height if exact else width >= PAIR_RATIO * height
 
 
 # %% Reading
@@ -232,7 +233,7 @@ def checked_pairs(folder: Path, pairs: list[Pair], classes: int, skip_bad: bool)
         if classes and path in firsts and path not in one_file:
             return read_labels(path, classes)
         image = read_image(path)
-        if path in one_file and image.shape[1] < WIDE * image.shape[0]:
+        if path in one_file and image.shape[1] < PAIR_RATIO * image.shape[0]:
             size = f"{image.shape[1]}x{image.shape[0]} px"
             raise InputError(f"{path}: {size}; an image that contains a pair side by side must be wider than high")
         if (number := _largest_class_number(image)) > 0:
@@ -265,18 +266,35 @@ def _largest_class_number(image: np.ndarray) -> int:
 
 
 def _targets_are_label_maps(pairs: list[Pair]) -> bool:
-    """Return whether the targets of some pairs have few colours, as label maps have, but the inputs have many."""
-    flat = []
+    """Return whether the targets of some pairs have few colours, as label maps have, and the inputs have many."""
+    found = []
     for first, second in pairs[:: max(1, len(pairs) // 4)][:4]:
         one = read_image(first)
         sides = halves(one) if first == second else (one, read_image(second))
-        flat.append([_fraction_of_main_colours(side) for side in sides])
-    inputs, targets = np.mean(flat, axis=0)
-    return bool(targets > 0.9 and inputs < 0.7)
+        found.append([_fraction_of_main_colours(side) for side in sides])
+    inputs, targets = np.mean(found, axis=0)
+    return bool(targets > 0.6 and targets - inputs > 0.25)
 
 
 def _fraction_of_main_colours(image: np.ndarray) -> float:
-    """Return the fraction of pixels that have one of the 12 most frequent colours, with 16 levels per channel."""
-    small = image[:: max(1, image.shape[0] // 128), :: max(1, image.shape[1] // 128)] >> 4
-    codes = small.reshape(-1, 3).astype(int) @ (1, 16, 256)
-    return float(np.sort(np.bincount(codes))[-12:].sum() / len(codes))
+    """Return the fraction of pixels that are close to one of 12 colours."""
+    from PIL import Image
+
+    small = pillow_image(image)
+    small.thumbnail((128, 128), Image.Resampling.NEAREST)
+    main = np.asarray(small.quantize(12, kmeans=1).convert("RGB")).astype(int)
+    return float((np.abs(np.asarray(small) - main).max(axis=-1) <= 6).mean())
+
+
+def input_half(data: str, swap: bool) -> str:
+    """Return which half is the input, `left` or `right`, if `data` holds pairs side by side; else an empty string."""
+    try:
+        shards = open_shards(data)
+        if shards is not None:
+            joined = shards.places.shape[1] == 2 and bool((shards.places[:, 0] == shards.places[:, 1]).all())
+        else:
+            (first, second), *_ = find_pairs(Path(data))[0]
+            joined = first == second
+    except InputError:  # not a folder of pairs
+        return ""
+    return ("right" if swap else "left") if joined else ""

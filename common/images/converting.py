@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from common.images.found import note, noting, reported, take
 from common.images.pixels import colour_labels
 from common.images.reading import find_images, read_image, read_labels, readable_images
 from common.images.writing import check_image_size, image_suffix, png_targets, write_image
 from common.system.console import tracked
 from common.system.files import InputError
+
+PAIR_RATIO = 1.2  # minimum ratio of width to height of an image that contains a pair
 
 
 def convert_images(
@@ -20,6 +23,7 @@ def convert_images(
     convert: Callable[[np.ndarray], np.ndarray],
     classes: int = 0,
     skip_bad: bool = False,
+    half: str = "",
 ) -> Path:
     """Apply `convert` to an image, or to every image of a folder, and write the results.
 
@@ -29,6 +33,8 @@ def convert_images(
         convert: image, uint8 [height, width, 3] -> image of the same shape.
         classes: if above 0, the inputs are maps of integer labels; they are coloured before `convert` is applied.
         skip_bad: in a folder, skip images that cannot be read, and list them.
+        half: `left` or `right`: in images that are at least twice as wide as high, only this half is the input, as in
+            images that contain a pair side by side.
 
     Returns:
         `destination`.
@@ -39,12 +45,19 @@ def convert_images(
     """
 
     def read(path: Path) -> np.ndarray:
-        return colour_labels(read_labels(path, classes)) if classes else read_image(path)
+        image = colour_labels(read_labels(path, classes)) if classes and not half else read_image(path)
+        if half and image.shape[1] >= PAIR_RATIO * image.shape[0]:
+            note(f"side by side with its target, so only the {half} half is the input")
+            middle = image.shape[1] // 2
+            image = image[:, :middle] if half == "left" else image[:, -middle:]
+        return image
 
     if not source.is_dir():
         target = destination / f"{source.stem}.png" if destination.is_dir() else destination
         image_suffix(target)
-        image = read(source)
+        with reported(source, always=False), noting() as notes:
+            image = read(source)
+            take(source, image.shape, notes)
         check_image_size(target, *image.shape[:2])
         write_image(convert(image), target)
         return destination

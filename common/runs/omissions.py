@@ -176,6 +176,7 @@ NO_DIVERSITY: Texts = {  # DCGAN of faces
 NO_STREETS: Texts = {  # Pix2Pix: without the second built-in data set
     re.compile(r"         python \S+ train --data streets .*\n"): "",
     re.compile(r" `--data streets` selects[^.]*\.\n?[^.]*\."): "",
+    ", trained.half)": ")",
 }
 UNCHECKED_NETWORKS: Texts = {  # face swap: the networks of a run, without a check of their shapes
     """    config, latent = trained.config, (trained.config.latent_dim,)

@@ -18,6 +18,7 @@ import numpy as np
 from common.data.arrays import NOT_PATHS
 from common.data.datasets import square_image
 from common.data.identity import NAMING_SETTINGS, check_identities, check_places, identities, kept_identities
+from common.data.pairs import input_half
 from common.images.reading import read_image, readable_images
 from common.images.writing import written_name
 from common.runs.bundled import run_or_bundle
@@ -173,6 +174,7 @@ class Run:
         settings = {"recipe": self.recipe, "data": _named_data(self.data), "config": fields, "versions": versions}
         settings |= {"classes": classes} if classes else {}
         settings["identity"] = identities(fields | {"data": self.data})
+        settings |= {"half": input_half(self.data, self.config.swap)} if hasattr(self.config, "swap") else {}
         write_json(self.folder / "config.json", settings)
 
     def finish(self, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]]) -> None:
@@ -221,6 +223,12 @@ class Run:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             reason = "has this run finished training?" if not path.exists() else f"cannot be read ({first_line(error)})"
             raise InputError(f"{path}: {reason}") from None
+
+    @property
+    def half(self) -> str:
+        """The half of an image that is the input, `left` or `right`, if the run's pairs are side by side; else ""."""
+        stored = stored_run(self.folder).get("half")
+        return stored if stored in ("left", "right") else ""
 
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays to NAME.npz. Read them with `arrays`."""
