@@ -87,7 +87,7 @@ DEMO = Config(
     base_filters=24,
     discriminator_filters=16,
     hidden_units=256,
-    reconstruction=25.0,
+    reconstruction=100.0,
     loss="relativistic",
     gradient_penalty=2.0,
     ema_decay=0.995,
@@ -96,7 +96,7 @@ DEMO = Config(
     cutout=0.0,
     batch_size=16,
     learning_rate=1e-3,
-    epochs=28,
+    epochs=24,
 )
 DEMO_RUN = Path("runs/dcgan_faces-demo")
 Positions = tuple[Annotated[int, Range(0, 999_999)], ...]  # positions in the grid that `generate` writes, from 0
@@ -109,7 +109,8 @@ Positions = tuple[Annotated[int, Range(0, 999_999)], ...]  # positions in the gr
 # Eigenfaces are the principal components of the training faces. A weighted sum of them, with independent normal
 # weights, is a blurred face with the edges of several faces in it. With `reconstruction`, the latents are these
 # weights. A fixed dense layer computes the sum, and the convolutions add what is missing. Their last layer is then a
-# transposed convolution, because what it adds is small. `encode` is the inverse: it returns the weights of a real face.
+# transposed convolution, because that is fast, and average pooling removes its checkerboard. `encode` is the inverse:
+# it returns the weights of a real face.
 #
 # The weights of a GAN's generator do not converge. They oscillate around a good solution, because each update of the
 # discriminator changes the loss. `ema` is a copy of the generator with the exponential moving average of the
@@ -150,6 +151,7 @@ def build(config: Config = Config()) -> Networks:
             zeros = {"kernel_initializer": "zeros", "trainable": False}  # `fit_eigenfaces` sets the weights
             linear = layers.Dense(math.prod(image_shape), dtype="float32", name="eigenfaces", **zeros)
             details = layers.Conv2DTranspose(config.channels, 4, 2, "same", dtype="float32", **init)(x)
+            details = layers.AveragePooling2D(2, 1, "same", dtype="float32")(details)
             x = layers.Add(dtype="float32")([layers.Reshape(image_shape)(linear(latents)), details])
             return keras.Model(latents, layers.Activation("hard_tanh", dtype="float32")(x), name=name)
         x = layers.UpSampling2D(2, interpolation="bilinear")(x)
@@ -264,7 +266,8 @@ def squared_gradient(discriminator: keras.Model, images: tf.Tensor) -> tf.Tensor
 #
 # With `reconstruction`, the generator also receives the latents of the real images, from `encode`, and minimises the
 # mean absolute difference of the pixels. This keeps generated faces similar to real ones, and covers all real faces.
-# Blurred reconstructions have a small difference, so the sharpness comes from the discriminator.
+# Blurred reconstructions have a small difference, so the sharpness comes from the discriminator. With a small weight,
+# the discriminator also adds noise to some faces.
 #
 # What is logged: with the non-saturating loss, `discriminator` is 1.39 and `generator` is 0.69 if the discriminator
 # cannot tell real from generated images. With the relativistic loss, both are 0.69. `reconstruction` is the difference
