@@ -59,7 +59,7 @@ def fitting(function: Callable[..., Any], recipe: str, arguments: Sequence[str])
         ]
         if free and data not in ("sample", "sketches", "streets"):
             bound.arguments["config"] = fitted(config, free, data, output_dir)
-        return function(*bound.args, **bound.kwargs)
+        return function(**bound.arguments)
 
     return call
 
