@@ -464,8 +464,7 @@ def run(
             found |= classification_errors(networks, config, known, *labelled.test.loaded(10_000))
         return found
 
-    folder.finish(networks, scores)
-    return image
+    return folder.finish(networks, scores, image)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

@@ -319,7 +319,7 @@ def run(
         train(trained[folder.config], stream, folder.config, folder.folder)
     test, labels = images.test.loaded()
     train_images, _ = images.train.loaded()
-    for folder in folders:
+    for folder in reversed(folders):
         networks = trained[folder.config]
         shown = trained if folder is folders[0] else {folder.config: networks}
         for each in shown.values():
@@ -328,8 +328,8 @@ def run(
                 images.save_latents(latents, labels, folder.folder / "latents.png", "The two latents of test images")
                 save_image(latent_grid(each.decoder, latents), folder.folder / "sweep.png", columns=16, zoom=2)
         scores = functools.partial(evaluate, test, train_images, shown, folder.config, folder.folder)
-        folder.finish(networks, scores)
-    return Path(output_dir, "reconstructions.png")
+        image = folder.finish(networks, scores, folder.folder / "reconstructions.png")
+    return image
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

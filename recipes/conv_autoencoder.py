@@ -287,8 +287,7 @@ def run(
         labelled.save_latents(points, point_labels, Path(output_dir, "latents.png"), title, config.seed, shown)
         return found | labelled.knn_agreement(latents, images, labels)
 
-    folder.finish(networks, scores)
-    return Path(output_dir, "latents.png")
+    return folder.finish(networks, scores, Path(output_dir, "latents.png"))
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

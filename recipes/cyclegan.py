@@ -431,8 +431,7 @@ def run(
     image = Path(output_dir, "translations.png")
     a2b = functools.partial(translate_batch, networks.generator_a2b)
     b2a = functools.partial(translate_batch, networks.generator_b2a)
-    folder.finish(networks, lambda: domains.evaluate(a2b, b2a, image))
-    return image
+    return folder.finish(networks, lambda: domains.evaluate(a2b, b2a, image), image)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

@@ -397,8 +397,7 @@ def run(
     judge = networks.discriminator
     selected = functools.partial(generate, networks.generator, discriminator=judge, keep=config.keep)
     grid = save_image(selected(64), Path(output_dir, "samples.png"), zoom=2)
-    folder.finish(networks, lambda: images.sample_scores(functools.partial(selected, seed=1)))
-    return grid
+    return folder.finish(networks, lambda: images.sample_scores(functools.partial(selected, seed=1)), grid)
 
 
 # For comparison, score real digits as if they were generated. Their distances are not 0, because both sets are small:

@@ -447,8 +447,7 @@ def run(
     train(networks, stream, config, output_dir)
     generated = generate(networks.ema, sample_latents(networks.ema, range(64)))
     grid = save_image(generated, Path(output_dir, "samples.png"), zoom=2)
-    folder.finish(networks, lambda: evaluate(networks, faces, output_dir))
-    return grid
+    return folder.finish(networks, lambda: evaluate(networks, faces, output_dir), grid)
 
 
 def evaluate(networks: Networks, faces: Any, output_dir: Path) -> dict[str, float | int | str]:

@@ -249,8 +249,7 @@ def run(
     save_image(dream.image, Path(output_dir, "dream.png"))
     figure = {"photo": photo, f"dream of {config.layers}": dream.image}
     image = save_image(figure, Path(output_dir, "beside.png"), height=photo.shape[0])
-    folder.finish(networks, lambda: evaluate(networks, photo, dream.image, config))
-    return image
+    return folder.finish(networks, lambda: evaluate(networks, photo, dream.image, config), image)
 
 
 def evaluate(networks: Networks, before: np.ndarray, after: np.ndarray, config: Config) -> dict[str, float]:

@@ -307,8 +307,7 @@ def run(
     history = train(networks, labelled.batches(0, config.seed), config, output_dir)
     figure, scores = labelled.evaluate(functools.partial(classify, networks), output_dir)
     converged = "yes" if history[-1]["duality_gap"] <= config.tolerance else "no"
-    folder.finish(networks, lambda: scores | {"converged": converged, "iterations": len(history)})
-    return figure
+    return folder.finish(networks, lambda: scores | {"converged": converged, "iterations": len(history)}, figure)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

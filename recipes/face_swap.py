@@ -348,9 +348,8 @@ def run(
     train(networks, stream, config, output_dir)
     shift = people.shift(colours, functools.partial(encode, networks.encoder))
     shift.write(Path(output_dir, "shift.npz"))
-    image = Path(output_dir, "swaps.png")
-    folder.finish(networks, lambda: people.evaluate(functools.partial(swap, networks, shift=shift), colours, image))
-    return image
+    image, swapped = Path(output_dir, "swaps.png"), functools.partial(swap, networks, shift=shift)
+    return folder.finish(networks, lambda: people.evaluate(swapped, colours, image), image)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

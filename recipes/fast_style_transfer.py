@@ -353,8 +353,7 @@ def run(
     save_image(style_image, Path(output_dir, "style.png"))
     train(networks, stream, config, output_dir)
     image = save_comparison(networks.transform_network, style_image, held_out, Path(output_dir, "beside.png"))
-    folder.finish(networks, lambda: evaluate(networks, held_out, config))
-    return image
+    return folder.finish(networks, lambda: evaluate(networks, held_out, config), image)
 
 
 def evaluate(networks: Networks, photos: np.ndarray, config: Config) -> dict[str, float]:

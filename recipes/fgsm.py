@@ -308,8 +308,7 @@ def run(
         classes=labelled.classes,
         levels=to_levels(config.epsilon),
     )
-    folder.finish(networks, lambda: scores)
-    return examples
+    return folder.finish(networks, lambda: scores, examples)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

@@ -242,8 +242,7 @@ def run(
     train(networks, stream, config, output_dir)
     classifier = functools.partial(classify, networks.classifier)
     figure, scores = labelled.evaluate(classifier, output_dir)
-    folder.finish(networks, lambda: scores)
-    return figure
+    return folder.finish(networks, lambda: scores, figure)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

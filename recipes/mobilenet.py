@@ -258,8 +258,7 @@ def run(
         stream = labelled.batches(config.batch_size, config.seed, shift=shift, mirror=mirror, validate=1000)
         train(networks, stream, config, output_dir)
     figure, scores = labelled.evaluate(functools.partial(classify, networks), output_dir)
-    folder.finish(networks, lambda: scores)
-    return figure
+    return folder.finish(networks, lambda: scores, figure)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

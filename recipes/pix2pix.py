@@ -323,9 +323,8 @@ def run(
     train(networks, stream, config, output_dir)
     translations = translate_batch(networks.generator, inputs)
     image = save_pairs(Path(output_dir, "translations.png"), inputs, targets, translations)
-    mean_image = pairs.mean_of_train()[1]
-    folder.finish(networks, lambda: evaluate(targets, translations, mean_image=mean_image, unchanged=inputs))
-    return image
+    baselines = {"mean_image": pairs.mean_of_train()[1], "unchanged": inputs}
+    return folder.finish(networks, lambda: evaluate(targets, translations, **baselines), image)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

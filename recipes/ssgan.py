@@ -344,8 +344,7 @@ def run(
         accuracy = float(np.mean(found.argmax(axis=1) == images.test.labels))
         return {"test_accuracy_from_labels_alone": accuracy} | scores
 
-    folder.finish(networks, evaluate)
-    return figure
+    return folder.finish(networks, evaluate, figure)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

@@ -290,8 +290,7 @@ def run(
     styles = {f"style {number}" if several else "style": image for number, (image, _) in enumerate(painting.styles, 1)}
     figure = {"photo": painting.content} | styles | {"result": result}
     image = save_image(figure, Path(output_dir, "beside.png"), height=painting.content.shape[0])
-    folder.finish(networks, lambda: evaluate(networks, painting, result, config))
-    return image
+    return folder.finish(networks, lambda: evaluate(networks, painting, result, config), image)
 
 
 def evaluate(networks: Networks, painting: Painting, result: np.ndarray, config: Config) -> dict[str, float]:

@@ -294,8 +294,7 @@ def run(
     scores = evaluate(networks.classifier, images, labels, attacks, config.confidence)
     scores["images_per_second"] = len(images) / seconds
     figure = save_every_target(classifier, images, labels, config, Path(output_dir, "attacks.png"))
-    folder.finish(networks, lambda: scores)
-    return figure
+    return folder.finish(networks, lambda: scores, figure)
 
 
 def evaluate(

@@ -303,8 +303,7 @@ def run(
         means, _ = predict(networks.encoder, from_uint8(images))
         labelled.save_latents(means, labels, Path(output_dir, "latents.png"), "Latents of test images")
         image = save_image(manifold(networks.decoder), Path(output_dir, "manifold.png"), columns=16, zoom=2)
-    folder.finish(networks, lambda: evaluate(networks, images, config.importance_samples))
-    return image
+    return folder.finish(networks, lambda: evaluate(networks, images, config.importance_samples), image)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

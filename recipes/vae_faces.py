@@ -422,8 +422,7 @@ def run(
         traversals = latent_traversals(networks, space, images[plain_face(networks, images, labels)])
         rows = {f"- {name.replace('_', ' ')} +": row for name, row in traversals.items()}
         image = save_image(rows, Path(output_dir, "attributes.png"), zoom=max(1, 128 // config.size))
-    folder.finish(networks, lambda: evaluate(networks, space, images, faces.edit_scores))
-    return image
+    return folder.finish(networks, lambda: evaluate(networks, space, images, faces.edit_scores), image)
 
 
 def evaluate(

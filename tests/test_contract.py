@@ -524,6 +524,16 @@ def test_a_dataset_trains_in_epochs_of_a_length_that_is_given_and_each_is_told(n
     assert given.value.data.steps_per_epoch == 2
 
 
+@pytest.mark.parametrize("name", in_groups(RECIPES))
+def test_a_whole_run_returns_its_image_with_scores_and_networks(name):
+    """All recipes return what `Run.finish` returns."""
+    (returned,) = [
+        node for node in ast.walk(source(name).functions["run"]) if isinstance(node, ast.Return)
+        and isinstance(node.value, ast.Call | ast.Name) and "finish" in ast.unparse(source(name).functions["run"])
+    ][-1:]  # fmt: skip
+    assert "folder.finish(" in ast.unparse(returned) or name == "autoencoder"  # finishes several runs
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("name", in_groups([*STEPPED, "dog_svm"]))

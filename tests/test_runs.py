@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -121,7 +122,10 @@ def test_a_finished_run_has_networks_that_give_the_same_outputs(tmp_path):
     networks = build(Config(size=32, base_filters=4))
     run = Run(tmp_path, "pix2pix", Config(size=32, base_filters=4), "sample")
     run.start()
-    run.finish(networks, lambda: {"l1": 0.25})
+    finished = run.finish(networks, lambda: {"l1": 0.25}, tmp_path / "image.png")
+    assert isinstance(finished, Path) and finished == tmp_path / "image.png" and finished.parent == tmp_path
+    assert f"{finished}" == str(tmp_path / "image.png") and finished.scores == {"l1": 0.25}
+    assert finished.networks is networks
     assert json.loads((tmp_path / "results.json").read_text()) == {"l1": 0.25}
     images = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
     loaded = Run.load(tmp_path, "pix2pix", Config).network("generator")

@@ -141,8 +141,8 @@ FEATURE_MATCHING: Texts = {  # semi-supervised GAN: one generator loss instead o
         accuracy = float(np.mean(found.argmax(axis=1) == images.test.labels))
         return {"test_accuracy_from_labels_alone": accuracy} | scores
 
-    folder.finish(networks, evaluate)
-""": """    folder.finish(networks, lambda: scores)
+    return folder.finish(networks, evaluate, figure)
+""": """    return folder.finish(networks, lambda: scores, figure)
 """,
 }
 ATTACK_RUNS: Texts = {  # FGSM: attack only networks of a run, not those of Keras Applications

@@ -22,6 +22,7 @@ from common.data.pairs import input_half
 from common.images.reading import read_image, readable_images
 from common.images.writing import written_name
 from common.runs.bundled import run_or_bundle
+from common.runs.finished import Finished
 from common.runs.report import write_report
 from common.system.cluster import is_chief
 from common.system.console import tracked
@@ -177,15 +178,21 @@ class Run:
         settings |= {"half": input_half(self.data, self.config.swap)} if hasattr(self.config, "swap") else {}
         write_json(self.folder / "config.json", settings)
 
-    def finish(self, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]]) -> None:
+    def finish(
+        self, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]], image: Path | str = ""
+    ) -> Finished:
         """Write each network as NAME.keras, the results of `evaluate` as `results.json`, and the report.
+
+        Returns the path `image`, with the scores and the networks; see `Finished`.
 
         If several machines train together, only the chief does this. If a `tf.distribute` strategy is active,
         `evaluate` runs in a separate thread, outside the scope of the strategy. Networks that `evaluate` builds
         therefore exist on this machine only.
         """
+        finished = Finished(image)
+        finished.networks = networks
         if not is_chief():
-            return
+            return finished
         for name, network in networks._asdict().items():
             with replacing(self.folder / f"{name}.keras") as temporary:
                 network.save(temporary)
@@ -196,6 +203,8 @@ class Run:
             scores = evaluate()
         write_json(self.folder / "results.json", scores)
         write_report(self.folder)
+        finished.scores = dict(scores)
+        return finished
 
     def network(
         self, name: str, input_shape: Shape | list[Shape] = (), output_shape: Shape | list[Shape] = ()

@@ -17,7 +17,7 @@ LOCKED_FOLDERS: set[Path] = set()  # folders locked by this process
 
 
 @contextmanager
-def only_process_in(folder: Path | None) -> Iterator[None]:
+def only_process_in(folder: Path | str | None) -> Iterator[None]:
     """Lock a run folder during the block, and delete the temporary files that killed processes left in it.
 
     The lock is a file in the folder. The operating system releases the lock when the process ends or is killed. The
@@ -28,7 +28,7 @@ def only_process_in(folder: Path | None) -> Iterator[None]:
     Raises:
         InputError: another process has locked the folder.
     """
-    path = folder.resolve() if folder is not None and is_chief() else None
+    path = Path(folder).resolve() if folder is not None and is_chief() else None
     if path is None or path in LOCKED_FOLDERS:
         yield
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 import signal
 import threading
 import time
@@ -18,12 +17,12 @@ import numpy as np
 from common.data.batches import Batches, named_failures
 from common.system.cluster import is_chief, place
 from common.system.console import Progress, attempt, duration, noted_if_slow, say
-from common.system.files import InputError, cut, first_line
-from common.system.lazy import keras, tf
+from common.system.files import InputError
+from common.system.lazy import tf
 from common.system.locks import only_process_in
 from common.training.execution import active_execution
+from common.training.fitting import check_images, explained_misfit
 from common.training.health import epoch_warnings
-from common.training.prediction import shown_shape
 from common.training.saves import History, Saves
 
 if TYPE_CHECKING:
@@ -87,7 +86,6 @@ def fit(
     """
     from tqdm.auto import tqdm
 
-    output_dir = None if output_dir is None else Path(output_dir)
     strategy, execution = tf.distribute.get_strategy(), active_execution()
     if execution.xla and strategy.num_replicas_in_sync > 1:
         raise InputError("--xla supports only one device, but this run uses several; omit --xla")
@@ -101,7 +99,6 @@ def fit(
         only_process_in(output_dir),
         _stop_signals(catch=output_dir is not None) as stopped,
         named_failures(),
-        _explained(names, data),
         tqdm(total=total, unit="step", disable=hidden, mininterval=0.5) as bar,
     ):
         progress = _Progress(Saves(output_dir, state, healthy or {}), steps, epochs, names, bar, best)
@@ -113,8 +110,7 @@ def fit(
             while progress.within < steps and not stopping:
                 count = min(per_call.count, steps - progress.within)
                 called = time.monotonic()
-                with nullcontext() if names else noted_if_slow("preparing the first training step"):
-                    rows = advance(iterator, tf.constant(count), tf.constant(float(bool(stopped))))
+                rows = advance(iterator, tf.constant(count), tf.constant(float(bool(stopped))))
                 if per_call.undecided:
                     rows.numpy()  # wait for the results, so that the timing covers complete steps
                     per_call.learn(count, time.monotonic() - called)
@@ -155,7 +151,7 @@ def _traced(
     except TypeError:
         wanted = ", ".join(parameters.parameters)
         raise InputError(f"a batch must contain the tensors {wanted}; the data has {len(shapes)} per batch") from None
-    _check_images(dict(zip(parameters.parameters, specs, strict=False)), state)
+    check_images(dict(zip(parameters.parameters, specs, strict=False)), state)
     compiled = tf.function(body, jit_compile=True) if xla else body
 
     @tf.function
@@ -171,7 +167,12 @@ def _traced(
             rows = rows.write(number, strategy.reduce("MEAN", strategy.run(part, args=next(iterator)), axis=None))
         return rows.stack()
 
-    return advance
+    def explained(*arguments: Any) -> tf.Tensor:
+        slow = nullcontext() if names else noted_if_slow("preparing the first training step")
+        with explained_misfit(names, data), slow:
+            return advance(*arguments)
+
+    return explained
 
 
 class _Progress:
@@ -339,47 +340,6 @@ class _Forecast:
     def seconds_per_step(self) -> float:
         """Return the time of a step in seconds. Call it when the results of the counted steps are there."""
         return (self.clock() - (self.started or 0.0)) / self.steps
-
-
-def _check_images(specs: Mapping[str, tf.TensorSpec], state: Mapping[str, object]) -> None:
-    """Raise InputError if a batch has images that no network in `state` accepts. `specs` has a name for each tensor."""
-    networks = [part for part in state.values() if isinstance(part, keras.Model)]
-    accepted = {tuple(each.shape[1:]): None for network in networks for each in network.inputs if len(each.shape) == 4}
-    for name, spec in specs.items():
-        if spec.dtype != tf.uint8 or spec.shape.rank != 4 or not accepted:
-            continue
-        if not any(spec.shape[1:].is_compatible_with(tf.TensorShape(shape)) for shape in accepted):
-            shapes = " or ".join(shown_shape(shape) for shape in accepted)
-            raise InputError(
-                f"{name}: the networks need images of {shapes}, but the data has {shown_shape(spec.shape[1:])}; change "
-                "the images, or `size` and `channels` of the config"
-            )
-
-
-@contextmanager
-def _explained(names: Sequence[str], data: Batches) -> Iterator[None]:
-    """Raise InputError if the block fails because the data does not fit the networks.
-
-    `names` is empty until the first step has been traced. An error before that is about the shape of a batch.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-        found = re.search(r"label value of (-?\d+) which is outside the valid range of \[0, (\d+)\)", str(error))
-        if found:
-            raise InputError(
-                f"the data has the label {found[1]}, but the network has {found[2]} classes, 0 to {int(found[2]) - 1}; "
-                "change the labels, or `outputs` of the config"
-            ) from None
-        if names:
-            raise
-        specs = tf.nest.flatten(data.at(0).element_spec)
-        what = " and ".join(f"{spec.dtype.name} {shown_shape(spec.shape)}" for spec in specs)
-        reasons = [line.strip() for line in str(error).splitlines() if re.match(r" *\w*(Error|Exception)?: \S", line)]
-        reason = reasons[-1] if reasons else first_line(error)
-        raise InputError(f"a batch of {what} does not fit the networks ({cut(reason, 160)})") from error
 
 
 def _part_shapes(replicas: int, specs: Sequence[tf.TensorSpec]) -> list[tf.TensorShape]:

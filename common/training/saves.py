@@ -38,12 +38,15 @@ class Saves:
     """The newest three checkpoints of a run: folders `checkpoints/step-NUMBER`, written atomically."""
 
     def __init__(
-        self, output_dir: Path | None, state: Mapping[str, object], healthy: Mapping[str, tuple[float, float, str]]
+        self,
+        output_dir: Path | str | None,
+        state: Mapping[str, object],
+        healthy: Mapping[str, tuple[float, float, str]],
     ):
         """Prepare checkpoints of `state`; see `fit`. If `output_dir` is None, no files are written."""
-        self.output_dir, self.healthy = output_dir, healthy
+        self.output_dir, self.healthy = None if output_dir is None else Path(output_dir), healthy
         state = {name: part.generator if isinstance(part, Noise) else part for name, part in state.items()}
-        self.folder = (output_dir or Path()) / "checkpoints"
+        self.folder = Path(output_dir or "", "checkpoints")
         self.reported = -math.inf
         self.networks = {name: part for name, part in state.items() if isinstance(part, keras.Model)}
         self.best: dict[str, list[np.ndarray]] = {}  # best weights by network, if this process writes no files

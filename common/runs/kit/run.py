@@ -52,14 +52,17 @@ class Run:
     def finish(
         self,
         networks: Any,
-        evaluate: Callable[[], dict[str, Any]] = dict,  # only with: .finish(networks,
-    ) -> None:
-        """Write the networks and the scores."""
+        evaluate: Callable[[], dict[str, Any]],  # only without: finish(networks, image) or finish(networks, grid)
+        image: Path,
+    ) -> Path:
+        """Write the networks and the scores, and return `image`."""
         for name, network in networks._asdict().items():
             write(self.folder / f"{name}.keras", network.save)
-        # only with: .finish(networks,
+        # only without: finish(networks, image) or finish(networks, grid)
         scores = json.loads(json.dumps(evaluate()), parse_constant=str)  # JSON has no infinity and no NaN
+        # only without: finish(networks, image) or finish(networks, grid)
         print(write(self.folder / "results.json", json.dumps(scores, indent=2)).read_text())
+        return image
 
     def network(self, name: str) -> keras.Model:
         """Load a network."""
