@@ -227,7 +227,7 @@ def test_names_of_other_scripts_and_equal_names_have_files_of_their_own(tmp_path
     write_image(pictures(1)[0], tmp_path / "a.png")
     attack_file(tmp_path / "a.png", tmp_path / "out.png", ("0", "3", "журавль", "γερανός", "3"), config)
     assert len(capsys.readouterr().out.splitlines()) == 5
-    names = {"out_0", "out_3", "out_журавль", "out_γερανός"}
+    names = {"out", "out_3", "out_журавль", "out_γερανός"}
     assert {path.stem for path in tmp_path.glob("out*") if "_change" not in path.stem} == names | {"out_curve"}
 
 
