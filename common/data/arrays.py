@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import math
 import os
+import re
 import socket
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from common.data.idx import idx_sets, read_idx_set
 from common.data.prepared_sets import prepared_set, sets_folder
 from common.images.pixels import crop_square, resize_image
 from common.images.reading import find_images
@@ -55,10 +54,12 @@ def read_arrays(data: str, labels: bool, fetch: bool) -> Arrays | None:
         return npz_arrays(path, labels, split=True)
     if path.suffix == ".npy":
         return _npy_arrays(path, labels)
+    if idx_sets(path):
+        return Arrays(*read_idx_set(path, labels))
     if not path.is_dir():
         names = ", ".join(("sample", *NAMED_SETS, "tfds:NAME"))
         raise InputError(f"{data}: no such folder or .npz file; expected a path, or one of {names}")
-    return _idx_arrays(path, labels) if any(path.glob("*-idx3-ubyte*")) else None
+    return None
 
 
 def _every_fifth_for_test(images: np.ndarray, labels: np.ndarray | None, names: tuple[str, ...]) -> Arrays:
@@ -176,53 +177,6 @@ def npz_entries(path: Path, required: Sequence[str], optional: Sequence[str] = (
         raise InputError(f"{path}: not a readable .npz ({cut(reason, 200)}); write it again with numpy.savez") from None
 
 
-def _read_idx(path: Path) -> np.ndarray:
-    """Read an idx file of unsigned bytes, plain or gzipped.
-
-    yann.lecun.com/exdb/mnist describes the format. A file starts with 0x0000, 0x08 (unsigned byte) and the number of
-    dimensions.
-    """
-    try:
-        if not path.is_file():
-            raise ValueError("not a regular file")
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
-            if zeros or kind != 8:
-                raise ValueError("wrong magic number")
-            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
-            size = math.prod(shape)
-            if size > path.stat().st_size * (1032 if path.suffix == ".gz" else 1):  # gzip's maximum compression
-                raise ValueError(f"its header states {size} values, but the file has {path.stat().st_size} bytes")
-            values = file.read(size + 1)  # a gzipped file may contain far more than its header states
-        if len(values) != size:
-            raise ValueError(f"expected {size} values, found {'more' if len(values) > size else len(values)}")
-        return np.frombuffer(values, np.uint8).reshape(shape)
-    except MemoryError:
-        raise InputError(f"{path}: does not fit into memory") from None
-    except Exception as error:  # damaged files raise many kinds of exceptions
-        reason = str(error) or type(error).__name__
-        raise InputError(f"{path}: not a complete idx file of unsigned bytes ({reason}); download it again") from None
-
-
-def _idx_arrays(folder: Path, labels: bool, names: tuple[str, ...] = ()) -> Arrays:
-    def file(words: tuple[str, ...], kind: str) -> Path:
-        found = [path for path in sorted(folder.glob(f"*-{kind}-ubyte*")) if any(word in path.name for word in words)]
-        if len(found) != 1:
-            inside = ", ".join(path.name for path in sorted(folder.glob("*idx*")))
-            raise InputError(f"{folder}: expected one {' or '.join(words)}…-{kind}-ubyte(.gz) file, found {inside}")
-        return found[0]
-
-    splits = (("train",), ("t10k", "test"))
-    paths = [file(words, "idx3") for words in splits]
-    images = [_read_idx(path) for path in paths]
-    transposed = ["emnist" in path.name for path in paths]
-    upright = [image.swapaxes(1, 2) if swap else image for image, swap in zip(images, transposed, strict=True)]
-    if not labels:
-        return Arrays((upright[0], upright[1]))
-    classes = [_read_idx(file(words, "idx1")) for words in splits]
-    return Arrays((upright[0], upright[1]), tuple(classes), names)
-
-
 def _keras_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
     """Read a data set from Keras's cache (KERAS_HOME, or ~/.keras). With `fetch`, download missing files."""
     home = Path(os.environ.get("KERAS_HOME", home_folder() / ".keras")) / "datasets"
@@ -235,7 +189,7 @@ def _keras_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
         if not fetch:
             raise InputError(f"{name} is not on this machine ({path}); add --fetch, or download {url} to this path")
         download(url, path, checksum)
-    return npz_arrays(source, labels) if name == "mnist" else _idx_arrays(source, labels, CLOTHES_CLASSES)
+    return npz_arrays(source, labels) if name == "mnist" else Arrays(*read_idx_set(source, labels, CLOTHES_CLASSES))
 
 
 KERAS_FILES = {
@@ -275,10 +229,13 @@ def tfds_builder(name: str, fetch: bool):
             return tfds.builder_from_directory(folder)
         except Exception as error:  # damaged data sets raise many kinds of exceptions
             raise InputError(f"{folder}: damaged data set ({first_line(error, 150)}); prepare it again") from None
-    try:
-        socket.getaddrinfo("storage.googleapis.com", 443)  # offline, the library would retry for minutes
-    except OSError as error:
-        raise InputError(f"tfds:{name}: download failed ({error}); prepare it yourself in {sets_folder()}") from None
+    if not _is_manual(name):
+        try:
+            socket.getaddrinfo("storage.googleapis.com", 443)  # offline, the library would retry for minutes
+        except OSError as error:
+            raise InputError(
+                f"tfds:{name}: download failed ({error}); prepare it yourself in {sets_folder()}"
+            ) from None
     try:
         builder = tfds.builder(name)
     except Exception as error:
@@ -292,18 +249,34 @@ def tfds_builder(name: str, fetch: bool):
     return builder
 
 
+def _is_manual(name: str) -> bool:
+    """Return whether the files of a data set must be downloaded by hand. Preparing it then needs no network."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return bool(tfds.builder_cls(re.split("[/:]", name)[0]).MANUAL_DOWNLOAD_INSTRUCTIONS)
+    except Exception:  # an unknown data set; `tfds.builder` reports it
+        return False
+
+
+EMNIST_NAMES = {  # the characters of the labels of TensorFlow Datasets' configurations, which have numbers as names
+    "letters": "?ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "balanced": "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt",
+    "bymerge": "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt",
+    "byclass": "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
+}
+
+
 def _tfds_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
     builder = tfds_builder(name, fetch)
     features = builder.info.features
     splits = sorted(builder.info.splits, key=lambda split: ("train" not in split, "test" not in split, split))
     wanted = ["image"] + ["label"] * labels
-    if any(key not in features for key in wanted) or len(splits) < 2:
+    if any(key not in features for key in wanted):
         raise InputError(
-            f"tfds:{name}: expected at least two splits with {' and '.join(wanted)}; "
+            f"tfds:{name}: expected {' and '.join(wanted)}; "
             f"found {', '.join(features)} in the splits {', '.join(splits)}"
         )
-    if None in features["image"].shape:
-        raise InputError(f"tfds:{name}: its images differ in size; export them to a folder, and pass it as --data")
     images, classes = [], []
     for split in splits[:2]:
         examples = list(builder.as_dataset(split=split).as_numpy_iterator())
@@ -311,6 +284,14 @@ def _tfds_arrays(name: str, labels: bool, fetch: bool) -> Arrays:
         images.append(stacked.swapaxes(1, 2) if name.startswith("emnist") else stacked)
         if labels:
             classes.append(np.stack([example["label"] for example in examples]))
-    if not labels:
-        return Arrays((images[0], images[1]))
-    return Arrays((images[0], images[1]), tuple(classes), tuple(getattr(features["label"], "names", ())))
+    names: tuple[str, ...] = tuple(getattr(features["label"], "names", ())) if labels else ()
+    if labels and name.startswith("emnist"):
+        names = tuple(EMNIST_NAMES.get(str(getattr(builder.builder_config, "name", "")), "")) or names
+    if labels and names:  # labels may begin at 1, as in emnist/letters
+        used = np.unique(np.concatenate(classes))
+        if len(used) < len(names) and used[0] >= 0 and used[-1] < len(names):
+            names = tuple(names[number] for number in used)
+            classes = [np.searchsorted(used, part) for part in classes]
+    if len(images) == 1:
+        return _every_fifth_for_test(images[0], classes[0] if labels else None, names)
+    return Arrays((images[0], images[1]), tuple(classes), names)

@@ -102,7 +102,7 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[Num
     classes = tuple(found[0])
     if not require_classes and (not classes or entries_of(folder)[0] or not all(found[0].values())):
         return [[(path, 0) for path in images_below(folder)]], ONE_CLASS
-    if require_classes and not any(found[0].values()) and (listed := _listed_in_tables(folder)):
+    if require_classes and sum(map(bool, found[0].values())) < 2 and (listed := _listed_in_tables(folder)):
         return listed
     if not classes:
         inside = ", ".join(sorted(path.name for path in folder.iterdir() if not is_hidden(path.name))[:8]) or "nothing"

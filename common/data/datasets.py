@@ -10,6 +10,7 @@ import numpy as np
 
 from common.data.arrays import read_arrays, sized_images, tfds_builder
 from common.data.batches import Examples, as_they_are
+from common.data.exporting import exported
 from common.data.pairs import checked_pairs, find_pairs, sized_pair
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, synthetic
@@ -158,6 +159,7 @@ def images_of(
         has_classes = shards.about["layout"] == "classes"
         shown = [shards.about["classes"][label] for label in shards.labels] if has_classes else ()
         return _tenth_held_out(data, shards.places[:, 0], shards.decoding(read, size, channels), shown)
+    data = exported(data, fetch)
     try:
         arrays = read_arrays(data, labels=True, fetch=fetch)
     except InputError:  # perhaps there are no labels

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.data.arrays import NOT_PATHS
+from common.data.idx import idx_sets
 from common.data.prepared_sets import prepared_set
 from common.images.found import IMAGE_SUFFIXES, is_hidden
 from common.system.cluster import is_chief
@@ -48,6 +49,9 @@ def _identity_of(setting: str, value: str) -> dict[str, Any]:
         return _digested([File("", value, path.stat().st_size)])
     if path.is_dir():
         return _digested(readable_files(path))
+    if setting == "data" and (sets := idx_sets(path)):  # one of several sets in a folder
+        paths = [each for found in sets.values() for each in found]
+        return _digested([File(each.name, str(each), each.stat().st_size) for each in paths])
     if setting != "style":
         return {}
     parts = enumerate(_parts(value))
@@ -128,7 +132,7 @@ def check_places(output_dir: Path, before: Mapping[str, Any], now: Mapping[str, 
             continue
         parts = [part for part, _ in _parts(value)] if name == "style" else [value]
         for path in map(Path, parts):
-            if path.is_absolute() and not path.exists():
+            if path.is_absolute() and not path.exists() and not (name == "data" and idx_sets(path)):
                 raise InputError(
                     f"{output_dir}: {path} (--{name}) no longer exists; restore it, or give its new path with --{name}"
                 )

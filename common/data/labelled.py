@@ -16,6 +16,7 @@ from common.data.arrays import read_arrays, sized_images
 from common.data.batches import Batches, batches
 from common.data.class_folders import ONE_CLASS, Part, class_folders, fifth_for_test
 from common.data.datasets import square_image
+from common.data.exporting import exported
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, sample_styles, synthetic
 from common.images.found import read_at, reports_files
@@ -241,6 +242,7 @@ def labelled_images(
         parts = fifth_for_test(data, [(shards.places[some, 0], labels[some]) for some in chosen])
         read = shards.reading(functools.partial(square_image, size=size, channels=channels))
     else:
+        data = exported(data, fetch)
         with_labels = require_classes or _has_labels(data)
         arrays = read_arrays(data, with_labels, fetch)
         if arrays is None:

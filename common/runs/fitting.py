@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.data.idx import idx_sets
 from common.data.prepared_sets import prepared_set
 from common.data.shards import open_shards
 from common.images.found import images_in
@@ -112,8 +113,7 @@ def native_images(data: str) -> Native | None:
         path = Path(data)
         if path.suffix in (".npz", ".npy"):
             return _of_shape(_array_shape(path))
-        idx = sorted(path.glob("*-idx3-ubyte*"))
-        if idx:
+        if idx_sets(path):
             return Native(28, 1)
         shards = open_shards(path)
         files = images_in(path) if shards is None else [shards.image(place[0]) for place in shards.places[:PROBED]]

@@ -18,6 +18,7 @@ import numpy as np
 from common.data.arrays import NOT_PATHS
 from common.data.datasets import square_image
 from common.data.identity import NAMING_SETTINGS, check_identities, check_places, identities, kept_identities
+from common.data.idx import idx_sets
 from common.data.pairs import input_half
 from common.images.reading import read_image, readable_images
 from common.images.writing import written_name
@@ -50,7 +51,7 @@ STORED_PARTS = {"recipe": str, "data": str, "config": dict, "classes": list[str]
 def _named_data(data: str) -> str:
     """Return the value of `--data`. A path is made absolute, so the run can resume from any working directory."""
     built_in = data in NOT_PATHS or data.startswith("tfds:")
-    return data if built_in or not Path(data).exists() else str(Path(data).resolve())
+    return data if built_in or not (Path(data).exists() or idx_sets(Path(data))) else str(Path(data).resolve())
 
 
 def settings_of(config: Any) -> dict[str, Any]:
