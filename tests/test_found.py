@@ -19,7 +19,7 @@ from common.data.labelled import labelled_images
 from common.data.people import two_people
 from common.data.shard_writing import write_shards
 from common.images.found import entries_of, folders_below, images_below, images_in, is_hidden, reported
-from common.images.reading import checked_images, read_image
+from common.images.reading import checked_images, read_image, readable_images
 from common.system.files import InputError
 from tests.pictures import noise
 
@@ -269,3 +269,11 @@ def test_tiffs_that_are_whole_but_cannot_be_read(values, said, tmp_path):
     (tmp_path / "a.tif").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="a.tif: "):
         read_image(tmp_path / "a.tif")
+
+
+def test_commands_say_only_what_is_unusual(tmp_path, capsys):
+    with_hidden(tmp_path, 2)
+    assert len(readable_images(tmp_path, read_image)) == 2 and not capsys.readouterr().err
+    (tmp_path / "a.heic").touch()
+    readable_images(tmp_path, read_image)
+    assert "1 .heic (convert it to JPEG: Pillow cannot read it)" in capsys.readouterr().err

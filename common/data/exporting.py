@@ -47,7 +47,8 @@ def exported(data: str, fetch: bool) -> str:
 def _write_split(builder: Any, split: str, folder: Path) -> None:
     import tensorflow_datasets as tfds
 
-    label = builder.info.features["label"] if "label" in builder.info.features else None
+    features = builder.info.features
+    label = features["label"] if "label" in features else None  # noqa: SIM401, it has no `get`
     names = [name.replace("/", "_") for name in getattr(label, "names", [])]
     undecoded = {"image": tfds.decode.SkipDecoding()}
     examples = builder.as_dataset(split=split, decoders=undecoded).as_numpy_iterator()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data.arrays import NOT_PATHS
 from common.data.class_folders import joined_folders, split_folders
 from common.data.shards import open_shards
 from common.images.converting import PAIR_RATIO
@@ -288,6 +289,8 @@ def _fraction_of_main_colours(image: np.ndarray) -> float:
 
 def input_half(data: str, swap: bool) -> str:
     """Return which half is the input, `left` or `right`, if `data` holds pairs side by side; else an empty string."""
+    if data in NOT_PATHS:
+        return ""
     try:
         shards = open_shards(data)
         if shards is not None:

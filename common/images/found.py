@@ -99,7 +99,7 @@ def reported(source: str | Path, always: bool = True) -> Iterator[Found]:
 
     Args:
         source: the folder or the data set, for the line.
-        always: print the line even if nothing was left out and nothing is unusual.
+        always: print the line even if nothing is unusual, and nothing was left out except hidden files.
     """
     outer = _ACTIVE.get()
     if outer is not None:
@@ -111,7 +111,8 @@ def reported(source: str | Path, always: bool = True) -> Iterator[Found]:
         yield found
     finally:
         _ACTIVE.reset(token)
-    if (always or found.left_out or found.notes) and is_chief() and (line := found.line()):
+    unusual = found.notes or any(reason != HIDDEN for reason in found.left_out.values())
+    if (always or unusual) and is_chief() and (line := found.line()):
         say(line)
 
 
