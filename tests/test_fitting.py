@@ -108,7 +108,6 @@ def test_arrays_and_shards(tmp_path):
     assert native_images(str(tmp_path / "a.npz")) == Native(32, 3)
     assert native_images(str(tmp_path / "b.npy")) == Native(32, 1)
     assert native_images(str(tmp_path / "shards")) == Native(40, 3)
-    assert native_images("mnist") == Native(28, 1)
 
 
 @pytest.mark.parametrize("data", ["absent", "tfds:absent", "tfds:../x", "a.npz", "empty"])

@@ -52,6 +52,12 @@ LAYOUTS = {  # folders, and the first pair for training and for testing
 }  # fmt: skip
 
 
+def test_the_line_names_the_folders_of_the_sides_once(tmp_path, capsys):
+    write(tmp_path, "A/train A/test B/train B/test")
+    image_pairs(str(tmp_path), 16, "sketches")
+    assert capsys.readouterr().err.count("A/ is the input, B/ the target (--swap exchanges them)") == 1
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_of_two_folders(layout, tmp_path):
     folders, train, test = LAYOUTS[layout]

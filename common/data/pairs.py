@@ -134,7 +134,8 @@ def _by_name(first: Path, second: Path) -> list[Pair]:
             f"{owner}: {len(unpaired)} unpaired images, such as {unpaired[0]!r}, which is missing in {other}; "
             "both files of a pair need the same name (the suffix may differ)"
         )
-    add_detail(f"{first.name}/ is the input, {second.name}/ the target (--swap exchanges them)")
+    names = [side.parent.name if first.name == second.name else side.name for side in (first, second)]  # A/train/
+    add_detail(f"{names[0]}/ is the input, {names[1]}/ the target (--swap exchanges them)")
     return [(path, sides[1][name]) for name, path in sorted(sides[0].items())]
 
 

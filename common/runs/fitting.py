@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.data.arrays import NOT_PATHS
 from common.data.idx import idx_sets
 from common.data.prepared_sets import prepared_set
 from common.data.shards import open_shards
@@ -58,7 +59,7 @@ def fitting(function: Callable[..., Any], recipe: str, arguments: Sequence[str])
             for name in ("size", "channels")
             if hasattr(config, name) and name not in given and getattr(config, name) == getattr(defaults, name)
         ]
-        if free and data not in ("sample", "sketches", "streets"):
+        if free and data not in NOT_PATHS:  # for data sets with a name, the presets are made
             bound.arguments["config"] = fitted(config, free, data, output_dir)
         return function(**bound.arguments)
 
@@ -105,8 +106,6 @@ def _changed(config: Any, changes: dict[str, Any]) -> Any:
 
 def native_images(data: str) -> Native | None:
     """Return what the images of a data set are like; None if it is not known before the data is read."""
-    if data in ("mnist", "fashion_mnist", "sklearn_digits"):
-        return Native(28, 1)
     with suppress(Exception):  # the reader reports what is wrong with the data
         if data.startswith("tfds:"):
             return _of_shape(_tfds_shape(data.removeprefix("tfds:")))
