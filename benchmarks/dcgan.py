@@ -139,6 +139,7 @@ def measure(
     """
     trained = Run.load(run, "dcgan", Config)
     config, generator = trained.config, trained.network("generator")
+    judge = trained.network("discriminator") if config.keep < 100 else None
     if samples < 2:
         raise InputError(f"--samples must be at least 2, got {samples}")
     train, test = labelled_images(data, config)
@@ -151,7 +152,7 @@ def measure(
     right = classifier_features(classifier, test.images)[1].argmax(1) == test.classes
     accuracy = float(right.mean())
     with timed("generating", seconds):
-        fakes = generate(generator, samples, seed=1)
+        fakes = generate(generator, samples, 1, judge, config.keep)
 
     # Shuffle, because the two halves of MNIST's test set differ.
     shuffled = test.images[np.random.default_rng(0).permutation(len(test.images))]
@@ -174,7 +175,13 @@ def measure(
         }
         images = {"samples": fakes, "test images": test.images}
         fractions = {name: class_fractions(classifier_features(classifier, each)[1]) for name, each in images.items()}
-    facts = {"data": str(data), "run": str(run), "epochs": epochs, "classifier_test_accuracy": accuracy}
+    facts = {
+        "data": str(data),
+        "run": str(run),
+        "keep": config.keep,
+        "epochs": epochs,
+        "classifier_test_accuracy": accuracy,
+    }
     write_json(output_dir / "results.json", facts | seconds | {"scores": scores, "class_fractions": fractions})
     text = tables(scores, fractions)
     print(f"Test accuracy of the classifier of this data set: {accuracy:.4f}\n\n{text}")
