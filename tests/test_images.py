@@ -561,9 +561,7 @@ def test_grid_has_each_tile_in_its_place_on_white(tmp_path: Path) -> None:
     expected = np.full((2 + 3 * (6 + 2), 2 + 2 * (8 + 2), 3), 255, np.uint8)
     for number, tile in enumerate(tiles):
         top, left = 2 + number // 2 * 8, 2 + number % 2 * 10
-        for y in range(6):
-            for x in range(8):
-                expected[top + y, left + x] = tile[y // 2, x // 2]
+        expected[top : top + 6, left : left + 8] = np.asarray(Image.fromarray(tile).resize((8, 6), Image.BICUBIC))
     np.testing.assert_array_equal(sheet, expected)
 
 

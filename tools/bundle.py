@@ -35,11 +35,15 @@ from unittest import mock
 import h5py
 import numpy as np
 
+from common.data.synthetic import POSES
 from common.images.reading import read_image
 from common.images.writing import save_image
 from common.runs.bundled import BUNDLED, about_bundle
 from common.runs.run import Run, load_network
-from common.samples.faces import PORTRAITS, synthetic_faces
+from common.samples.clothes import CLOTHES_CLASSES, synthetic_clothes
+from common.samples.faces import FACE_ATTRIBUTES, PORTRAITS, synthetic_faces
+from common.samples.handwriting import handwritten_digits
+from common.samples.seasons import unpaired_seasons
 from common.samples.sketches import sketch_pairs
 from common.system.files import read_numbers, replacing_folder, write_json
 
@@ -52,10 +56,11 @@ class Bundle(NamedTuple):
     """How the networks of a recipe are trained, and what is kept of the run."""
 
     training_data: str  # shown to users
+    write_data: Callable[[Path], None] | None  # writes the training images to a folder; None: the demo's data
+    data_file: str  # the file in that folder that the recipe reads; empty: the folder itself
     arguments: str  # of `python -m recipes.NAME train`
     networks: tuple[str, ...]  # the networks that the recipe's commands need
     files: tuple[str, ...] = ()  # other files of the run that they need
-    write_data: Callable[[Path], None] | None = None  # writes training images to a folder; None: the demo's data
 
 
 def write_portraits(folder: Path) -> None:
@@ -70,30 +75,76 @@ def write_sketches(folder: Path) -> None:
         save_image(np.hstack(pair), folder / ("test" if number < 60 else "train") / f"{number:04d}.png")
 
 
+def write_digits(folder: Path) -> None:
+    """Write 30,000 digits of synthetic handwriting and 1,000 test images to digits.npz."""
+    images, labels, _ = handwritten_digits(31_000, SEED)
+    parts = {"x_train": images[1000:], "y_train": labels[1000:], "x_test": images[:1000], "y_test": labels[:1000]}
+    np.savez_compressed(folder / "digits.npz", **parts)
+
+
+def write_clothes(folder: Path) -> None:
+    """Write 12,000 synthetic clothes and 1,000 test images to clothes.npz."""
+    images, labels = synthetic_clothes(13_000, SEED)
+    parts = {"x_train": images[1000:], "y_train": labels[1000:], "x_test": images[:1000], "y_test": labels[:1000]}
+    np.savez_compressed(folder / "clothes.npz", classes=np.array(CLOTHES_CLASSES), **parts)
+
+
+def write_faces(folder: Path) -> None:
+    """Write 6,000 frontal synthetic faces of 64 x 64 pixels, 600 of them as test images, to faces.npz."""
+    sets = [synthetic_faces(300, SEED + number, 64, looking_left=pose) for number, pose in enumerate(POSES)]
+    parts = {}
+    for part, chosen in ("train", slice(30, None)), ("test", slice(30)):
+        for key, arrays in zip("xy", zip(*sets, strict=True), strict=True):
+            parts[f"{key}_{part}"] = np.concatenate([array[chosen] for array in arrays])
+    np.savez_compressed(folder / "faces.npz", attributes=np.array(FACE_ATTRIBUTES), **parts)
+
+
+def write_seasons(folder: Path) -> None:
+    """Write 900 landscapes in summer and 900 others in winter, 64 x 64 pixels; 20 of each as test images."""
+    for domain, images in zip("AB", unpaired_seasons(920, SEED, 64), strict=True):
+        for number, image in enumerate(images):
+            save_image(image, folder / f"{'test' if number < 20 else 'train'}{domain}" / f"{number:04d}.png")
+
+
+DIGITS = "synthetic handwriting", write_digits, "digits.npz"
+CLOTHES = "synthetic clothes", write_clothes, "clothes.npz"
+FACES = "synthetic faces", write_faces, "faces.npz"
 FACE_SWAP = ("encoder", "inter", "decoder_a", "decoder_b")
 BUNDLES = {
-    "adversarial_autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
-    "autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
-    "conv_autoencoder": Bundle("synthetic handwriting", "--preset demo", ("encoder", "decoder")),
-    "cyclegan": Bundle("synthetic landscapes", "--preset demo", ("generator_a2b", "generator_b2a")),
-    "dcgan": Bundle("synthetic handwriting", "--preset demo", ("generator", "discriminator")),
+    "adversarial_autoencoder": Bundle(*DIGITS, "--preset demo --epochs 24", ("encoder", "decoder")),
+    "autoencoder": Bundle(*DIGITS, "--preset demo --epochs 20", ("encoder", "decoder")),
+    "conv_autoencoder": Bundle(*DIGITS, "--preset demo --epochs 12", ("encoder", "decoder")),
+    "cyclegan": Bundle(
+        *("synthetic landscapes", write_seasons, ""), "--preset demo --epochs 7", ("generator_a2b", "generator_b2a")
+    ),
+    "dcgan": Bundle(*DIGITS, "--preset modern", ("generator", "discriminator")),
     "dcgan_faces": Bundle(
-        "synthetic faces",
+        *("synthetic faces", write_portraits, ""),
         "--preset demo --base-filters 32 --discriminator-filters 24 --epochs 16",
         ("ema",),
-        write_data=write_portraits,
     ),
-    "face_swap": Bundle("faces of two synthetic people", "--preset demo", FACE_SWAP, ("shift.npz",)),
-    "fgsm": Bundle("synthetic clothes", "--preset demo", ("classifier", "robust")),
-    "fast_style_transfer": Bundle("one painting", "--preset demo", ("transform_network",), ("style.png",)),
-    "gan": Bundle("synthetic handwriting", "--preset demo", ("generator", "discriminator")),
-    "lenet": Bundle("synthetic clothes", "--preset modern", ("classifier",)),
+    "face_swap": Bundle(
+        *("faces of two synthetic people", None, ""),
+        "--preset demo --base-filters 32 --epochs 40",
+        FACE_SWAP,
+        ("shift.npz",),
+    ),
+    "fgsm": Bundle(*CLOTHES, "--preset demo --base-filters 12 --epochs 7", ("classifier", "robust")),
+    "fast_style_transfer": Bundle(
+        "one painting", None, "", "--preset demo --epochs 6", ("transform_network",), ("style.png",)
+    ),
+    "gan": Bundle(*DIGITS, "--preset demo --units 160 --epochs 16", ("generator", "discriminator")),
+    "lenet": Bundle(*CLOTHES, "--preset modern", ("classifier",)),
     "pix2pix": Bundle(
-        "sketches of synthetic faces", "--preset demo --base-filters 24 --epochs 8", ("generator",), (), write_sketches
+        *("sketches of synthetic faces", write_sketches, ""),
+        "--preset demo --base-filters 24 --epochs 8",
+        ("generator",),
     ),
-    "ssgan": Bundle("synthetic handwriting", "--preset demo", ("generator", "ema")),
-    "vae": Bundle("synthetic handwriting", "--preset demo", ("encoder", "sampler", "decoder")),
-    "vae_faces": Bundle("synthetic faces", "--preset demo", ("encoder", "decoder"), ("space.npz",)),
+    "ssgan": Bundle(*DIGITS, "--preset demo --base-filters 24 --generator-filters 16 --epochs 5", ("generator", "ema")),
+    "vae": Bundle(*DIGITS, "--preset demo --epochs 50", ("encoder", "sampler", "decoder")),
+    "vae_faces": Bundle(
+        *FACES, "--preset demo --base-filters 64 --latent-dim 64", ("encoder", "decoder"), ("space.npz",)
+    ),
 }
 
 
@@ -173,7 +224,7 @@ def trained(name: str) -> tuple[Path, float, str]:
         if not (ROOT / data).exists():
             with replacing_folder(ROOT / data) as made:
                 write(made)
-        command += ["--data", str(data)]
+        command += ["--data", str(data / BUNDLES[name].data_file)]
     shown = shlex.join(command)
     before = json.loads(spent.read_text()) if spent.exists() else 0.0
     command += ["--output-dir", str(folder)]

@@ -53,7 +53,8 @@ def write_image(image: np.ndarray, path: Path) -> Path:
 def tiled(images: np.ndarray, columns: int, zoom: int) -> np.ndarray:
     """Tile [n, h, w, c] row by row into one image, with white gaps of 2 pixels; see `save_grid`."""
     rows = -(-len(images) // columns)
-    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    if zoom > 1:
+        images = np.stack([resize_image(image, zoom * len(image), zoom * image.shape[1]) for image in images])
     spare = rows * columns - len(images)
     tiles = np.pad(images, ((0, spare), (2, 0), (2, 0), (0, 0)), constant_values=255)
     _, height, width, channels = tiles.shape
@@ -65,7 +66,7 @@ def tiled(images: np.ndarray, columns: int, zoom: int) -> np.ndarray:
 def save_grid(images: np.ndarray, path: Path, columns: int = 8, zoom: int = 1) -> Path:
     """Write uint8 [n, h, w, c] as a grid with `columns` columns, row by row, on a white background.
 
-    Each pixel is enlarged to `zoom` x `zoom` pixels. Raises InputError like `write_image`.
+    Images are enlarged by the factor `zoom`, with bicubic interpolation. Raises InputError like `write_image`.
     """
     columns, (height, width) = min(columns, len(images)), images.shape[1:3]
     rows = -(-len(images) // columns)
@@ -112,8 +113,8 @@ def with_caption(image: np.ndarray, caption: str) -> np.ndarray:
 def save_table(rows: dict[str, np.ndarray], path: Path, zoom: int = 1) -> Path:
     """Write a grid with one row of images per entry of `rows`, and a caption to the left of each row.
 
-    `rows` maps captions to images, uint8 [n, h, w, 1 or 3]; n and w must be the same in every row. Each pixel is
-    enlarged to `zoom` x `zoom` pixels. Raises InputError like `write_image`.
+    `rows` maps captions to images, uint8 [n, h, w, 1 or 3]; n and w must be the same in every row. Images
+    are enlarged by the factor `zoom`, with bicubic interpolation. Raises InputError like `write_image`.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -194,7 +195,7 @@ def save_image(
         images: uint8 with 1 or 3 channels.
         path: the file to write. Its suffix sets the format.
         columns: number of columns of a grid.
-        zoom: in a grid, each pixel is enlarged to `zoom` x `zoom` pixels.
+        zoom: in a grid, images are enlarged by this factor, with bicubic interpolation.
         height: height of the images of a row, in pixels, without captions.
         milliseconds: duration of a video frame; rounded down to a multiple of 10 for a GIF.
 

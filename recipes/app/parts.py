@@ -243,10 +243,16 @@ def canvas(gr: Any, image: np.ndarray, colours: Sequence[str], brush: int, start
 
 
 def side_by_side(*images: np.ndarray, height: int = 256) -> np.ndarray:
-    """Join uint8 images [h, w, 1 or 3] of any size in a row. Small images are enlarged by integer factors."""
+    """Join uint8 images [h, w, 1 or 3] of any size in a row.
+
+    Small images are enlarged by integer factors: colour images smoothly, greyscale images by repeating their pixels.
+    """
     parts = []
     for image in images:
         zoom = max(1, height // len(image))
-        parts.append(image.repeat(zoom, 0).repeat(zoom, 1).repeat(3 // image.shape[-1], 2))
+        if image.shape[-1] == 3:
+            parts.append(resize_image(image, zoom * image.shape[0], zoom * image.shape[1]))
+        else:
+            parts.append(image.repeat(zoom, 0).repeat(zoom, 1).repeat(3, 2))
     least = min(map(len, parts))
     return np.concatenate([resize_image(part, least, part.shape[1] * least // len(part)) for part in parts], 1)

@@ -53,7 +53,7 @@ def read_image(
 
 def pillow_image(image: np.ndarray, zoom: int = 1) -> Image.Image:
     """Convert uint8 [height, width, 1 or 3] to a Pillow image in RGB."""
-    return Image.fromarray(image.repeat(zoom, 0).repeat(zoom, 1).repeat(3 // image.shape[2], 2))
+    return ImageOps.scale(Image.fromarray(image.repeat(3 // image.shape[2], 2)), zoom)
 
 
 def resize_image(
