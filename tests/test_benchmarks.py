@@ -38,6 +38,7 @@ from benchmarks import (
     clothes,
     dcgan,
     markdown_table,
+    modern,
     pix2pix,
     precision,
     run_benchmark,
@@ -542,6 +543,12 @@ def test_tables_of_adversarial_nets_show_means_beside_what_they_are_to_be_compar
 
 
 @pytest.mark.slow
+def test_the_changes_of_the_modern_preset_end_at_the_demo():
+    names, configs = zip(*modern.changes(), strict=True)
+    assert dataclasses.replace(configs[-1], epochs=recipes.dcgan.DEMO.epochs) == recipes.dcgan.DEMO
+    assert len(set(names)) == len(set(configs)) == 6
+
+
 def test_adversarial_nets_are_measured_once_and_lines_without_data_are_named(tmp_path, monkeypatch, capsys):
     asked = []
 
