@@ -25,7 +25,7 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
     "Generate": {
         "gan": ("digits, with two small networks", 181),
         "dcgan": ("images, with convolutions", 145),
-        "dcgan_faces": ("faces, and latent arithmetic", 204),
+        "dcgan_faces": ("faces, and latent arithmetic", 210),
     },
     "Translate": {
         "pix2pix": ("sketches to portraits, from pairs", 223),

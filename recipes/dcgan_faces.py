@@ -158,8 +158,8 @@ def build(config: Config = Config()) -> Networks:
         x = layers.Conv2D(config.channels, 5, padding="same", activation="tanh", dtype="float32", **init)(x)
         return keras.Model(latents, x, name=name)
 
-    plain = keras.initializers.HeNormal(seeds)  # keeps the scale without normalisation
-    d_init = {"kernel_initializer": plain} if config.gradient_penalty else init
+    # Without normalisation, He initialisation keeps the scale.
+    d_init = {"kernel_initializer": keras.initializers.HeNormal(seeds)} if config.gradient_penalty else init
     x = images = keras.Input(image_shape, name="images")
     for stage in range(4):  # size / 2 -> size / 16
         normalised = stage and not config.gradient_penalty  # no normalisation in the first layer (section 3)

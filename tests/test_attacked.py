@@ -96,7 +96,7 @@ def test_that_folder_is_known_where_it_has_moved_and_looked_at_where_it_has_chan
     assert found(after, classifier) == left_out and len(left_out) == 4
     after.rename(before)
     assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
-        "20 images (8x8 px); 4 classes"
+        "20 images (8x8 px), read as 8x8 px, greyscale; 4 classes"
     ] * 2
     (before / "dog" / "04.png").unlink()
     assert len(found(before, classifier)) == 3

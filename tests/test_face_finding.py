@@ -290,7 +290,7 @@ def test_ready_faces_in_an_npz(tmp_path, portraits):
     ("arrays", "message"),
     [
         ({"x_train": np.zeros(1)}, "lacks a and b; found x_train"),
-        ({"a": np.zeros((4, 8, 8, 3), np.uint8), "b": np.zeros((4, 8, 8, 3))}, "b: images are float64"),
+        ({"a": np.zeros((4, 8, 8, 3), np.uint8), "b": np.zeros((4, 8, 8, 3))}, "images are float64 and uint8"),
         (
             {"a": np.zeros((1, 8, 8, 3), np.uint8), "b": np.zeros((4, 8, 8, 3), np.uint8)},
             r"A has 1 face\(s\); a person needs at least two",

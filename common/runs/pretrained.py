@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.data.identity import kept_identities
 from common.data.labelled import Split, class_number
 from common.data.synthetic import Sample
-from common.runs.run import Run, load_network, read_data, read_identity, stored_classes, stored_run
+from common.runs.run import Run, load_network, read_data, stored_classes, stored_run
 from common.system.files import InputError, data_file, first_line, home_folder, printable
 from common.system.keras_files import load_keras_file
 from common.system.lazy import keras
@@ -92,7 +93,7 @@ class Classifier(NamedTuple):
             InputError: the run has no such network, or the shapes of the network do not match the settings.
         """
         network = run.network(name, run.image_shape, (len(run.classes),))
-        config, identity = run.config, read_identity(run.folder)
+        config, identity = run.config, _data_identity(run.folder)
         return cls(network, run.classes, config.size, config.channels, config.seed, False, run.data, identity)
 
     def caption(self, probabilities: np.ndarray) -> str:
@@ -154,7 +155,7 @@ def _classifier_of_file(path: Path) -> Classifier:
             f"output shape {outputs}"
         )
     _, _, size, channels = inputs
-    return Classifier(network, classes, size, channels, 0, False, read_data(path.parent), read_identity(path.parent))
+    return Classifier(network, classes, size, channels, 0, False, read_data(path.parent), _data_identity(path.parent))
 
 
 def imagenet_classifier(network: str, weights: str, fetch: bool = False) -> Classifier:
@@ -302,3 +303,8 @@ def load_pretrained(
             network.load_weights(path)
     except Exception as error:  # a damaged file, or a file for another network, may raise any exception
         raise InputError(f"{weights}: not a weights file for {network.name} ({first_line(error)})") from None
+
+
+def _data_identity(run: Path) -> dict[str, Any]:
+    """Return the fingerprint of a run's data files (see `identities`); empty for built-in data."""
+    return kept_identities(stored_run(run)).get("data", {})

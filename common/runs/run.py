@@ -43,6 +43,7 @@ from common.system.keras_files import load_keras_file
 from common.system.lazy import keras, tf
 from common.system.options import check_fields, check_value, field_hints, shown_value
 from common.training.execution import Execution, active_execution, executing
+from common.training.prediction import shown_shape
 
 LARGEST_CONFIG = 2**24  # size limit of config.json in bytes
 STORED_PARTS = {"recipe": str, "data": str, "config": dict, "classes": list[str], "versions": dict}
@@ -470,11 +471,6 @@ def read_data(output_dir: Path) -> str:
     return stored_run(output_dir)["data"]
 
 
-def read_identity(output_dir: Path) -> dict[str, Any]:
-    """Return the fingerprint of a run's data files (see `identities`); empty for built-in data."""
-    return kept_identities(stored_run(output_dir)).get("data", {})
-
-
 def load_network(
     output_dir: Path, name: str, input_shape: Shape | list[Shape] = (), output_shape: Shape | list[Shape] = ()
 ) -> keras.Model:
@@ -497,10 +493,7 @@ def load_network(
         expected = [*shape] if isinstance(shape, list) else [shape]
         found = [tuple(tensor.shape[1:]) for tensor in tensors]
         if shape and found != expected:
-            what = f"the {side} shape is {_shapes(found)}, but its config.json implies {_shapes(expected)}"
+            was, implied = (" and ".join(map(shown_shape, shapes[:4])) for shapes in (found, expected))
+            what = f"the {side} shape is {was}, but its config.json implies {implied}"
             raise InputError(f"{path}: {what}; restore the changed file, or train again")
     return network
-
-
-def _shapes(shapes: list[Shape]) -> str:
-    return " and ".join(" x ".join("any" if side is None else str(side) for side in shape) for shape in shapes[:4])
