@@ -139,7 +139,7 @@ BUNDLES = {
         ("transform_network",),
         ("style.png",),
     ),
-    "gan": Bundle(*DIGITS, "--preset demo --units 160 --epochs 16", ("generator", "discriminator")),
+    "gan": Bundle(*DIGITS, "--preset demo --units 160 --epochs 36", ("generator", "discriminator")),
     "lenet": Bundle(*CLOTHES, "--preset modern", ("classifier",)),
     "pix2pix": Bundle(
         *("sketches of synthetic faces", write_sketches, ""),
@@ -289,7 +289,7 @@ def table_row(name: str, folder: Path) -> str:
     shown = ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in scores.items()
-        if not key.endswith(NOT_IN_TABLE)
+        if not key.startswith(("precision ", "recall ")) and not key.endswith(NOT_IN_TABLE)
     )
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     cells = f"`bundled/{name}/`", about["training_data"], f"`{about['command']}`", about["machine"]
