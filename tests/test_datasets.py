@@ -305,7 +305,11 @@ def test_npz_with_other_contents(arrays, expected, tmp_path):
         (np.arange(8) % 2 > 0, np.arange(8) % 2 * 255, "bool from 0 to 1; they are * 255"),
         (np.linspace(0, 255, 8), np.linspace(0, 255, 8), "float64 from 0 to 255; they are rounded"),
         (np.arange(0, 64, 8), np.arange(0, 64, 8), "int64 from 0 to 56; they are rounded"),
-        (np.arange(8, dtype=np.uint16) * 257, np.arange(8), "uint16 from 0 to 1799; they are divided by 257"),
+        (np.arange(8, dtype=np.uint16) * 257, np.arange(8),
+         "uint16 from 0 to 1799; they are divided by 257, so they are almost black"),
+        (np.arange(0, 64, 8, dtype=np.uint16) * 257, np.arange(0, 64, 8), 
+         "uint16 from 0 to 14392; they are divided by 257"),
+        (np.arange(8, dtype=np.uint8), np.arange(8), "uint8 from 0 to 7, so they are almost black; expected 0 to 255"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["npz", "one split", "npy"])

@@ -165,6 +165,9 @@ def test_no_folder_has_no_images(tmp_path):
     (tmp_path / "a.heic").touch()
     with pytest.raises(InputError, match=r"no images in this folder or its sub-folders \(found a.heic\); expected"):
         images_below(tmp_path)
+    (tmp_path / "a.heic").rename(tmp_path / ".a.png")
+    with pytest.raises(InputError, match=r"no images in this folder or its sub-folders \(it has only hidden files\)"):
+        images_below(tmp_path)
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.png", b"stra\xdfe.png"])
@@ -209,6 +212,7 @@ def test_an_empty_alpha_channel_of_a_bmp_is_ignored(tmp_path):
         (Image.new("RGBA", (16, 16), (9, 9, 9, 0)), "1 is transparent throughout, and so all white, such as a.png"),
         (Image.new("LA", (16, 16), (9, 0)), "1 is all white, such as a.png"),
         (Image.new("L", (16, 16), 0), "1 is all black, such as a.png"),
+        (Image.fromarray(np.eye(16, dtype=np.uint8)), "1 is almost black: their values are at most 15 of 255, such as"),
         (Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "16-bit values are at most 4095 of 65535"),
         (Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)), "16-bit values are at most 255 of 65535"),
     ],

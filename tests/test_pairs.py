@@ -232,7 +232,15 @@ def test_class_numbers_without_classes_are_said(ignored, tmp_path, capsys):
     maps_and_photos(tmp_path, 11, ignored)
     image_pairs(str(tmp_path), 16, "sketches")
     said = f"{tmp_path / 'A'}: the input images hold the values 0 to 11, so they are almost black; if these are class "
-    assert said + "numbers, add --classes 12\n" in capsys.readouterr().err
+    assert capsys.readouterr().err.count(said + "numbers, add --classes 12\n") == 1
+
+
+def test_class_numbers_of_16_bits_are_said(tmp_path, capsys):
+    maps_and_photos(tmp_path, 3)
+    for path in (tmp_path / "A").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16)).save(path)
+    image_pairs(str(tmp_path), 16, "sketches")
+    assert "hold the values 0 to 3, so they are almost black" in capsys.readouterr().err
 
 
 def test_class_numbers_on_the_other_side_are_said(tmp_path, capsys):
@@ -280,4 +288,5 @@ def test_checked_pairs_keeps_whole_pairs(tmp_path):
     maps_and_photos(tmp_path, 3)
     (tmp_path / "B" / "1.png").write_bytes(b"")
     train, test = find_pairs(tmp_path)
-    assert len(checked_pairs(tmp_path, train, 0, skip_bad=True)) == len(train) - 1
+    kept_train, kept_test = checked_pairs(tmp_path, (train, test), 0, skip_bad=True)
+    assert len(kept_train) == len(train) - 1 and kept_test == test

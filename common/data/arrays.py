@@ -14,7 +14,7 @@ import numpy as np
 from common.data.idx import idx_sets, read_idx_set
 from common.data.prepared_sets import prepared_set, sets_folder
 from common.images.pixels import crop_square, resize_image
-from common.images.reading import find_images
+from common.images.reading import ALMOST_BLACK, find_images
 from common.samples.clothes import CLOTHES_CLASSES
 from common.samples.digits import DIGITS, sklearn_digits
 from common.system.console import say
@@ -136,10 +136,14 @@ def as_uint8(name: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         InputError: the values have another range, such as -1 to 1, or are not finite.
     """
     kinds = {array.dtype for array in arrays if array.ndim in (3, 4) and array.size}
-    if not kinds or kinds == {np.dtype(np.uint8)} or any(kind.kind not in "biuf" for kind in kinds):
+    if not kinds or any(kind.kind not in "biuf" for kind in kinds):
         return arrays
     filled = [array for array in arrays if array.size]
     least, most = min(array.min() for array in filled), max(array.max() for array in filled)
+    if kinds == {np.dtype(np.uint8)}:
+        if 0 < most < ALMOST_BLACK:
+            say(f"{name}: images are uint8 from {least} to {most}, so they are almost black; expected 0 to 255")
+        return arrays
     floats = any(kind.kind == "f" for kind in kinds)
     scale = 255 if most <= 1 and (floats or kinds == {np.dtype(bool)}) else 1 if most <= 255 else 1 / 257
     known = len(kinds) == 1 and least >= 0 and most <= (255 if floats else 65535)
@@ -147,6 +151,7 @@ def as_uint8(name: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         found = f"{' and '.join(sorted(map(str, kinds)))} from {least:g} to {most:g}"
         raise InputError(f"{name}: images are {found}; expected uint8 from 0 to 255, or floats from 0 to 1")
     how = "divided by 257" if scale < 1 else "rounded" if scale == 1 else "multiplied by 255"
+    how += ", so they are almost black" if 0 < most * scale < ALMOST_BLACK else ""
     say(f"{name}: images are {' and '.join(sorted(map(str, kinds)))} from {least:g} to {most:g}; they are {how}")
     return tuple(np.rint(array * np.float32(scale)).astype(np.uint8) for array in arrays)
 

@@ -103,7 +103,7 @@ def image_pairs(
 
         return Examples(train, test, decode_sides if shards.has_size(size) else decode, sides)
     read_at(size)
-    kept = [checked_pairs(folder, pairs, classes, skip_bad) for pairs in find_pairs(folder, classes)]
+    kept = checked_pairs(folder, find_pairs(folder, classes), classes, skip_bad)
     names = [np.array([[str(path) for path in pair] for pair in pairs]) for pairs in kept]
     return Examples(names[0], names[1], decode, sides)
 

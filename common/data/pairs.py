@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from common.data.arrays import NOT_PATHS
 from common.data.class_folders import joined_folders, split_folders
 from common.data.shards import open_shards
 from common.images.converting import PAIR_RATIO
-from common.images.found import add_detail, entries_of, images_in, is_hidden, leave_out
+from common.images.found import add_detail, entries_of, images_in, is_hidden, leave_out, noting
 from common.images.pixels import IGNORED, colour_labels, pillow_image, resize_image
 from common.images.reading import ImageFile, checked_images, read_image, read_labels
 from common.system.console import say
@@ -225,8 +225,12 @@ def halves(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return image[:, :half], image[:, -half:]
 
 
-def checked_pairs(folder: Path, pairs: list[Pair], classes: int, skip_bad: bool) -> list[Pair]:
-    """Return the readable pairs; see `checked_images`. Print a line if --classes is probably missing."""
+def checked_pairs(folder: Path, parts: Sequence[list[Pair]], classes: int, skip_bad: bool) -> list[list[Pair]]:
+    """Return the readable pairs of each part, such as the training pairs; see `checked_images`.
+
+    Print a line if --classes is probably missing.
+    """
+    pairs = [pair for part in parts for pair in part]
     firsts = dict(pairs)
     one_file = {first for first, second in pairs if first == second}
     largest: dict[Path, int] = {}  # the largest class number of each image that looks like a map of class numbers
@@ -238,15 +242,16 @@ def checked_pairs(folder: Path, pairs: list[Pair], classes: int, skip_bad: bool)
         if path in one_file and image.shape[1] < PAIR_RATIO * image.shape[0]:
             size = f"{image.shape[1]}x{image.shape[0]} px"
             raise InputError(f"{path}: {size}; an image that contains a pair side by side must be wider than high")
-        if (number := _largest_class_number(image)) > 0:
+        if (number := _largest_class_number(_as_class_numbers(path) if image.max() <= 1 else image)) > 0:
             largest[path] = number
         return image
 
     paths = sorted({path for pair in pairs for path in pair})
     good = set(checked_images(paths, read, skip_bad)[0])
-    kept = [pair for pair in pairs if set(pair) <= good]
-    if not kept:
+    kept_parts = [[pair for pair in part if set(pair) <= good] for part in parts]
+    if not all(kept_parts):
         raise InputError(f"{folder}: no pairs are left after skipping the files that cannot be read")
+    kept = [pair for part in kept_parts for pair in part]
     for side, name in enumerate(("input", "target")):
         numbers = [largest[pair[side]] for pair in kept if pair[side] in largest]
         if len(numbers) > 0.9 * len(kept):
@@ -255,7 +260,19 @@ def checked_pairs(folder: Path, pairs: list[Pair], classes: int, skip_bad: bool)
             say(f"{kept[0][side].parent}: {found}; if these are class numbers, add --classes {max(numbers) + 1}{place}")
     if not classes and _targets_are_label_maps(kept):
         add_detail("the targets look like label maps: add --swap to translate label maps to photos")
-    return kept
+    return kept_parts
+
+
+def _as_class_numbers(path: Path) -> np.ndarray:
+    """Return the values of an image that is black as a photo: its class numbers, [height, width, 1], or zeros.
+
+    Class numbers in a 16-bit file are so small that `read_image` rounds them to 0.
+    """
+    try:
+        with noting():  # this is only a guess: note nothing
+            return read_labels(path, IGNORED)[..., None]
+    except InputError:
+        return np.zeros((1, 1, 1), np.uint8)
 
 
 def _largest_class_number(image: np.ndarray) -> int:

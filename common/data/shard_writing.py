@@ -156,7 +156,7 @@ def _list_classes(folder: Path, classes: int, skip_bad: bool) -> Listing:
 def _list_pairs(folder: Path, classes: int, skip_bad: bool) -> Listing:
     found = find_pairs(folder, classes)
     colour_labels(np.arange(classes)[-1:])  # raises InputError if there are too many classes
-    train, test = (checked_pairs(folder, pairs, classes, skip_bad) for pairs in found)
+    train, test = checked_pairs(folder, found, classes, skip_bad)
     parts = np.repeat(np.arange(2, dtype=np.uint8), (len(train), len(test)))
     return Listing([*train, *test], parts, np.zeros(len(parts), np.int32), ("train", "test"))
 

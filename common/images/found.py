@@ -235,7 +235,8 @@ def images_below(folder: Path) -> list[Path]:
     paths = images_in(folder)
     if not paths:
         names = [path.name for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
-        found = f"found {', '.join(names[:5])}{' and more' * bool(names[5:])}" if names else "it is empty"
+        found = f"found {', '.join(names[:5])}{' and more' * bool(names[5:])}" if names else ""
+        found = found or ("it has only hidden files" if any(folder.iterdir()) else "it is empty")
         raise InputError(
             f"{folder}: no images in this folder or its sub-folders ({found}); expected {' '.join(IMAGE_SUFFIXES)}"
         )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 STRIP_PIXELS = 1_000_000  # number of pixels to convert at a time
+ALMOST_BLACK = 16  # an image whose values are all below this number is almost black
 
 
 class ImageFile(Protocol):
@@ -208,6 +209,8 @@ def checked_images(
             return f"{name}: too small ({width}x{height} px); it needs at least {smallest}x{smallest} px"
         if not notes and image.ndim == 3 and image.min() == image.max() and image.flat[0] in (0, 255):
             notes.append(f"all {'white' if image.flat[0] else 'black'}")
+        if not notes and image.ndim == 3 and image.max() < ALMOST_BLACK:
+            notes.append(f"almost black: their values are at most {ALMOST_BLACK - 1} of 255")
         found[path] = image.shape, notes
         return ""
 
