@@ -40,7 +40,7 @@ def changes() -> Iterator[tuple[str, Config]]:
     """Yield the rows: the name of a change, and the configuration with this change and all earlier ones."""
     config = Config(size=28, channels=1, latent_dim=64, base_filters=DEMO.base_filters, batch_size=DEMO.batch_size)
     yield "the paper's training", config
-    for name, change in {
+    changed: dict[str, dict[str, Any]] = {
         "learning rate 1e-3, linear decay": {"learning_rate": DEMO.learning_rate, "final_rate": DEMO.final_rate},
         "average of the weights (EMA)": {"ema_decay": DEMO.ema_decay},
         "relativistic loss with R1 and R2": {
@@ -50,7 +50,8 @@ def changes() -> Iterator[tuple[str, Config]]:
         },
         "dense layers": {"hidden_units": DEMO.hidden_units},
         "selection by the discriminator": {"keep": DEMO.keep},
-    }.items():
+    }
+    for name, change in changed.items():
         config = replace(config, **change)
         yield name, config
 
@@ -85,6 +86,9 @@ def measure(
     images = images_of("sample", 28, 1, "digits")
     store = Measured(output_dir / "results.json")
 
+    def counted(config: Config) -> dict[str, Any]:
+        return {"steps": steps_for(config, images, cpu_seconds)}
+
     def trained(name: str, config: Config, steps: int) -> dict[str, Any]:
         config = replace(config, epochs=EPOCHS)
         networks = build(config)
@@ -95,10 +99,10 @@ def measure(
         save_image(selected(64), output_dir / f"{name.replace(' ', '-')}-{config.seed}.png", zoom=2)
         return images.sample_scores(functools.partial(selected, seed=1))
 
-    rows = {}
+    rows: dict[str, dict[str, float | int | str]] = {}
     for name, config in changes():
         key = f"{name}, {cpu_seconds:g} CPU seconds"
-        steps = store.once(f"{key}: steps", lambda c=config: {"steps": steps_for(c, images, cpu_seconds)})["steps"]
+        steps = store.once(f"{key}: steps", functools.partial(counted, config))["steps"]
         scores = [
             store.once(f"{key}, seed {seed}", functools.partial(trained, name, replace(config, seed=seed), steps))
             for seed in SEEDS

@@ -79,21 +79,31 @@ def write_sketches(folder: Path) -> None:
 def write_digits(folder: Path) -> None:
     """Write 30,000 digits of synthetic handwriting and 1,000 test images to digits.npz."""
     images, labels, _ = handwritten_digits(31_000, SEED)
-    parts = {"x_train": images[1000:], "y_train": labels[1000:], "x_test": images[:1000], "y_test": labels[:1000]}
+    parts: dict[str, Any] = {
+        "x_train": images[1000:],
+        "y_train": labels[1000:],
+        "x_test": images[:1000],
+        "y_test": labels[:1000],
+    }
     np.savez_compressed(folder / "digits.npz", **parts)
 
 
 def write_clothes(folder: Path) -> None:
     """Write 12,000 synthetic clothes and 1,000 test images to clothes.npz."""
     images, labels = synthetic_clothes(13_000, SEED)
-    parts = {"x_train": images[1000:], "y_train": labels[1000:], "x_test": images[:1000], "y_test": labels[:1000]}
+    parts: dict[str, Any] = {
+        "x_train": images[1000:],
+        "y_train": labels[1000:],
+        "x_test": images[:1000],
+        "y_test": labels[:1000],
+    }
     np.savez_compressed(folder / "clothes.npz", classes=np.array(CLOTHES_CLASSES), **parts)
 
 
 def write_faces(folder: Path) -> None:
     """Write 6,000 frontal synthetic faces of 64 x 64 pixels, 600 of them as test images, to faces.npz."""
     sets = [synthetic_faces(300, SEED + number, 64, looking_left=pose) for number, pose in enumerate(POSES)]
-    parts = {}
+    parts: dict[str, Any] = {}
     for part, chosen in ("train", slice(30, None)), ("test", slice(30)):
         for key, arrays in zip("xy", zip(*sets, strict=True), strict=True):
             parts[f"{key}_{part}"] = np.concatenate([array[chosen] for array in arrays])
