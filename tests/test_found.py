@@ -20,6 +20,7 @@ from common.data.people import two_people
 from common.data.shard_writing import write_shards
 from common.images.found import entries_of, folders_below, images_below, images_in, is_hidden, reported
 from common.images.reading import checked_images, read_image, readable_images
+from common.runs.fitting import native_images
 from common.system.files import InputError
 from tests.pictures import noise
 
@@ -281,3 +282,9 @@ def test_commands_say_only_what_is_unusual(tmp_path, capsys):
     (tmp_path / "a.heic").touch()
     readable_images(tmp_path, read_image)
     assert "1 .heic (convert it to JPEG: Pillow cannot read it)" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always")  # `native_images` suppresses errors
+def test_no_images_to_fit_cause_no_warning(tmp_path, recwarn):
+    assert native_images(str(tmp_path)) is None and native_images(str(tmp_path / "absent")) is None
+    assert not recwarn.list

@@ -121,6 +121,8 @@ def native_images(data: str) -> Native | None:
         for number in chosen:
             with suppress(InputError):
                 images.append(read_image(files[number]))
+        if not images:
+            return None
         colours = [float(np.ptp(image.astype(np.int16), axis=-1).mean()) for image in images]
         side = int(np.median([min(image.shape[:2]) for image in images]))
         return Native(side, 3 if np.mean(np.array(colours) > 2) > 0.1 else 1)
