@@ -124,6 +124,7 @@ def measure(
     samples: int = 10_000,
     output_dir: Path = Path("runs/benchmark-dcgan"),
     epochs: int = EPOCHS,
+    keep: int = 0,
 ) -> Scores:
     """Print tables of scores, write the scores to `output_dir`, and return them.
 
@@ -133,13 +134,15 @@ def measure(
         samples: the number of images to generate.
         output_dir: the folder for results.json and classifier.keras.
         epochs: the number of training epochs of the classifier.
+        keep: images that the discriminator keeps of every 100 generated ones; 0: as in the run.
 
     Raises:
         InputError: the data or the run cannot be used.
     """
     trained = Run.load(run, "dcgan", Config)
     config, generator = trained.config, trained.network("generator")
-    judge = trained.network("discriminator") if config.keep < 100 else None
+    keep = keep or config.keep
+    judge = trained.network("discriminator") if keep < 100 else None
     if samples < 2:
         raise InputError(f"--samples must be at least 2, got {samples}")
     train, test = labelled_images(data, config)
@@ -152,7 +155,7 @@ def measure(
     right = classifier_features(classifier, test.images)[1].argmax(1) == test.classes
     accuracy = float(right.mean())
     with timed("generating", seconds):
-        fakes = generate(generator, samples, 1, judge, config.keep)
+        fakes = generate(generator, samples, 1, judge, keep)
 
     # Shuffle, because the two halves of MNIST's test set differ.
     shuffled = test.images[np.random.default_rng(0).permutation(len(test.images))]
@@ -178,7 +181,7 @@ def measure(
     facts = {
         "data": str(data),
         "run": str(run),
-        "keep": config.keep,
+        "keep": keep,
         "epochs": epochs,
         "classifier_test_accuracy": accuracy,
     }

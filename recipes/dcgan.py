@@ -94,7 +94,7 @@ DEMO = Config(
     keep=50,
     epochs=28,
 )
-MODERN = replace(DEMO, base_filters=32, batch_size=32, ema_decay=0.999, epochs=12)
+MODERN = replace(DEMO, base_filters=32, batch_size=32, ema_decay=0.999, keep=80, epochs=12)
 
 # %% Networks
 # The generator projects the latents to a small feature map: 7 x 7 for images of 28 px, 4 x 4 for 64 px. Transposed

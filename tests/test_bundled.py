@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from common.data import attributed_images, synthetic
 from common.images.reading import read_image
 from common.runs import InputError, Run, bundled
-from common.samples.faces import synthetic_faces
+from common.samples.faces import FACE_ATTRIBUTES, synthetic_faces
+from common.samples.handwriting import handwritten_digits
 from common.system.files import write_json
 from common.system.keras_files import load_keras_file
-from recipes import dcgan, dcgan_faces, pix2pix
+from recipes import dcgan, pix2pix, vae_faces
 from tools import bundle
 
 ROOT = Path(__file__).parents[1]
@@ -146,27 +146,24 @@ def test_a_bundle_is_trained_shrunk_and_scored(tmp_path, monkeypatch):
     assert bundle.same_scores(own, json.loads((folder / "results.json").read_text()), 0.05) == []
 
 
-def test_bundles_train_on_faces_that_are_in_no_demo(tmp_path, monkeypatch):
-    def few(make):
-        return lambda count, seed, *size, **options: make(8, seed, *size, **options)
+def test_bundles_train_on_images_that_are_in_no_demo(tmp_path, monkeypatch):
+    def few(make, count):
+        return lambda _, seed, *size, **options: make(count, seed, *size, **options)
 
-    for name in ("synthetic_faces", "sketch_pairs"):
-        monkeypatch.setattr(bundle, name, few(getattr(bundle, name)))
-    for name, write in (("faces", bundle.write_portraits), ("pairs", bundle.write_sketches)):
-        (tmp_path / name).mkdir()
-        write(tmp_path / name)
-    found = attributed_images(str(tmp_path / "faces"), 48, 3, "portraits")
-    faces = np.concatenate([part.loaded(10)[0] for part in (found.train, found.validation, found.test)])
-    pairs = [read_image(path) for path in sorted((tmp_path / "pairs" / "test").iterdir())]
-    portraits = np.stack([pair[:, 64:] for pair in pairs])
-    assert faces.shape == (8, 48, 48, 3) and portraits.shape == (8, 64, 64, 3)
-    assert dcgan_faces.DEMO.seed == pix2pix.DEMO.seed == 0
-    for shown, own in (
-        (synthetic_faces(8, 0, 48, **synthetic.PORTRAITS)[0], faces),
-        (synthetic_faces(8, 0)[0], portraits),
-    ):
-        distances = np.abs(shown[:, None].astype(int) - own[None]).mean((2, 3, 4))
-        assert distances.min() > 2
+    for name, count in (("synthetic_faces", 34), ("sketch_pairs", 8), ("handwritten_digits", 1010)):
+        monkeypatch.setattr(bundle, name, few(getattr(bundle, name), count))
+    monkeypatch.setattr(bundle, "POSES", bundle.POSES[:2])
+    for write in (bundle.write_faces, bundle.write_sketches, bundle.write_digits):
+        write(tmp_path)
+    pairs = [read_image(path) for path in sorted((tmp_path / "test").iterdir())]
+    with np.load(tmp_path / "faces.npz") as faces, np.load(tmp_path / "digits.npz") as digits:
+        assert faces["x_train"].shape == (8, 64, 64, 3) and faces["y_test"].shape == (60, len(FACE_ATTRIBUTES))
+        assert [*faces["attributes"]] == [*FACE_ATTRIBUTES] and digits["x_train"].shape == (10, 28, 28, 1)
+        own = faces["x_train"], np.stack([pair[:, 64:] for pair in pairs]), digits["x_train"]
+    assert vae_faces.DEMO.seed == pix2pix.DEMO.seed == dcgan.DEMO.seed == 0
+    shown = synthetic_faces(8, 0, looking_left=bundle.POSES[0])[0], synthetic_faces(8, 0)[0], handwritten_digits(20)[0]
+    for demo, trained in zip(shown, own, strict=True):
+        assert np.abs(demo[:, None].astype(int) - trained[None]).mean((2, 3, 4)).min() > 2
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -24,6 +24,7 @@ from recipes.app.tabs import TABS
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "page"
 WIDTH, HEIGHT = 1280, 900
 BUTTONS = {"Style": "Paint", "Dream": "Dream"}  # these tabs start with a click
+NUMBERS = {"Faces": ("glasses", "2.5")}  # a slider to move, and its value
 DRAWN = {"Digit": ((-35, -60), (35, -60), (-10, 70))}  # strokes from the centre of the canvas: a 7
 
 
@@ -55,8 +56,14 @@ def screenshot(page: Any, tab: str) -> Image.Image:
         draw(page, panel, DRAWN[tab])
     if tab in BUTTONS:
         panel.get_by_role("button", name=BUTTONS[tab]).click()
-    panel.locator("img[src*='/file=']").last.wait_for(timeout=120_000)
-    page.wait_for_timeout(3000)  # all results of the tab, and the canvas
+    if tab in NUMBERS:
+        label, value = NUMBERS[tab]
+        box = panel.locator(f'input[type="number"][aria-label="number input for {label}"]')
+        box.fill(value)
+        box.press("Enter")
+    page.wait_for_timeout(3000)  # the computation has begun, and the canvas is shown
+    panel.get_by_text("processing").first.wait_for(state="hidden", timeout=240_000)
+    page.wait_for_timeout(2000)
     box = panel.bounding_box()
     page.set_viewport_size({"width": WIDTH, "height": max(300, round(box["y"] + box["height"] + 16))})
     page.wait_for_timeout(500)

@@ -40,8 +40,7 @@ def run_or_bundle(folder: Path, recipe: str) -> Path:
     if found is None or folder != Path("runs", f"{recipe}-demo") or (folder / "config.json").exists():
         return folder
     about = about_bundle(found)
-    say(
-        f"using the bundled network ({about['training_data']}, {about['cpu_hours']:.1f} CPU hours); "
-        "--run DIR for your own"
-    )
+    hours = about["cpu_hours"]
+    time = f"{hours:.1f} CPU hours" if hours >= 1 else f"{round(60 * hours)} CPU minutes"
+    say(f"using the bundled network ({about['training_data']}, {time}); --run DIR for your own")
     return found

@@ -217,7 +217,7 @@ def by_class(probabilities: np.ndarray) -> dict[str, float]:
 def attack(gr: Any, runs: dict[str, Path]) -> Answer:
     """Attack the digit classifier with a small perturbation."""
     with gr.Row():
-        which = gr.Slider(0, 399, 2, step=1, label="digit")
+        which = gr.Slider(0, 399, 6, step=1, label="digit")
         epsilon = gr.Slider(0, 0.3, 0.15, step=0.01, label="epsilon: maximum change of a pixel (black to white is 1)")
         steps = gr.Radio([1, 10], value=1, label="steps: one is FGSM")
     shown = result(gr, "digit, magnified change, attacked digit")
