@@ -138,7 +138,7 @@ def test_a_bundle_is_trained_shrunk_and_scored(tmp_path, monkeypatch):
         "generator.keras",
         "results.json",
     }
-    assert read_image(tmp_path / "docs" / "gallery" / "dcgan-bundled.png").any()
+    assert read_image(tmp_path / "docs" / "gallery" / "dcgan-bundled.jpg").any()
     about = json.loads((folder / "bundle.json").read_text())
     assert about["command"] == f"python -m recipes.dcgan train {options}"
     assert about["sha256"] == {path.name: bundle.sha256(path) for path in folder.glob("[!b]*")}

@@ -95,6 +95,7 @@ def test_the_checkout_is_small():
     listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=ROOT)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    names = [name for name in listed.stdout.split("\0") if not name.startswith("data/bundled/")]  # see test_bundled
+    limited = "data/bundled/", "notebooks/"  # by tests of their own
+    names = [name for name in listed.stdout.split("\0") if not name.startswith(limited)]
     sizes = [(ROOT / name).stat().st_size for name in names if name and (ROOT / name).exists()]
     assert sum(sizes) < 20_000_000 and max(sizes) < 2_000_000

@@ -8,7 +8,7 @@ more synthetic images than their demos; these are first written to runs/NAME-bun
 the same command resumes it. The CPU time of all parts is added up. Only the files that the
 recipe's commands need are kept, with the matrices and kernels of the networks in float16. The recipe's own code then
 scores these networks on the held-out data of the demo and draws its image, which goes to
-docs/gallery/NAME-bundled.png.
+docs/gallery/NAME-bundled.jpg.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def write_bundle(name: str, run: Path, cpu_hours: float, command: str) -> Path:
             shrink(run / f"{each}.keras", folder / f"{each}.keras")
         scores, image = scored(name, folder, Path(scratch) / "run")
         write_json(folder / "results.json", scores)
-        save_image(read_image(image), ROOT / "docs" / "gallery" / f"{name}-bundled.png")
+        save_image(read_image(image), ROOT / "docs" / "gallery" / f"{name}-bundled.jpg")
         checksums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         about = {"training_data": bundle.training_data, "command": command, "machine": machine()}
         write_json(folder / "bundle.json", about | {"cpu_hours": round(cpu_hours, 3), "sha256": checksums})

@@ -199,11 +199,13 @@ def bundled_image(name: str) -> str:
     """Return the image of a recipe's bundled networks with a sentence, or an empty text if the recipe has none."""
     if (folder := bundled_run(name)) is None:
         return ""
-    hours = about_bundle(folder)["cpu_hours"]
+    about, link = about_bundle(folder), "[bundled](../../data/README.md#bundled-networks)"
+    if about["command"].endswith("train --preset demo"):
+        return f"\nThe network of the demo is {link}, for the commands and the web page.\n"
     return (
-        f"\nA network that was trained for longer ({60 * hours:.0f} CPU minutes) is\n"
-        f"[bundled](../../data/README.md#bundled-networks), for the commands and the web page:\n\n"
-        f"![the same with the bundled network](../gallery/{name}-bundled.png)\n"
+        f"\nA network that was trained for longer ({60 * about['cpu_hours']:.0f} CPU minutes) is\n"
+        f"{link}, for the commands and the web page:\n\n"
+        f"![the same with the bundled network](../gallery/{name}-bundled.jpg)\n"
     )
 
 
