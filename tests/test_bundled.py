@@ -123,7 +123,7 @@ def test_every_bundle_names_networks_of_its_recipe():
 @pytest.mark.slow
 def test_a_bundle_is_trained_shrunk_and_scored(tmp_path, monkeypatch):
     options = "--size 28 --channels 1 --base-filters 2 --latent-dim 4 --batch-size 256 --epochs 1"
-    entry = bundle.Bundle("digits", options, ("generator",))
+    entry = bundle.Bundle("digits", None, "", options, ("generator",))
     monkeypatch.setitem(bundle.BUNDLES, "dcgan", entry)
     monkeypatch.setattr(bundle, "ROOT", tmp_path)
     monkeypatch.setattr(bundle, "BUNDLED", tmp_path / "bundled")
