@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from common.data import Batches, labelled_images
 from common.metrics import accuracy, temperature_scale
-from common.runs import Range, Run, run_command
+from common.runs import InputError, Range, Run, run_command
 from common.training import tracked, write_history
 
 # %% Configuration
@@ -222,6 +222,8 @@ def train(
     stream = tracked(data.at(0).take(data.steps_per_epoch), "computing features", "batch", data.steps_per_epoch)
     parts = [(extract_features(networks.features, images), classes) for images, classes in stream]
     features, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if features.shape[1] != networks.classifier.input_shape[1]:
+        raise InputError(f"the networks were built for images of {config.size}x{config.size} px; resize the images")
     images, validation_labels = data.held_out or (None, labels)
     validation_features = features if images is None else extract_features(networks.features, images)
     signs = np.where(labels[:, None] == np.arange(networks.classifier.output_shape[1]), 1, -1).astype(np.float32)

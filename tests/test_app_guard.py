@@ -417,7 +417,7 @@ def unread(page: Page, content: bytes, name: str = "mine.png") -> str:
 
 @pytest.mark.slow
 def test_a_picture_that_cannot_be_read_is_said_in_a_line(page, capfd):
-    assert unread(page, b"123").startswith("mine.png: not a PNG, JPEG, BMP, GIF, WebP or TIFF file")
+    assert unread(page, b"123").startswith("mine.png: not a PNG, JPEG, BMP, GIF, WebP, TIFF, PPM or AVIF file")
     assert unread(page, b"").startswith("mine.png: an empty file")
     assert unread(page, GREY[:80]).startswith("mine.png: damaged or cut short")
     assert unread(page, b"<svg/>", "mine.svg").startswith("mine.svg: not a PNG")
