@@ -115,7 +115,7 @@ def test_data_that_cannot_be_used_is_named(kind, tmp_path, command):
 def test_one_bad_image_among_many_is_named_counted_and_skipped_on_request(tmp_path, capsys):
     data = folder_of_pairs(tmp_path, 20)
     (data / "A" / "7.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"1 of 36 images cannot be used.*7\.png.*--skip-bad"):
+    with pytest.raises(InputError, match=r"1 of 40 images cannot be used.*7\.png.*--skip-bad"):
         image_pairs(str(data), 32, sample=no_sample)
     kept = image_pairs(str(data), 32, sample=no_sample, skip_bad=True)
     assert len(kept.train) == 17 and len(kept.test) == 2
