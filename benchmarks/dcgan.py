@@ -142,7 +142,7 @@ def measure(
     trained = Run.load(run, "dcgan", Config)
     config, generator = trained.config, trained.network("generator")
     keep = keep or config.keep
-    judge = trained.network("discriminator") if keep < 100 else None
+    discriminator = trained.network("discriminator") if keep < 100 else None
     if samples < 2:
         raise InputError(f"--samples must be at least 2, got {samples}")
     train, test = labelled_images(data, config)
@@ -155,7 +155,7 @@ def measure(
     right = classifier_features(classifier, test.images)[1].argmax(1) == test.classes
     accuracy = float(right.mean())
     with timed("generating", seconds):
-        fakes = generate(generator, samples, 1, judge, keep)
+        fakes = generate(generator, samples, 1, discriminator, keep)
 
     # Shuffle, because the two halves of MNIST's test set differ.
     shuffled = test.images[np.random.default_rng(0).permutation(len(test.images))]

@@ -69,28 +69,22 @@ def write_sketches(folder: Path) -> None:
         save_image(np.hstack(pair), folder / ("test" if number < 60 else "train") / f"{number:04d}.png")
 
 
+def write_split(path: Path, images: np.ndarray, labels: np.ndarray, **others: Any) -> None:
+    """Write images and labels to an .npz file: the first 1,000 as test images, the rest for training."""
+    parts: dict[str, Any] = {"x_train": images[1000:], "y_train": labels[1000:]}
+    np.savez_compressed(path, x_test=images[:1000], y_test=labels[:1000], **parts, **others)
+
+
 def write_digits(folder: Path) -> None:
     """Write 30,000 digits of synthetic handwriting and 1,000 test images to digits.npz."""
     images, labels, _ = handwritten_digits(31_000, SEED)
-    parts: dict[str, Any] = {
-        "x_train": images[1000:],
-        "y_train": labels[1000:],
-        "x_test": images[:1000],
-        "y_test": labels[:1000],
-    }
-    np.savez_compressed(folder / "digits.npz", **parts)
+    write_split(folder / "digits.npz", images, labels)
 
 
 def write_clothes(folder: Path) -> None:
     """Write 12,000 synthetic clothes and 1,000 test images to clothes.npz."""
     images, labels = synthetic_clothes(13_000, SEED)
-    parts: dict[str, Any] = {
-        "x_train": images[1000:],
-        "y_train": labels[1000:],
-        "x_test": images[:1000],
-        "y_test": labels[:1000],
-    }
-    np.savez_compressed(folder / "clothes.npz", classes=np.array(CLOTHES_CLASSES), **parts)
+    write_split(folder / "clothes.npz", images, labels, classes=np.array(CLOTHES_CLASSES))
 
 
 def write_faces(folder: Path) -> None:

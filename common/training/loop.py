@@ -20,8 +20,8 @@ from common.system.console import Progress, attempt, duration, noted_if_slow, sa
 from common.system.files import InputError
 from common.system.lazy import tf
 from common.system.locks import only_process_in
+from common.training.checks import check_images, explained_misfit
 from common.training.execution import active_execution
-from common.training.fitting import check_images, explained_misfit
 from common.training.health import epoch_warnings
 from common.training.saves import History, Saves
 
