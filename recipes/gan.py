@@ -45,7 +45,7 @@ from common.training import Noise, adam, fit
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Hyperparameters for MNIST. `DEMO` is for 6,000 synthetic digits."""
+    """Hyperparameters for MNIST. `DEMO` is for 18,000 synthetic digits."""
 
     size: Annotated[int, Range(4, 512)] = 28  # side of the images in pixels
     channels: Literal[1, 3] = 1  # 1: greyscale, 3: colour
@@ -81,8 +81,8 @@ DEMO = Config(
     gradient_penalty=1.0,
     penalty_fraction=0.25,
     ema_decay=0.998,
-    keep=50,
-    epochs=60,
+    keep=40,
+    epochs=28,
 )
 DEMO_RUN = Path("runs/gan-demo")
 
@@ -323,7 +323,7 @@ def generate(
 
 
 # %% A whole run
-# The built-in data set has 6,000 synthetic handwritten digits of 28 x 28 pixels. One tenth is held out. A bundled digit
+# The built-in data set has 18,000 synthetic handwritten digits of 28 x 28 pixels. One tenth is held out. A bundled digit
 # classifier scores generated images against an equal number of held-out ones:
 #
 # - `frechet_distance` and `kernel_distance` compare the classifier's features of the two sets. Smaller is better.
@@ -331,8 +331,8 @@ def generate(
 # - `confidence` is the mean probability of the predicted class. It is about 0.99 for real digits.
 # - `class_entropy` measures how evenly the predicted classes are spread. Its maximum is ln 10 = 2.30.
 #
-# The image grid and the scores are of the images that the discriminator keeps: in the demo, half of all.
-# >>> digits = images_of("sample", DEMO.size, DEMO.channels, "digits")
+# The image grid and the scores are of the images that the discriminator keeps: in the demo, 40 of 100.
+# >>> digits = images_of("sample", DEMO.size, DEMO.channels, "many_digits")
 # >>> show(digits.train[:32], columns=16)
 
 
@@ -346,7 +346,7 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score generated images, save the run, and return the path of an image grid."""
     folder = Run(output_dir, "gan", config, data, accept_data)
-    images = images_of(data, config.size, config.channels, "digits", skip_bad, fetch)
+    images = images_of(data, config.size, config.channels, "many_digits", skip_bad, fetch)
     networks = build(config)
     stream = images.batches(config.batch_size, config.seed, held_out=500)
     folder.start()

@@ -73,7 +73,7 @@ class Config:
 
 
 SMALL = Config(upsampling="bilinear", dropout=0.0, batch_size=4, learning_rate=1e-3, decay=True)
-DEMO = replace(SMALL, size=64, base_filters=16, patch_layers=2, jitter=1.0, gan_weight=0.1, epochs=10)
+DEMO = replace(SMALL, size=128, base_filters=16, patch_layers=2, jitter=1.0, gan_weight=0.1, epochs=5)
 STREETS = replace(SMALL, size=64, base_filters=24, epochs=26)  # for `--data streets`
 DEMO_RUN = Path("runs/pix2pix-demo")
 
@@ -347,14 +347,14 @@ def translate_files(source: Path, destination: Path, run: Path = DEMO_RUN, skip_
 # >>> from common.samples.sketches import INK
 # >>> generator = Run.load(DEMO_RUN, "pix2pix", Config).network("generator")
 # >>> sketch = sketch_pairs(3, 1, DEMO.size)[0][2]
-# >>> rows, columns = np.mgrid[: DEMO.size, : DEMO.size]
-# >>> is_hair = np.abs(sketch.astype(int) - sketch[12, 32]).max(axis=-1) < 34
+# >>> rows, columns = np.mgrid[: DEMO.size, : DEMO.size] * 64 / DEMO.size
+# >>> is_hair = np.abs(sketch.astype(int) - sketch[24, 64]).max(axis=-1) < 34
 # >>> is_hair &= np.hypot((rows - 41) / 29, (columns - 33) / 14.5) > 1  # outside the face
 # >>> blond = np.where(is_hair[..., None], sketch + np.array([120, 110, 75]), sketch).clip(0, 255).astype(np.uint8)
 # >>> rings = [np.abs(np.hypot(rows - 28, columns - eye) - 6) < 0.9 for eye in (31, 45)]
 # >>> glasses = np.where((rings[0] | rings[1])[..., None], 255 * INK, sketch).astype(np.uint8)
 # >>> sketches = np.stack([sketch, blond, glasses])
-# >>> show(np.concatenate([sketches, translate_batch(generator, sketches)]).repeat(3, 1).repeat(3, 2), columns=3)
+# >>> show(np.concatenate([sketches, translate_batch(generator, sketches)]).repeat(2, 1).repeat(2, 2), columns=3)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import tensorflow as tf
 
 from common.data import Batches, attributed_images
 from common.images import from_uint8, save_image
-from common.metrics import NormalMap
+from common.metrics import NormalMap, pair_scores
 from common.runs import InputError, Range, Run, run_command
 from common.training import Noise, adam, fit
 
@@ -258,7 +258,7 @@ def train(
 # the latents of faces with a hat also have another covariance. `edited` therefore adds a multiple of the vector, and
 # maps one covariance to the other (`NormalMap`, the optimal transport between normal distributions).
 #
-# Far from the training faces, the decoder shows no faces. `latent_traversals` therefore limits each row to 2 standard
+# Far from the training faces, the decoder shows no faces. `strength_limits` therefore limits an edit to 2 standard
 # deviations around the mean face, measured along the attribute vector.
 #
 # The distribution of the encoded faces differs from the prior. `latent_space` therefore also fits a normal distribution
@@ -346,20 +346,38 @@ def edited(latents: np.ndarray, space: LatentSpace, strengths: np.ndarray) -> np
     return result
 
 
-def latent_traversals(networks: Networks, space: LatentSpace, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Return seven uint8 images per attribute; the middle one is unedited.
+def strength_limits(latents: np.ndarray, space: LatentSpace) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest strength of an edit, two arrays [n, attributes] in [-3, 0] and [0, 3].
 
-    From the first image to the middle, and from there to the last, the strength of the edit grows in three equal steps.
-    The last multiple of the attribute vector is at most 3. It is smaller if the face would leave the range of encoded
-    faces: 2 standard deviations of the fitted normal distribution on both sides of the mean.
+    They keep each face in the range of encoded faces: 2 standard deviations on both sides of the mean.
     """
-    latents, rows = encode(networks.encoder, image[None]), {}
-    for name, vector, one in zip(map(str, space.names), space.vectors, np.eye(len(space.names)), strict=True):
-        axis = vector / (vector @ vector)  # latents @ axis: the position of a face, in multiples of the vector
-        ends = 2 * np.linalg.norm(space.factor.T @ axis) * np.array([-1, 1]) - (latents[0] - space.mean) @ axis
-        low, high = np.clip(ends, (-3, 0), (0, 3))
-        steps = np.concatenate([np.linspace(low, 0, 4), np.linspace(0, high, 4)[1:]])
-        rows[name] = decode(networks.decoder, edited(latents.repeat(7, axis=0), space, steps[:, None] * one))
+    axes = space.vectors / np.sum(space.vectors**2, axis=1, keepdims=True)
+    position = (latents - space.mean) @ axes.T  # in multiples of the attribute vectors
+    deviation = np.linalg.norm(axes @ space.factor, axis=1)
+    return np.clip(-2 * deviation - position, -3, 0), np.clip(2 * deviation - position, 0, 3)
+
+
+def latent_traversals(networks: Networks, space: LatentSpace, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return seven uint8 images per attribute, in equal steps from the lowest to the highest strength.
+
+    The middle image is unedited.
+    """
+    latents = encode(networks.encoder, image[None])
+    (low,), (high,) = strength_limits(latents, space)
+    strengths = np.concatenate([np.linspace(low, 0, 4), np.linspace(0, high, 4)[1:]])  # [7, attributes]
+    latents, parts = latents.repeat(7, axis=0), zip(map(str, space.names), np.eye(len(space.names)), strict=True)
+    return {name: decode(networks.decoder, edited(latents, space, strengths * one)) for name, one in parts}
+
+
+def changed_attributes(
+    networks: Networks, space: LatentSpace, images: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return faces, reconstructions, and a row per attribute, which is added to the faces without it, or removed."""
+    latents = encode(networks.encoder, images)
+    strengths = np.where(labels == 1, *strength_limits(latents, space))
+    rows = {"original": images, "reconstruction": decode(networks.decoder, latents)}
+    for name, one in zip(map(str, space.names), np.eye(len(space.names)), strict=True):
+        rows[f"± {name.replace('_', ' ')}"] = decode(networks.decoder, edited(latents, space, strengths * one))
     return rows
 
 
@@ -419,8 +437,8 @@ def run(
     fitted, prior = generate(networks.decoder, 8, 1, space), generate(networks.decoder, 8, 1)
     save_image({"fitted normal": fitted, "prior N(0, I)": prior}, Path(output_dir, "samples.png"))
     if faces.names:
-        traversals = latent_traversals(networks, space, images[plain_face(networks, images, labels)])
-        rows = {f"- {name.replace('_', ' ')} +": row for name, row in traversals.items()}
+        chosen = best_faces(networks, images, labels)
+        rows = changed_attributes(networks, space, images[chosen], labels[chosen])
         image = save_image(rows, Path(output_dir, "attributes.png"), zoom=max(1, 128 // config.size))
     return folder.finish(networks, lambda: evaluate(networks, space, images, faces.edit_scores), image)
 
@@ -450,15 +468,17 @@ def evaluate(
     return scores | edit_scores(reconstructions, edit)
 
 
-def plain_face(networks: Networks, images: np.ndarray, labels: np.ndarray) -> int:
-    """Return the index of the face with the fewest attributes; of several, that with the best reconstruction."""
+def best_faces(networks: Networks, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the indices of the eight faces with the best reconstructions (SSIM), all with different attributes."""
     copies = decode(networks.decoder, encode(networks.encoder, images))
-    errors = np.abs(images / 255 - copies / 255).mean(axis=(1, 2, 3)) / images.std(axis=(1, 2, 3))
-    return int(np.lexsort((errors, (labels == 1).sum(axis=1)))[0])
+    quality = [pair_scores(image[None], copy[None])["ssim"] for image, copy in zip(images, copies, strict=True)]
+    order = np.argsort(quality)[::-1]
+    _, first = np.unique(labels[order], axis=0, return_index=True)
+    return order[np.sort(first)[:8]]
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
-    """Train on synthetic faces; return the path of a grid: one face, with less and more of each attribute."""
+    """Train on synthetic faces; return the path of a grid: eight faces, and the same faces with changed attributes."""
     return run("sample", config, output_dir)
 
 

@@ -1,7 +1,9 @@
 """Copy the images of finished demos to docs/gallery/, and write the small images of the README.
 
-    python -m tools.gallery            copies one image per recipe from runs/NAME-demo, then writes the small images
-    python -m tools.gallery --small    only writes the small images, from the images in docs/gallery/
+    python -m tools.gallery                       one image per recipe, from runs/NAME-demo, and the small images
+    python -m tools.gallery gan dcgan             only the images of these recipes, and all small images
+    python -m tools.gallery --runs runs/notebooks gan    from the runs that `python -m tools.notebooks --run` keeps
+    python -m tools.gallery --small               only the small images, from the images in docs/gallery/
 
 The small images are hero.png, the strip at the top, and thumbnails/NAME.jpg. They show parts of the gallery images;
 `HERO` and `THUMBNAILS` say which parts.
@@ -103,11 +105,16 @@ def hero(gallery: Path) -> np.ndarray:
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Copy one image per recipe and write the small images; return exit status 2 if a demo has not run."""
     parser = argparse.ArgumentParser(description="Write docs/gallery/ from the runs of the demos.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="recipes; by default, all")
     parser.add_argument("--small", action="store_true", help="only write the small images, from docs/gallery/*.png")
-    only_small, gallery = parser.parse_args(arguments).small, root / "docs" / "gallery"
-    for recipe, image in [] if only_small else IMAGES.items():
+    parser.add_argument("--runs", type=Path, default=root / "runs", help="the folder of the runs; by default, runs/")
+    given, gallery = parser.parse_args(arguments), root / "docs" / "gallery"
+    if unknown := [name for name in given.names if name not in IMAGES]:
+        parser.error(f"no recipe {unknown[0]!r}; choose from {', '.join(IMAGES)}")
+    for recipe in [] if given.small else given.names or IMAGES:
         try:
-            print(save_image(read_image(root / "runs" / f"{recipe}-demo" / image), gallery / f"{recipe}.png"))
+            source = read_image(given.runs / f"{recipe}-demo" / IMAGES[recipe])
+            print(save_image(source, gallery / f"{recipe}.png"))
         except InputError as error:
             print(f"error: {error}; run `python -m recipes.{recipe}` first", file=sys.stderr)
             return 2

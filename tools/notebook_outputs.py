@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,8 +119,10 @@ def offline_folders(root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         yield work, os.environ | proxies | caches | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
-def execute(book: nbformat.NotebookNode, root: Path) -> None:
+def execute(book: nbformat.NotebookNode, root: Path, runs: Path | None = None) -> None:
     """Execute a notebook in a fresh kernel and an empty folder; store outputs that are fit for the repository.
+
+    The run folders that the notebook has written are moved to the folder `runs`, where they replace earlier ones.
 
     Raises:
         Warned: a cell has written a warning.
@@ -130,6 +133,10 @@ def execute(book: nbformat.NotebookNode, root: Path) -> None:
         notebook_client(book, work).execute(env=environment)
         places = {str(each): "" for each in (work, work.resolve(), root, root.resolve())}
         places |= {str(work.parent): "", os.path.expanduser("~"): "~"}
+        for folder in sorted(work.glob("runs/*/")) if runs else ():
+            runs.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(runs / folder.name, ignore_errors=True)
+            shutil.move(folder, runs / folder.name)
     raw = [(cell, cell.outputs) for cell in code_cells(book)]
     book.metadata = metadata | {KEY: sources_hash(book)}
     for limit in IMAGE_BYTES:

@@ -7,7 +7,8 @@
 
 `--run` executes each notebook as its reader would: the whole demo, in a fresh kernel and an empty folder, without a
 network. Each notebook is written as soon as it has been executed, so the command can be stopped and started again. The
-stored outputs have no widgets, times, paths of this machine or large images. `--check` compares the sources, and
+stored outputs have no widgets, times, paths of this machine or large images. The runs of the demos are kept in
+runs/notebooks/, where `python -m tools.gallery --runs runs/notebooks` finds their images. `--check` compares the sources, and
 also says which notebooks have no outputs or outputs older than the code; this does not change its exit status.
 
 Each section of a recipe (`# %% Title`) becomes a section of its notebook. Comments directly under a title, and comments
@@ -246,7 +247,7 @@ def run(names: list[str], root: Path = ROOT) -> list[str]:
         print(f"{name}: running the demo", flush=True)
         book = new_book(name, root)
         try:
-            execute(book, root)
+            execute(book, root, root / "runs" / "notebooks")
         except (CellExecutionError, Warned) as error:
             print(f"{name}: not written; {error}", flush=True)
             failed.append(name)

@@ -32,7 +32,7 @@ def _streets(size: int, seed: int) -> Any:
 
 
 def _sketches(size: int, seed: int) -> Any:
-    return sketch_pairs(1000, seed, size)
+    return sketch_pairs(600, seed, size)
 
 
 def _clothes(size: int, seed: int) -> Any:
@@ -40,19 +40,23 @@ def _clothes(size: int, seed: int) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _written(write: Callable[..., tuple[np.ndarray, ...]], size: int, seed: int) -> tuple[np.ndarray, ...]:
-    arrays = write(6000, seed, size)
+def _written(write: Callable[..., tuple[np.ndarray, ...]], count: int, size: int, seed: int) -> tuple[np.ndarray, ...]:
+    arrays = write(count, seed, size)
     for array in arrays:
         array.flags.writeable = False  # later calls return the same arrays
     return arrays
 
 
-def _handwriting(size: int, seed: int) -> tuple[np.ndarray, ...]:
-    return _written(handwritten_digits, size, seed)
+def _handwriting(size: int, seed: int, count: int = 6000) -> tuple[np.ndarray, ...]:
+    return _written(handwritten_digits, count, size, seed)
 
 
 def _digits(size: int, seed: int) -> Any:
     return _handwriting(size, seed)[:2]
+
+
+def _many_digits(size: int, seed: int) -> Any:
+    return _handwriting(size, seed, 18_000)[:2]
 
 
 def _held_out_digits(size: int, seed: int) -> Any:
@@ -87,17 +91,19 @@ def _photos(size: int, seed: int) -> Any:
 SETS: dict[str, Callable[[int, int], Any]] = {
     "clothes": _clothes,  # 5,000 images of clothes, uint8 [5000, size, size, 1], and their integer labels
     "digits": _digits,  # 6,000 handwritten digits by 600 writers, uint8 [6000, size, size, 1], and their integer labels
+    "many_digits": _many_digits,  # 18,000 of them, for GANs, whose discriminators would memorise a few thousand
     "photos": _photos,  # crops of scikit-image's photographs, and synthetic landscapes, uint8 [495, size, size, 3]
     "faces": _faces,  # 3,000 faces, uint8 [3000, size, size, 3], and nine attributes per face, uint8 [3000, 9]
     "frontal_faces": _frontal_faces,  # 3,000 faces that are turned by at most 12 degrees, and nine attributes per face
     "portraits": _portraits,  # 1,500 young faces with short hair, and nine attributes per face; half have glasses
     "held_out_digits": _held_out_digits,  # 400 handwritten digits of writers that the bundled classifier does not know
     "seasons": _seasons,  # landscapes in summer and winter: 300 unpaired images per season, then 40 pairs
-    "sketches": _sketches,  # 1,000 coloured sketches of faces, and the portraits, uint8 [1000, size, size, 3] each
+    "sketches": _sketches,  # 600 coloured sketches of faces, and the portraits, uint8 [600, size, size, 3] each
     "streets": _streets,  # 440 coloured label maps of streets, and the matching photos, uint8 [440, size, size, 3] each
 }
 SET_CLASSES = {"clothes": CLOTHES_CLASSES, "digits": DIGITS, "held_out_digits": DIGITS, "faces": FACE_ATTRIBUTES}
 SET_CLASSES["frontal_faces"] = FACE_ATTRIBUTES
+SET_CLASSES["many_digits"] = DIGITS
 SET_CLASSES["portraits"] = FACE_ATTRIBUTES
 
 

@@ -192,7 +192,10 @@ UNCHECKED_NETWORKS: Texts = {  # face swap: the networks of a run, without a che
 """,
 }
 NO_SAMPLES: Texts = {  # VAE of faces: without new faces; edits of the first test face
-    "images[plain_face(networks, images, labels)]": "images[0]",
+    "        chosen = best_faces(networks, images, labels)\n": "",
+    "changed_attributes(networks, space, images[chosen], labels[chosen])": (
+        "latent_traversals(networks, space, images[0])"
+    ),
     "images, labels = faces.test.loaded(2000)": "images = faces.test.loaded(2000)[0]",
     """    fitted, prior = generate(networks.decoder, 8, 1, space), generate(networks.decoder, 8, 1)
     save_image({"fitted normal": fitted, "prior N(0, I)": prior}, Path(output_dir, "samples.png"))
@@ -210,8 +213,10 @@ ONLY_VECTORS: Texts = {  # VAE of faces: edits add vectors, but do not match cov
     re.compile(r'\n\n    From 0 to 1 \(or -1\).*\n    """\n(?:.*\n)*?    return result\n'): """\"\"\"
     return latents + np.asarray(strengths, np.float32) @ space.vectors
 """,
-    ', "maps": ("n", latents, latents), "without": ("n", latents)}\n    shapes |= {': ", ",
-    re.compile(r"    if \(np.linalg.slogdet(?:.*\n){3}"): "",
+    re.compile(r"    latents = trained.config.latent_dim\n(?:.*\n)*?(?=    return Networks)"): """\
+    encoder, decoder = map(trained.network, Networks._fields)
+    space = LatentSpace(**trained.arrays("space"))
+""",
     re.compile(r"    similar = .*\n    meant = .*\n"): "",
     "attribute {name!r}{meant}; choose": "attribute {name!r}; choose",
 }
@@ -236,7 +241,8 @@ COPIES = {  # by recipe
     "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS),
     "ssgan": Omissions(f"{LOOP_OPTIONS} generate_file table config.feature_matching", FEATURE_MATCHING, ranges=False),
     "vae_faces": Omissions(
-        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate plain_face SMALL covariance_maps",
+        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate best_faces changed_attributes SMALL "
+        "covariance_maps",
         NO_SAMPLES | ONLY_VECTORS,
         ranges=False,
     ),

@@ -108,16 +108,22 @@ def wash(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     small = cv2.bilateralFilter(image[::2, ::2], -1, 0.08, 2 * unit)
     rows, columns = np.mgrid[: len(small), : len(small)].astype(np.float32) / len(small)
     nearness = np.float32(rng.uniform(0.2, 0.4))  # weight of the position, compared with the colour
-    pixels = np.dstack([small, nearness * rows, nearness * columns]).reshape(-1, 5)
+    features = np.stack([*np.moveaxis(small, 2, 0), nearness * rows, nearness * columns]).reshape(5, -1)
+    pixels = features.shape[1]
     count = int(rng.integers(24, 57))
-    centres = pixels[rng.choice(len(pixels), count, replace=False)]
-    far = ((pixels[:, None] - centres[None, : count // 2]) ** 2).sum(-1).min(1)
+    centres = features[:, rng.choice(pixels, count, replace=False)].T
+
+    def distances(centre: np.ndarray) -> np.ndarray:  # squared, from each pixel, [pixels]
+        return sum((feature - value) ** 2 for feature, value in zip(features, centre, strict=True))
+
+    far = np.min([distances(centre) for centre in centres[: count // 2]], axis=0)
     for number in range(count // 2, count):  # half of them where no patch is similar yet: eyes, lips, thin glasses
-        centres[number] = pixels[np.searchsorted(far.cumsum(), rng.random() * far.sum()).clip(max=len(pixels) - 1)]
-        far = np.minimum(far, ((pixels - centres[number]) ** 2).sum(1))
+        chosen = np.searchsorted(far.cumsum(), rng.random() * far.sum()).clip(max=pixels - 1)
+        centres[number] = features[:, chosen]
+        far = np.minimum(far, distances(centres[number]))
     for _ in range(2):  # two steps of k-means
-        patch = ((centres**2).sum(1) - 2 * np.einsum("pi,ci->pc", pixels, centres)).argmin(1)
-        sums = np.stack([np.bincount(patch, channel, count) for channel in pixels.T], 1)
+        patch = np.argmin([distances(centre) for centre in centres], axis=0)
+        sums = np.stack([np.bincount(patch, feature, count) for feature in features], 1)
         centres = (sums / np.bincount(patch, minlength=count).clip(1)[:, None]).astype(np.float32)
     colours = centres[:, :3] + rng.normal(0, 0.01, (count, 1)) + rng.normal(0, 0.006, (count, 3))
     colours += (PAPER - colours) * rng.uniform(0.17, 0.23)  # see `thin_paint`
