@@ -323,7 +323,7 @@ def generate(
 
 
 # %% A whole run
-# The built-in data set has 18,000 synthetic handwritten digits of 28 x 28 pixels. One tenth is held out. A bundled digit
+# The built-in data are 18,000 synthetic handwritten digits of 28 x 28 pixels. One tenth is held out. A bundled digit
 # classifier scores generated images against an equal number of held-out ones:
 #
 # - `frechet_distance` and `kernel_distance` compare the classifier's features of the two sets. Smaller is better.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,20 @@ def test_an_image_that_is_too_small_for_the_strip_is_named(tmp_path, capsys):
     save_image(np.zeros((100, 900, 3), np.uint8), tmp_path / "docs" / "gallery" / "pix2pix.png")
     assert write_gallery(["--small"], tmp_path) == 2
     assert "pix2pix.png: smaller than the part of it that is shown" in capsys.readouterr().err
+
+
+def test_the_images_of_named_recipes_are_copied_from_a_folder_of_runs(tmp_path, capsys):
+    gallery = tmp_path / "docs" / "gallery"
+    shutil.copytree(ROOT / "docs" / "gallery", gallery)
+    save_image(np.full((480, 480, 3), 200, np.uint8), tmp_path / "kept" / "gan-demo" / "samples.png")
+    before = {path.name: path.read_bytes() for path in gallery.glob("*.png")}
+    assert write_gallery(["--runs", str(tmp_path / "kept"), "gan"], tmp_path) == 0
+    changed = [path.name for path in gallery.glob("*.png") if before[path.name] != path.read_bytes()]
+    assert [name for name in changed if name != "hero.png"] == ["gan.png"]
+    assert read_image(gallery / "thumbnails" / "gan.jpg").mean() == pytest.approx(200, abs=1)
+    with pytest.raises(SystemExit):
+        write_gallery(["gann"], tmp_path)
+    assert "no recipe 'gann'; choose from pix2pix" in capsys.readouterr().err
 
 
 def test_every_recipe_is_in_the_table_and_in_the_grid():

@@ -216,7 +216,7 @@ def test_a_notebook_without_outputs_is_said(project, capsys):
 
 
 def test_run_executes_what_is_missing_or_named(project, monkeypatch, capsys):
-    def executed(book, root):
+    def executed(book, root, runs):
         book.metadata["outputs_of"] = sources_hash(book)
         ran.append(book.cells[0].source.split(":")[0])
 
@@ -231,7 +231,7 @@ def test_run_executes_what_is_missing_or_named(project, monkeypatch, capsys):
 
 
 def test_a_notebook_with_a_warning_is_not_written(project, monkeypatch, capsys):
-    def warns(book, root):
+    def warns(book, root, runs):
         raise notebook_outputs.Warned("a cell has written a warning")
 
     monkeypatch.setattr("tools.notebooks.execute", warns)
@@ -244,6 +244,8 @@ CELLS = """
 import os
 from pathlib import Path
 print(f"from {Path.cwd()}/runs", *os.listdir(), os.environ["HTTPS_PROXY"])
+Path("runs/noise-demo").mkdir(parents=True)
+Path("runs/noise-demo/new.txt").touch()
 ---
 import sys
 for step in range(200):
@@ -269,7 +271,10 @@ def test_an_executed_notebook_is_fit_for_the_repository(tmp_path, monkeypatch):
     send = Session.send
     monkeypatch.setattr(Session, "send", lambda *given, **named: sent.append(given[2]) or send(*given, **named))
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in CELLS.strip().split("\n---\n")])
-    execute(book, tmp_path)
+    (tmp_path / "kept" / "noise-demo").mkdir(parents=True)
+    (tmp_path / "kept" / "noise-demo" / "old.txt").touch()
+    execute(book, tmp_path, tmp_path / "kept")
+    assert [path.name for path in tmp_path.glob("kept/noise-demo/*")] == ["new.txt"]
     files, progress, sliders, image = (cell.outputs for cell in book.cells)
     assert [output.text for output in files] == ["from runs http://127.0.0.1:9\n"]
     assert [output.text for output in progress] == ["199 of 200"]

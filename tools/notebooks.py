@@ -8,8 +8,9 @@
 `--run` executes each notebook as its reader would: the whole demo, in a fresh kernel and an empty folder, without a
 network. Each notebook is written as soon as it has been executed, so the command can be stopped and started again. The
 stored outputs have no widgets, times, paths of this machine or large images. The runs of the demos are kept in
-runs/notebooks/, where `python -m tools.gallery --runs runs/notebooks` finds their images. `--check` compares the sources, and
-also says which notebooks have no outputs or outputs older than the code; this does not change its exit status.
+runs/notebooks/, where `python -m tools.gallery --runs runs/notebooks` finds their images. `--check` compares the
+sources, and also says which notebooks have no outputs or outputs older than the code; this does not change its exit
+status.
 
 Each section of a recipe (`# %% Title`) becomes a section of its notebook. Comments directly under a title, and comments
 that contain a `# >>> code` line, become text cells and example cells. Everything else becomes code cells, unchanged.
