@@ -122,28 +122,32 @@ def test_every_bundle_names_networks_of_its_recipe():
 
 @pytest.mark.slow
 def test_a_bundle_is_trained_shrunk_and_scored(tmp_path, monkeypatch):
-    options = "--size 28 --channels 1 --base-filters 2 --latent-dim 4 --batch-size 256 --epochs 1"
-    entry = bundle.Bundle("digits", None, "", options, ("generator",))
-    monkeypatch.setitem(bundle.BUNDLES, "dcgan", entry)
+    options = "--batch-size 256 --epochs 1"
+    entry = bundle.Bundle("clothes", None, "", options, ("classifier",))
+    monkeypatch.setitem(bundle.BUNDLES, "lenet", entry)
     monkeypatch.setattr(bundle, "ROOT", tmp_path)
     monkeypatch.setattr(bundle, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    run, first, command = bundle.trained("dcgan")
-    run, hours, command = bundle.trained("dcgan")  # there is nothing left to train, but the process took its time
+    run, first, command = bundle.trained("lenet")
+    run, hours, command = bundle.trained("lenet")  # there is nothing left to train, but the process took its time
     assert 0 < first < hours
-    folder = bundle.write_bundle("dcgan", run, hours, command)
+    folder = bundle.write_bundle("lenet", run, hours, command)
     assert {path.name for path in folder.iterdir()} == {
         "bundle.json",
         "config.json",
-        "generator.keras",
+        "classifier.keras",
         "results.json",
     }
-    assert read_image(tmp_path / "docs" / "gallery" / "dcgan-bundled.jpg").any()
+    assert read_image(tmp_path / "docs" / "gallery" / "lenet-bundled.jpg").any()
     about = json.loads((folder / "bundle.json").read_text())
-    assert about["command"] == f"python -m recipes.dcgan train {options}"
+    assert about["command"] == f"python -m recipes.lenet train {options}"
     assert about["sha256"] == {path.name: bundle.sha256(path) for path in folder.glob("[!b]*")}
     own = json.loads((run / "results.json").read_text())
     assert bundle.same_scores(own, json.loads((folder / "results.json").read_text()), 0.05) == []
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    write_json(folder / "results.json", {"accuracy": 0.5})
+    bundle.write_scores("lenet", folder, about, tmp_path / "scored")
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_bundles_train_on_images_that_are_in_no_demo(tmp_path, monkeypatch):
@@ -159,9 +163,10 @@ def test_bundles_train_on_images_that_are_in_no_demo(tmp_path, monkeypatch):
     with np.load(tmp_path / "faces.npz") as faces, np.load(tmp_path / "digits.npz") as digits:
         assert faces["x_train"].shape == (8, 64, 64, 3) and faces["y_test"].shape == (60, len(FACE_ATTRIBUTES))
         assert [*faces["attributes"]] == [*FACE_ATTRIBUTES] and digits["x_train"].shape == (10, 28, 28, 1)
-        own = faces["x_train"], np.stack([pair[:, 64:] for pair in pairs]), digits["x_train"]
+        own = faces["x_train"], np.stack([pair[:, 128:] for pair in pairs]), digits["x_train"]
     assert vae_faces.DEMO.seed == pix2pix.DEMO.seed == dcgan.DEMO.seed == 0
-    shown = synthetic_faces(8, 0, looking_left=bundle.POSES[0])[0], synthetic_faces(8, 0)[0], handwritten_digits(20)[0]
+    frontal = synthetic_faces(8, 0, looking_left=bundle.POSES[0])[0]
+    shown = frontal, synthetic_faces(8, 0, 128)[0], handwritten_digits(20)[0]
     for demo, trained in zip(shown, own, strict=True):
         assert np.abs(demo[:, None].astype(int) - trained[None]).mean((2, 3, 4)).min() > 2
 

@@ -2,6 +2,7 @@
 
     python -m tools.bundle dcgan_faces           trains, or resumes, for some hours; then writes and scores the networks
     python -m tools.bundle dcgan_faces --check   scores the networks that are there, and compares the scores
+    python -m tools.bundle dcgan_faces --score   writes these scores and the image: the recipe's scores have changed
 
 Training is an ordinary run of the recipe, in runs/NAME-bundled, with the arguments in `BUNDLES`. Some recipes train on
 more synthetic images than their demos; these are first written to runs/NAME-bundled-data. If training is interrupted,
@@ -64,8 +65,8 @@ class Bundle(NamedTuple):
 
 
 def write_sketches(folder: Path) -> None:
-    """Write 3,000 pairs of a sketch (left) and a portrait (right), 64 x 64 pixels each; 60 of them as test images."""
-    for number, pair in enumerate(zip(*sketch_pairs(3000, SEED, 64), strict=True)):
+    """Write 3,000 pairs of a sketch (left) and a portrait (right), 128 x 128 pixels each; 60 of them as test images."""
+    for number, pair in enumerate(zip(*sketch_pairs(3000, SEED, 128), strict=True)):
         save_image(np.hstack(pair), folder / ("test" if number < 60 else "train") / f"{number:04d}.png")
 
 
@@ -120,7 +121,7 @@ BUNDLES = {
     "lenet": Bundle(*CLOTHES, "--preset modern", ("classifier",)),
     "pix2pix": Bundle(
         *("sketches of synthetic faces", write_sketches, ""),
-        "--preset demo --base-filters 24 --epochs 8",
+        "--preset demo --size 128 --base-filters 20 --epochs 7",
         ("generator",),
     ),
     "ssgan": Bundle(*DIGITS, "--preset demo --base-filters 24 --generator-filters 16 --epochs 5", ("generator", "ema")),
@@ -250,13 +251,18 @@ def write_bundle(name: str, run: Path, cpu_hours: float, command: str) -> Path:
         write_json(folder / "config.json", config | {"data": config["data"].removeprefix(f"{ROOT}/")})
         for each in bundle.networks:
             shrink(run / f"{each}.keras", folder / f"{each}.keras")
-        scores, image = scored(name, folder, Path(scratch) / "run")
-        write_json(folder / "results.json", scores)
-        save_image(read_image(image), ROOT / "docs" / "gallery" / f"{name}-bundled.jpg")
-        checksums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         about = {"training_data": bundle.training_data, "command": command, "machine": machine()}
-        write_json(folder / "bundle.json", about | {"cpu_hours": round(cpu_hours, 3), "sha256": checksums})
+        write_scores(name, folder, about | {"cpu_hours": round(cpu_hours, 3)}, Path(scratch) / "run")
     return BUNDLED / name
+
+
+def write_scores(name: str, folder: Path, about: dict[str, Any], output_dir: Path) -> None:
+    """Score the networks in `folder`; write their scores, their checksums, and the image of the gallery."""
+    scores, image = scored(name, folder, output_dir)
+    write_json(folder / "results.json", scores)
+    save_image(read_image(image), ROOT / "docs" / "gallery" / f"{name}-bundled.jpg")
+    checksums = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != "bundle.json"}
+    write_json(folder / "bundle.json", about | {"sha256": checksums})
 
 
 def table_row(name: str, folder: Path) -> str:
@@ -279,9 +285,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name", choices=[*BUNDLES], metavar="NAME", help=f"one of {', '.join(BUNDLES)}")
     parser.add_argument("--check", action="store_true", help="score the bundled networks again; do not train")
+    parser.add_argument("--score", action="store_true", help="the same, and write the new scores and the image")
     given = parser.parse_args()
     folder = BUNDLED / given.name
-    if not given.check:
+    if given.score:
+        with tempfile.TemporaryDirectory() as scratch:
+            write_scores(given.name, folder, about_bundle(folder), Path(scratch) / "run")
+    elif not given.check:
         folder = write_bundle(given.name, *trained(given.name))
     stored = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:

@@ -32,7 +32,7 @@ def _streets(size: int, seed: int) -> Any:
 
 
 def _sketches(size: int, seed: int) -> Any:
-    return sketch_pairs(600, seed, size)
+    return sketch_pairs(540, seed, size)
 
 
 def _clothes(size: int, seed: int) -> Any:
@@ -98,7 +98,7 @@ SETS: dict[str, Callable[[int, int], Any]] = {
     "portraits": _portraits,  # 1,500 young faces with short hair, and nine attributes per face; half have glasses
     "held_out_digits": _held_out_digits,  # 400 handwritten digits of writers that the bundled classifier does not know
     "seasons": _seasons,  # landscapes in summer and winter: 300 unpaired images per season, then 40 pairs
-    "sketches": _sketches,  # 600 coloured sketches of faces, and the portraits, uint8 [600, size, size, 3] each
+    "sketches": _sketches,  # 540 coloured sketches of faces, and the portraits, uint8 [540, size, size, 3] each
     "streets": _streets,  # 440 coloured label maps of streets, and the matching photos, uint8 [440, size, size, 3] each
 }
 SET_CLASSES = {"clothes": CLOTHES_CLASSES, "digits": DIGITS, "held_out_digits": DIGITS, "faces": FACE_ATTRIBUTES}
