@@ -53,10 +53,32 @@ def joined_folders(folder: Path) -> dict[str, Path]:
     """Return the folders whose names join a split and a domain, such as trainA/ and test_B/, by their usual name."""
     found: dict[str, Path] = {}
     for path in entries_of(folder)[1]:
-        parts = re.fullmatch(r"(\w+?)[_-]?([AB])", path.name)
+        parts = re.fullmatch(r"(\w+?)[_-]?([ABab])", path.name)
         if parts and (split := split_of(parts[1])):
-            found.setdefault(f"{split}{parts[2]}", path)
+            usual = f"{split}{parts[2].upper()}"
+            if found.setdefault(usual, path) is not path:
+                raise InputError(f"{folder}: {found[usual].name}/ and {path.name}/ are the same folder; keep only one")
     return found
+
+
+def split_images(folder: Path) -> dict[str, list[Path]]:
+    """Return the images of a folder by split: `train` and, if it has such folders, `test` and `val`.
+
+    All images outside of the folders for testing and validation are for training.
+
+    Raises:
+        InputError: the folder has no images.
+    """
+    paths = images_below(folder)
+    held_out = {split: images_in(inner) for split, inner in split_folders(folder).items() if split != "train"}
+    others = {path for part in held_out.values() for path in part}
+    train = [path for path in paths if path not in others]
+    if not train or not others:
+        return {"train": paths}
+    sizes = {split: len(held_out[split]) for split in ("test", "val") if held_out.get(split)}
+    for split, count in sizes.items():
+        add_detail(f"{count:,} of them in {split_folders(folder)[split].name}/, which are not trained on")
+    return {"train": train} | {split: held_out[split] for split in sizes}
 
 
 def class_folders(
@@ -101,7 +123,8 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[Num
     found = [{path.name: images_in(path) for path in entries_of(root)[1]} for root in roots]
     classes = tuple(found[0])
     if not require_classes and (not classes or entries_of(folder)[0] or not all(found[0].values())):
-        return [[(path, 0) for path in images_below(folder)]], ONE_CLASS
+        by_split = split_images(folder)
+        return [[(path, 0) for path in by_split[split]] for split in by_split], ONE_CLASS
     if require_classes and sum(map(bool, found[0].values())) < 2 and (listed := _listed_in_tables(folder)):
         return listed
     if not classes:
