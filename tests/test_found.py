@@ -164,7 +164,10 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
 def test_no_folder_has_no_images(tmp_path):
     assert images_in(tmp_path / "absent") == []
     (tmp_path / "a.heic").touch()
-    with pytest.raises(InputError, match=r"no images in this folder or its sub-folders \(found a.heic; to read HEIC, pip install pillow-heif\)"):
+    with pytest.raises(
+        InputError,
+        match=r"no images in this folder or its sub-folders \(found a.heic; to read HEIC, pip install pillow-heif\)",
+    ):
         images_below(tmp_path)
     (tmp_path / "a.heic").rename(tmp_path / ".a.png")
     with pytest.raises(InputError, match=r"no images in this folder or its sub-folders \(it has only hidden files\)"):
@@ -214,8 +217,14 @@ def test_an_empty_alpha_channel_of_a_bmp_is_ignored(tmp_path):
         (Image.new("LA", (16, 16), (9, 0)), "1 is all white, such as a.png"),
         (Image.new("L", (16, 16), 0), "1 is all black, such as a.png"),
         (Image.fromarray(np.eye(16, dtype=np.uint8)), "1 is almost black: their values are at most 15 of 255, such as"),
-        (Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "16-bit values have only 12 bits (at most 4095 of 65535; scale them)"),
-        (Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)), "16-bit values have only 8 bits (at most 255 of 65535; scale them)"),
+        (
+            Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)),
+            "16-bit values have only 12 bits (at most 4095 of 65535; scale them)",
+        ),
+        (
+            Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)),
+            "16-bit values have only 8 bits (at most 255 of 65535; scale them)",
+        ),
     ],
 )
 def test_what_becomes_white_or_black_is_said(image, said, tmp_path, capsys):

@@ -139,8 +139,6 @@ def test_an_unknown_layer_of_a_saved_network_is_named(tmp_path: Path):
 
     assert load_network(tmp_path, "generator").count_params() == 0
     keras.saving.get_custom_objects().pop("own>Twice")
-    with pytest.raises(
-        InputError, match=r"layer Twice is not part of Keras.*register_keras_serializable"
-    ) as error:
+    with pytest.raises(InputError, match=r"layer Twice is not part of Keras.*register_keras_serializable") as error:
         load_network(tmp_path, "generator")
     assert "\n" not in str(error.value)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image, PngImagePlugin
 
 from common.data.attributes import attributed_images
+from common.data.batches import Examples
 from common.data.datasets import image_pairs, images_of
 from common.data.domains import unpaired_images
 from common.data.labelled import labelled_images
@@ -36,8 +36,15 @@ def fill(folder: Path, count: int, value: int, inner: str = "") -> None:
         save(folder / inner / f"{folder.name}{number}.png", pixels.astype(np.uint8))
 
 
-def means(items: np.ndarray, decode) -> list[int]:
-    return [int(np.asarray(decode(tf.convert_to_tensor(item))).mean()) // 100 for item in items]
+def brightness(images: np.ndarray) -> list[int]:
+    """Return 0, 1 or 2 for images that `fill` wrote with the values 0, 100 or 200."""
+    return [int(image.mean()) // 100 for image in images]
+
+
+def parts_of(examples: Examples) -> tuple[list[int], list[int]]:
+    """Return the brightness of the training images and of the held-out images."""
+    train, test = (each.held_out(100)[0] for each in (examples._replace(test=examples.train), examples))
+    return brightness(train), brightness(test)
 
 
 @pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "validation"), ("", "test")])
@@ -48,16 +55,14 @@ def test_test_images_are_not_trained_on(train, test, written_as, tmp_path, capsy
     fill(source / test, 3, 200)
     data = str(source if written_as == "folder" else write_shards(source, tmp_path / "shards", "images"))
     found = images_of(data, 16, 3, "digits")
-    assert means(found.train, found.decode) == [0] * 8 and means(found.test, found.decode) == [2] * 3
-    labelled = labelled_images(data, 16, 3, "digits", require_classes=False) if written_as == "folder" else None
+    assert parts_of(found) == ([0] * 8, [2] * 3)
     faces = attributed_images(data, 16, 3, "faces")
-    for parts in (labelled, faces) if labelled else (faces,):
-        for split in (parts.train, parts.validation):
-            held_out = test == "validation" and split is parts.validation
-            assert set(means(np.arange(len(split.labels)), lambda n, s=split: s.images(np.array([n])))) == (
-                {2} if held_out and parts is faces else {0}
-            )
+    assert brightness(faces.train.loaded(100)[0]) == [0] * len(faces.train.labels)
+    assert brightness(faces.validation.loaded(100)[0])[0] == (2 if test == "validation" else 0)
     if written_as == "folder":
+        labelled = labelled_images(data, 16, 3, "digits", require_classes=False)
+        assert {*brightness(labelled.train.loaded(100)[0]), *brightness(labelled.validation.loaded(100)[0])} == {0}
+        assert brightness(labelled.test.loaded(100)[0]) == [2] * 3
         assert f"3 of them in {test}/, which are not trained on" in capsys.readouterr().err
 
 
@@ -70,8 +75,7 @@ def test_the_case_of_domain_folders_does_not_matter(names, tmp_path):
     fill(tmp_path / "other", 3, 200)
     domains = unpaired_images(str(tmp_path), 16, "seasons")
     assert [len(part) for part in (domains.a.train, domains.b.train)] == ([4, 4] if names[2] else [3, 3])
-    assert means(domains.a.train, domains.a.decode) == [0] * len(domains.a.train)
-    assert means(domains.b.test, domains.b.decode) == [1] * len(domains.b.test)
+    assert set(parts_of(domains.a)[0]) == {0} and set(parts_of(domains.b)[1]) == {1}
 
 
 def test_the_case_of_domains_may_differ_between_splits(tmp_path):
@@ -79,6 +83,16 @@ def test_the_case_of_domains_may_differ_between_splits(tmp_path):
         fill(tmp_path / name, 3, value)
     domains = unpaired_images(str(tmp_path), 16, "seasons")
     assert len(domains.a.train) == len(domains.a.test) == 3
+
+
+@pytest.mark.parametrize("require_classes", [True, False])
+def test_classes_may_be_next_to_the_test_folder(require_classes, tmp_path):
+    for name, value in (("cat", 0), ("dog", 0), ("test/cat", 200), ("test/dog", 200)):
+        fill(tmp_path / name, 5, value)
+    found = labelled_images(str(tmp_path), 16, 3, "digits", require_classes=require_classes)
+    assert found.classes == ("cat", "dog")
+    assert {*brightness(found.train.loaded(100)[0]), *brightness(found.validation.loaded(100)[0])} == {0}
+    assert brightness(found.test.loaded(100)[0]) == [2] * 10
 
 
 def test_two_folders_for_one_domain_are_one_line(tmp_path):

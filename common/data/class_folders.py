@@ -117,12 +117,26 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[Num
     """
     splits = split_folders(folder)
     names = ["train", *[name for name in ("test", "val") if name in splits]]
-    if "train" not in splits or (len(names) == 1 and entries_of(splits["train"])[0]):
+    held_out = [splits[name] for name in names[1:]]
+    inside = {path.name for root in held_out for path in entries_of(root)[1]}
+    beside = {path.name for path in entries_of(folder)[1] if path not in held_out}
+    without_train = "train" not in splits and bool(held_out) and (bool(inside & beside) or not require_classes)
+    if without_train:
+        splits["train"] = folder  # the classes are next to test/
+    elif "train" not in splits or (len(names) == 1 and entries_of(splits["train"])[0]):
         splits, names = {"train": folder}, ["train"]  # no train/, or train/ is a class
     roots = [splits[name] for name in names]
-    found = [{path.name: images_in(path) for path in entries_of(root)[1]} for root in roots]
+    found = [
+        {path.name: images_in(path) for path in entries_of(root)[1] if not without_train or path not in held_out}
+        for root in roots
+    ]
     classes = tuple(found[0])
-    if not require_classes and (not classes or entries_of(folder)[0] or not all(found[0].values())):
+    if not require_classes and (
+        not classes
+        or entries_of(folder)[0]
+        or not all(found[0].values())
+        or (without_train and not all(classes == tuple(part) for part in found))
+    ):
         by_split = split_images(folder)
         return [[(path, 0) for path in by_split[split]] for split in by_split], ONE_CLASS
     if require_classes and sum(map(bool, found[0].values())) < 2 and (listed := _listed_in_tables(folder)):
@@ -138,7 +152,7 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[Num
                 raise InputError(f"{root / name}: this class has no folder in {roots[0]}; add one, or remove this one")
             if not paths and root is roots[0]:
                 raise InputError(f"{root / name}: no images here; add images of {name}, or remove the folder")
-    if roots != [folder]:
+    if folder not in roots:
         _report_other_folders(folder, roots)
     numbers = {name: number for number, name in enumerate(classes)}
     numbered = [[(path, numbers[name]) for name in by_class for path in by_class[name]] for by_class in found]
