@@ -20,7 +20,7 @@ from common.data.attributes import attributed_images
 from common.data.datasets import images_of
 from common.images.writing import save_image
 from common.metrics.scores import sample_scores, set_distances
-from common.runs.run import load_network
+from common.runs.networks import load_network
 from common.samples.faces import PORTRAITS, synthetic_faces
 from common.system.files import InputError, data_file
 

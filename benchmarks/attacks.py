@@ -17,8 +17,8 @@ from benchmarks import Measured, describe, machine, markdown_table, measure_run,
 from common.data.labelled import Split
 from common.metrics.classification import accuracy
 from common.runs.attacks import images_to_attack
+from common.runs.networks import load_network
 from common.runs.pretrained import Classifier
-from common.runs.run import load_network
 from common.system.files import InputError
 from common.system.lazy import keras, tf
 

@@ -18,7 +18,7 @@ from benchmarks import Measured, describe, machine, markdown_table, measure_run,
 from common.data.attributes import attributed_images
 from common.data.labelled import labelled_images
 from common.images.writing import save_image
-from common.runs.run import load_network
+from common.runs.networks import load_network
 from common.system.files import InputError, read_npz, replacing
 
 KL_WEIGHTS = (0.0, 1.0, 10.0, 50.0)

@@ -27,7 +27,7 @@ from common.data.labelled import labelled_images
 from common.images.pixels import from_uint8, to_uint8
 from common.metrics.classification import accuracy
 from common.runs.export import EXPORT_ENDINGS, ExportFormat, export_network
-from common.runs.run import load_network
+from common.runs.networks import load_network
 from common.samples.clothes import CLOTHES_CLASSES, synthetic_clothes
 from common.samples.seasons import synthetic_seasons
 from common.system.files import InputError

@@ -22,8 +22,9 @@ from common.data.datasets import image_pairs
 from common.images.pixels import colour_labels, from_uint8, labels_from_colours
 from common.images.writing import save_image
 from common.metrics.scores import confusion_matrix, pair_scores, segmentation_scores
+from common.runs.networks import load_network
 from common.runs.report import report_history
-from common.runs.run import Run, load_network, read_data
+from common.runs.run import Run, read_data
 from common.samples.streets import STREET_CLASSES
 from common.system.files import InputError, replacing, write_json
 from common.system.lazy import keras, tf

@@ -102,14 +102,15 @@ class Networks(NamedTuple):
     discriminator_b: keras.Model
 
 
-def build(config: Config = Config()) -> Networks:
-    """Return the four untrained networks."""
+def build(config: Config = Config(), a2b: keras.Model | None = None, b2a: keras.Model | None = None) -> Networks:
+    """Return the four untrained networks. Each generator may be your own."""
+    Run.check_networks((None, None, 3), (None, None, 3), a2b=a2b, b2a=b2a)
     seeds = keras.random.SeedGenerator(config.seed)  # a new seed for each layer, so that no two networks start alike
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds), "use_bias": False}
     generator = unet if config.generator == "unet" else resnet
     return Networks(
-        generator_a2b=generator(config, init, "generator_a2b"),
-        generator_b2a=generator(config, init, "generator_b2a"),
+        generator_a2b=a2b or generator(config, init, "generator_a2b"),
+        generator_b2a=b2a or generator(config, init, "generator_b2a"),
         discriminator_a=patch_gan(config, init, "discriminator_a"),
         discriminator_b=patch_gan(config, init, "discriminator_b"),
     )
@@ -368,8 +369,7 @@ def train(
             return {}
         path = None if output_dir is None else Path(output_dir, "samples", f"epoch-{epoch:04d}.png")
         a2b, b2a = (functools.partial(translate_batch, generator) for generator in networks[:2])
-        images_a, images_b = data.held_out
-        return save_translations(images_a, images_b, a2b, b2a, path)
+        return save_translations(*data.held_out, a2b, b2a, path)
 
     dominates = "the discriminator dominates: the generator gets almost no gradient"
     collapse = "mode collapse: translations are nearly equal, or training has just begun"
@@ -390,7 +390,7 @@ def train(
 def translate(generator: keras.Model, image: np.ndarray) -> np.ndarray:
     """Translate one uint8 [height, width, 3] image of any size; the result has the same shape and dtype."""
     height, width, _ = image.shape
-    halvings = sum(isinstance(layer, keras.layers.Conv2D) and layer.strides == (2, 2) for layer in generator.layers)
+    halvings = sum(getattr(x, "strides", 1) == (2, 2) and "Transpose" not in repr(x) for x in generator.layers)
     factor = 2 ** max(3, halvings)  # the reflection padding of the ResNet needs at least 8 pixels
     padded = np.pad(image, ((0, -height % factor), (0, -width % factor), (0, 0)), "symmetric")
     return to_uint8(generator(from_uint8(padded[None]), training=False))[0, :height, :width]

@@ -86,8 +86,13 @@ class Networks(NamedTuple):
     robust: keras.Model  # adversarial training
 
 
-def build(config: Config = Config()) -> Networks:
-    """Return both untrained networks."""
+def build(
+    config: Config = Config(), classifier: keras.Model | None = None, robust: keras.Model | None = None
+) -> Networks:
+    """Return both untrained networks. Each may be your own classifier."""
+    Run.check_networks(
+        (config.size, config.size, config.channels), (config.outputs,), classifier=classifier, robust=robust
+    )
     layers, seeds = keras.layers, keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.HeNormal(seeds)}
 
@@ -100,7 +105,7 @@ def build(config: Config = Config()) -> Networks:
         x = layers.Dense(8 * config.base_filters, activation="relu", **init)(layers.Flatten()(x))
         return keras.Model(images, layers.Dense(config.outputs, dtype="float32", **init)(x), name=name)
 
-    return Networks(network("classifier"), network("robust"))
+    return Networks(classifier or network("classifier"), robust or network("robust"))
 
 
 # %% Losses and the attack

@@ -65,6 +65,8 @@ class Config:
 
     def __post_init__(self) -> None:
         Range.check(self)
+        if self.alpha not in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4):
+            raise InputError(f"alpha must be 0.35, 0.5, 0.75, 1, 1.3 or 1.4, got {self.alpha}")
 
 
 FROZEN = Config(size=224, frozen=True)
@@ -89,10 +91,12 @@ class Networks(NamedTuple):
     classifier: keras.Model  # features -> logits [n, outputs]
 
 
-def build(config: Config = Config()) -> Networks:
-    """Return both networks with random weights. Raises ValueError if MobileNetV2 does not support this `alpha`."""
-    if config.alpha not in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4):
-        raise InputError(f"alpha must be 0.35, 0.5, 0.75, 1, 1.3 or 1.4, got {config.alpha}")
+def build(config: Config = Config(), backbone: keras.Model | None = None) -> Networks:
+    """Return both networks with random weights.
+
+    Your own `backbone` maps images [n, size, size, 3] in [-1, 1] to features [n, d], and keeps its weights.
+    """
+    Run.check_networks((config.size, config.size, 3), (None,), backbone=backbone)
     layers, seeds = keras.layers, keras.random.SeedGenerator(config.seed)
     shape = (config.size, config.size, 3)
     network = keras.applications.MobileNetV2(shape, config.alpha, include_top=False, weights=None, pooling="avg")
@@ -102,6 +106,7 @@ def build(config: Config = Config()) -> Networks:
             layer.synchronized = config.synchronized
         elif layer.weights:  # Keras's initial weights do not depend on `config.seed`
             layer.set_weights([keras.initializers.HeNormal(seeds)(kernel.shape) for kernel in layer.weights])
+    network = backbone or network
     images = keras.Input((None, None, config.channels), name="images")
     x = keras.ops.image.resize(images, (config.size, config.size))  # layers.Resizing sets training=True downstream
     x = layers.Concatenate()([x, x, x]) if config.channels == 1 else x

@@ -96,8 +96,9 @@ class Networks(NamedTuple):
     discriminator: keras.Model  # [input, target or translation] -> logits
 
 
-def build(config: Config = Config()) -> Networks:
-    """Return the untrained U-Net and 70 x 70 PatchGAN."""
+def build(config: Config = Config(), generator: keras.Model | None = None) -> Networks:
+    """Return the untrained U-Net, or your own `generator`, and the untrained 70 x 70 PatchGAN."""
+    Run.check_networks((None, None, 3), (None, None, 3), generator=generator)
     layers = keras.layers
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds), "use_bias": False}
@@ -132,7 +133,7 @@ def build(config: Config = Config()) -> Networks:
         x = layers.Conv2D(4, 3, 1, "same", **init | output)(x)
         colour, mask = keras.ops.tanh(x[..., :3]), keras.ops.sigmoid(x[..., 3:])
         outputs = mask * colour + (1 - mask) * inputs
-    generator = keras.Model(inputs, outputs, name="generator")
+    generator = generator or keras.Model(inputs, outputs, name="generator")
 
     pair = [keras.Input((None, None, 3), name=name) for name in ("input", "target")]
     x = layers.Concatenate()(pair)
@@ -269,7 +270,7 @@ def train(
 def translate(generator: keras.Model, image: np.ndarray) -> np.ndarray:
     """Translate one uint8 [height, width, 3] image of any size; the result has the same shape and dtype."""
     height, width, _ = image.shape
-    factor = 2 ** sum(isinstance(layer, keras.layers.Conv2D) and layer.strides == (2, 2) for layer in generator.layers)
+    factor = 2 ** sum(getattr(x, "strides", 1) == (2, 2) and "Transpose" not in repr(x) for x in generator.layers)
     padded = np.pad(image, ((0, -height % factor), (0, -width % factor), (0, 0)), "symmetric")
     return to_uint8(generator(from_uint8(padded[None]), training=False))[0, :height, :width]
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from common.runs.run import load_network
+from common.runs.networks import load_network
 from common.samples.textures import synthetic_texture
 from tools import canvas_network
 from tools.canvas_network import CELL, PATCH, Patches, build, folded

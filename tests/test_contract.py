@@ -250,7 +250,9 @@ def test_signatures(name):
     assert isinstance(module.DEMO, module.Config)
     assert issubclass(module.Networks, tuple) and module.Networks._fields
     build, train, run, demo = (inspect.signature(getattr(module, verb)) for verb in ("build", "train", "run", "demo"))
-    assert list(build.parameters) == ["config"] and build.return_annotation == "Networks"
+    config, *own = build.parameters.values()
+    assert config.name == "config" and build.return_annotation == "Networks"
+    assert all(each.annotation == "keras.Model | None" and each.default is None for each in own)
     assert list(train.parameters)[:4] == ["networks", "data", "config", "output_dir"]
     assert train.return_annotation == HISTORY and train.parameters["output_dir"].default is None
     assert list(run.parameters)[:3] == ["data", "config", "output_dir"] and run.return_annotation == "Path"

@@ -18,8 +18,9 @@ from common.data.synthetic import SETS
 from common.images.reading import read_image
 from common.runs.attacks import CURVE_LEVELS
 from common.runs.cli import _in_range
+from common.runs.networks import load_network
 from common.runs.pretrained import Classifier
-from common.runs.run import Run, load_network
+from common.runs.run import Run
 from common.samples.clothes import CLOTHES_CLASSES, synthetic_clothes
 from common.system.files import InputError
 from recipes import fgsm

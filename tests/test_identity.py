@@ -15,7 +15,8 @@ import common.data.identity
 from common.data.datasets import images_below
 from common.data.identity import difference, identities, readable_files
 from common.images.writing import write_image
-from common.runs.run import Run, load_network, read_data, run_settings
+from common.runs.networks import load_network
+from common.runs.run import Run, read_data, run_settings
 from common.system.files import InputError
 from recipes import deepdream, fast_style_transfer, gan, mobilenet, style_transfer
 from recipes.pix2pix import Config

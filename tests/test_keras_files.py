@@ -20,8 +20,8 @@ import keras
 import numpy as np
 import pytest
 
+from common.runs.networks import load_network
 from common.runs.pretrained import load_pretrained
-from common.runs.run import load_network
 from common.system.files import InputError
 from common.system.keras_files import load_keras_file
 

@@ -40,7 +40,8 @@ from common.data.synthetic import POSES
 from common.images.reading import read_image
 from common.images.writing import save_image
 from common.runs.bundled import BUNDLED, about_bundle
-from common.runs.run import Run, load_network
+from common.runs.networks import load_network
+from common.runs.run import Run
 from common.samples.clothes import CLOTHES_CLASSES, synthetic_clothes
 from common.samples.faces import FACE_ATTRIBUTES, synthetic_faces
 from common.samples.handwriting import handwritten_digits

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from common.images.found import IMAGE_SUFFIXES, images_below, take
+from common.data.class_folders import split_images
+from common.images.found import IMAGE_SUFFIXES, take
 from common.images.reading import checked_images, read_image
 from common.system.console import say
 from common.system.files import InputError, printable
@@ -71,8 +72,12 @@ def text_of(path: Path) -> str:
 
 
 def own_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part], tuple[str, ...]]:
-    """Return a list with a single split (file names, labels), and the attribute names; () without a .csv file."""
-    paths = images_below(folder)
+    """Return the splits (file names, labels), and the attribute names; () without a .csv file.
+
+    The splits are those for training, validation and testing, if the folder has test/ or val/, else there is one.
+    """
+    by_split = split_images(folder)
+    paths = [path for part in by_split.values() for path in part]
     tables = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv" and path.name[0] != ".")
     if len(tables) > 1:
         listed = ", ".join(path.name for path in tables[:5])
@@ -92,8 +97,12 @@ def own_faces(folder: Path, channels: int, skip_bad: bool) -> tuple[list[Part], 
             print(printable(f"{tables[0]}: {which}; their attributes are unknown"), file=sys.stderr)
     good, _ = checked_images(paths, lambda path: read_image(path, channels), skip_bad)
     unknown = [UNKNOWN] * len(names)
-    labels = np.array([answers.get(path, unknown) for path in good], np.uint8).reshape(len(good), len(names))
-    return [(np.array([str(path) for path in good]), labels)], names
+    parts, kept = [], set(good)
+    for split in ("train", "val", "test") if len(by_split) > 1 else ("train",):
+        own = [path for path in by_split.get(split, ()) if path in kept]
+        labels = np.array([answers.get(path, unknown) for path in own], np.uint8).reshape(len(own), len(names))
+        parts.append((np.array([str(path) for path in own]), labels))
+    return parts, names
 
 
 def _table_answers(

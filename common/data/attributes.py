@@ -152,7 +152,9 @@ def attributed_images(
             some = [shards.parts == number for number in range(len(about["parts"]))]
             parts, names = [(places[part], shards.labels[part]) for part in some], tuple(about["classes"])
         else:
-            parts, names = [(places, np.zeros((len(places), 0), np.uint8))], ()
+            splits = [shards.in_part(name) for name in ("train", "validation", "test")]
+            splits = splits if splits[0].any() else [np.ones(len(places), bool)]
+            parts, names = [(places[part], np.zeros((int(part.sum()), 0), np.uint8)) for part in splits], ()
         as_celeba = about["celeba"] and not about["size"]
         square = functools.partial(celeba_image if as_celeba else square_image, size=size, channels=channels)
         read = shards.reading(square)

@@ -53,10 +53,32 @@ def joined_folders(folder: Path) -> dict[str, Path]:
     """Return the folders whose names join a split and a domain, such as trainA/ and test_B/, by their usual name."""
     found: dict[str, Path] = {}
     for path in entries_of(folder)[1]:
-        parts = re.fullmatch(r"(\w+?)[_-]?([AB])", path.name)
+        parts = re.fullmatch(r"(\w+?)[_-]?([ABab])", path.name)
         if parts and (split := split_of(parts[1])):
-            found.setdefault(f"{split}{parts[2]}", path)
+            usual = f"{split}{parts[2].upper()}"
+            if found.setdefault(usual, path) is not path:
+                raise InputError(f"{folder}: {found[usual].name}/ and {path.name}/ are the same folder; keep only one")
     return found
+
+
+def split_images(folder: Path) -> dict[str, list[Path]]:
+    """Return the images of a folder by split: `train` and, if it has such folders, `test` and `val`.
+
+    All images outside of the folders for testing and validation are for training.
+
+    Raises:
+        InputError: the folder has no images.
+    """
+    paths = images_below(folder)
+    held_out = {split: images_in(inner) for split, inner in split_folders(folder).items() if split != "train"}
+    others = {path for part in held_out.values() for path in part}
+    train = [path for path in paths if path not in others]
+    if not train or not others:
+        return {"train": paths}
+    sizes = {split: len(held_out[split]) for split in ("test", "val") if held_out.get(split)}
+    for split, count in sizes.items():
+        add_detail(f"{count:,} of them in {split_folders(folder)[split].name}/, which are not trained on")
+    return {"train": train} | {split: held_out[split] for split in sizes}
 
 
 def class_folders(
@@ -95,13 +117,28 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[Num
     """
     splits = split_folders(folder)
     names = ["train", *[name for name in ("test", "val") if name in splits]]
-    if "train" not in splits or (len(names) == 1 and entries_of(splits["train"])[0]):
+    held_out = [splits[name] for name in names[1:]]
+    inside = {path.name for root in held_out for path in entries_of(root)[1]}
+    beside = {path.name for path in entries_of(folder)[1] if path not in held_out}
+    without_train = "train" not in splits and bool(held_out) and (bool(inside & beside) or not require_classes)
+    if without_train:
+        splits["train"] = folder  # the classes are next to test/
+    elif "train" not in splits or (len(names) == 1 and entries_of(splits["train"])[0]):
         splits, names = {"train": folder}, ["train"]  # no train/, or train/ is a class
     roots = [splits[name] for name in names]
-    found = [{path.name: images_in(path) for path in entries_of(root)[1]} for root in roots]
+    found = [
+        {path.name: images_in(path) for path in entries_of(root)[1] if not without_train or path not in held_out}
+        for root in roots
+    ]
     classes = tuple(found[0])
-    if not require_classes and (not classes or entries_of(folder)[0] or not all(found[0].values())):
-        return [[(path, 0) for path in images_below(folder)]], ONE_CLASS
+    if not require_classes and (
+        not classes
+        or entries_of(folder)[0]
+        or not all(found[0].values())
+        or (without_train and not all(classes == tuple(part) for part in found))
+    ):
+        by_split = split_images(folder)
+        return [[(path, 0) for path in by_split[split]] for split in by_split], ONE_CLASS
     if require_classes and sum(map(bool, found[0].values())) < 2 and (listed := _listed_in_tables(folder)):
         return listed
     if not classes:
@@ -115,7 +152,7 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[Num
                 raise InputError(f"{root / name}: this class has no folder in {roots[0]}; add one, or remove this one")
             if not paths and root is roots[0]:
                 raise InputError(f"{root / name}: no images here; add images of {name}, or remove the folder")
-    if roots != [folder]:
+    if folder not in roots:
         _report_other_folders(folder, roots)
     numbers = {name: number for number, name in enumerate(classes)}
     numbered = [[(path, numbers[name]) for name in by_class for path in by_class[name]] for by_class in found]

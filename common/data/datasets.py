@@ -10,11 +10,12 @@ import numpy as np
 
 from common.data.arrays import read_arrays, sized_images, tfds_builder
 from common.data.batches import Examples, as_they_are
+from common.data.class_folders import split_images
 from common.data.exporting import exported
 from common.data.pairs import checked_pairs, find_pairs, sized_pair
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, synthetic
-from common.images.found import images_below, read_at, reports_files
+from common.images.found import read_at, reports_files
 from common.images.pixels import colour_labels, crop_square, resize_image
 from common.images.reading import ImageFile, checked_images, image_file, read_image
 from common.images.writing import write_image
@@ -128,8 +129,8 @@ def images_of(
     - `sample`: the built-in data set. 10 % of the images are held out.
     - `mnist`, `fashion_mnist`, `sklearn_digits` or `tfds:NAME`.
     - an .npz file with the arrays `x_train` and `x_test`, or a folder with idx files.
-    - a folder of images, including its sub-folders, or a folder of shards. Images are centre-cropped. 10 % of them are
-      held out.
+    - a folder of images, including its sub-folders, or a folder of shards. Images are centre-cropped. The images in
+      test/ (or val/) are held out. If there is no such folder, 10 % of the images are held out.
 
     Args:
         data: see above.
@@ -158,7 +159,13 @@ def images_of(
         read = functools.partial(square_image, size=size, channels=channels)
         has_classes = shards.about["layout"] == "classes"
         shown = [shards.about["classes"][label] for label in shards.labels] if has_classes else ()
-        return _tenth_held_out(data, shards.places[:, 0], shards.decoding(read, size, channels), shown)
+        parts = [shards.places[shards.in_part(name), 0] for name in ("train", "test", "validation")]
+        decode = shards.decoding(read, size, channels)
+        if len(parts[0]) and any(map(len, parts[1:])):
+            chosen = shards.in_part("test" if len(parts[1]) else "validation")
+            digits = _digits(np.array(shown)[chosen]) if shown else None
+            return Examples(parts[0], shards.places[chosen, 0], decode, digits=digits)
+        return _tenth_held_out(data, shards.places[:, 0], decode, shown)
     data = exported(data, fetch)
     try:
         arrays = read_arrays(data, labels=True, fetch=fetch)
@@ -196,7 +203,9 @@ def _held_out_tenth(images: np.ndarray | tuple[np.ndarray, ...]) -> Examples:
 
 def _image_folder(folder: Path, size: int, channels: int, skip_bad: bool) -> Examples:
     read_at(size, channels)
-    good, _ = checked_images(images_below(folder), lambda path: read_image(path, channels), skip_bad)
+    by_split = split_images(folder)
+    paths = [path for part in by_split.values() for path in part]
+    good, _ = checked_images(paths, lambda path: read_image(path, channels), skip_bad)
     read = functools.partial(square_image, size=size, channels=channels)
 
     def decode(item: tf.Tensor) -> tf.Tensor:
@@ -204,6 +213,12 @@ def _image_folder(folder: Path, size: int, channels: int, skip_bad: bool) -> Exa
         return tf.ensure_shape(image, (size, size, channels))
 
     shown = [path.parent.name for path in good]
+    test = set(by_split.get("test") or by_split.get("val") or ()) & set(good)
+    train = set(by_split["train"]) & set(good)
+    if train and test:
+        train_names, test_names = (np.array([str(path) for path in good if path in part]) for part in (train, test))
+        digits = _digits(np.array([path.parent.name for path in good if path in test]))
+        return Examples(train_names, test_names, decode, digits=digits)
     return _tenth_held_out(str(folder), np.array([str(path) for path in good]), decode, shown)
 
 

@@ -251,7 +251,7 @@ def _domain_folders(folder: Path) -> Iterator[tuple[str, list[Path]]]:
     top = splits.get("train", folder)
     entries = entries_of(top)[1]
     filled = [path for path in entries if images_in(path) and not split_of(path.name) and path not in joined.values()]
-    sides = {path.name: path for path in entries if path.name in ("A", "B")}
+    sides = {path.name.upper(): path for path in entries if path.name.upper() in ("A", "B")}
     chosen = list(sides.values()) if len(sides) == 2 else filled
     if {"trainA", "trainB"} <= joined.keys():
         for name in "AB":
@@ -261,13 +261,19 @@ def _domain_folders(folder: Path) -> Iterator[tuple[str, list[Path]]]:
         for path in chosen:
             own = split_folders(path)
             inside = [own[split] for split in ("test", "val") if split in own]
-            next_to_train = [splits[split] / path.name for split in ("test", "val") if split in splits]
+            next_to_train = [_same_name(splits[split], path) for split in ("test", "val") if split in splits]
             yield path.name, [own.get("train", path), *_first_folder(*next_to_train, *inside)]
     else:
         seen = [f"{path.name}/ with {len(images_in(path))} images" for path in entries]
         loose = len(entries_of(top)[0])
         seen += [f"{loose} images outside sub-folders"] if loose else []
         raise InputError(f"{top}: found {', '.join(seen[:8]) or 'nothing'}; expected {DOMAIN_LAYOUTS}")
+
+
+def _same_name(folder: Path, path: Path) -> Path:
+    """Return the sub-folder with the name of `path`. The case may differ."""
+    names = {inner.name.lower(): inner for inner in entries_of(folder)[1]}
+    return names.get(path.name.lower(), folder / path.name)
 
 
 def _first_folder(*folders: Path) -> list[Path]:

@@ -299,6 +299,8 @@ def _fraction_of_main_colours(image: np.ndarray) -> float:
     """Return the fraction of pixels that are close to one of 12 colours."""
     from PIL import Image
 
+    if image.min() == image.max():
+        return 0.0  # a plain image is no label map
     small = pillow_image(image)
     small.thumbnail((128, 128), Image.Resampling.NEAREST)
     main = np.asarray(small.quantize(12, kmeans=1).convert("RGB")).astype(int)

@@ -11,6 +11,7 @@ import numpy as np
 
 from common.data.arrays import as_uint8, npz_entries, sized_images
 from common.data.batches import Batches, batches
+from common.data.class_folders import split_of
 from common.images.face_finding import FaceBox, blend_face, cut_face, find_faces
 from common.images.found import entries_of, images_in, is_hidden, reports_files
 from common.images.marks import check_marked_path, with_caption, write_marked
@@ -273,6 +274,9 @@ def _people_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder or .npz; expected {PEOPLE_LAYOUT}")
     people = [path for path in entries_of(folder)[1] if images_in(path)]
+    if people and all(split_of(path.name) for path in people):
+        names = " and ".join(f"{path.name}/" for path in people[:3])
+        raise InputError(f"{folder}: {names} are parts of a data set, not people; give one of them: {PEOPLE_LAYOUT}")
     if len(people) != 2:
         entries = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
         inside = ", ".join(path.name + "/" * path.is_dir() for path in entries[:8]) or "nothing"

@@ -16,12 +16,12 @@ from PIL import Image
 
 from common.data.attributes import listed_faces
 from common.data.celeba import celeba_image
-from common.data.class_folders import listed_classes
+from common.data.class_folders import listed_classes, split_images
 from common.data.datasets import square_image
 from common.data.domains import domain_folders, domain_images
 from common.data.pairs import checked_pairs, find_pairs, sized_pair
 from common.data.shards import OLD_LAYOUTS, SHARD_FORMAT, open_shards
-from common.images.found import images_below, reports_files
+from common.images.found import reports_files
 from common.images.pixels import colour_labels, resize_image
 from common.images.reading import checked_images, read_image, read_labels
 from common.system.console import Progress
@@ -137,9 +137,12 @@ def fitting_layout(folder: Path) -> str:
 
 
 def _list_images(folder: Path, classes: int, skip_bad: bool) -> Listing:
-    good, _ = checked_images(images_below(folder), read_image, skip_bad)
-    nothing = np.zeros(len(good), np.uint8)
-    return Listing([(path,) for path in good], nothing, nothing.astype(np.int32), ("all",))
+    by_split = split_images(folder)
+    good, _ = checked_images([path for part in by_split.values() for path in part], read_image, skip_bad)
+    numbers = {path: number for number, part in enumerate(by_split.values()) for path in part}
+    parts = np.array([numbers[path] for path in good], np.uint8)
+    names = tuple({"val": "validation"}.get(split, split) for split in by_split) if len(by_split) > 1 else ("all",)
+    return Listing([(path,) for path in good], parts, np.zeros(len(good), np.int32), names)
 
 
 def _list_classes(folder: Path, classes: int, skip_bad: bool) -> Listing:

@@ -67,6 +67,11 @@ class Shards(NamedTuple):
         shard, start, length = (int(number) for number in place)
         return StoredImage(self.folder / self.about["shards"][shard]["name"], start, length)
 
+    def in_part(self, name: str) -> np.ndarray:
+        """Return which examples are in a split, bool [n]; none if there is no such split."""
+        names = list(self.about["parts"])
+        return self.parts == names.index(name) if name in names else np.zeros(len(self.parts), bool)
+
     def has_size(self, size: int) -> bool:
         """Return whether all images are stored as colour PNG files of `size` x `size` pixels."""
         return self.about["size"] == size and not self.about["label_classes"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import math
 import re
@@ -35,6 +36,11 @@ IMAGE_STARTS = {  # the first bytes of a file, by format
     "TIFF": rb"II[*+]\0|MM\0[*+]",  # + is BigTIFF
     "PPM": rb"P[1-6][\s#]",
     "AVIF": rb"....ftypavi[fs]",
+    "HEIC": rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)",
+}
+NOT_INSTALLED = {  # formats that this Python may be unable to read, and what reads them
+    "AVIF": "Pillow 11.3 or later reads it (pip install --upgrade pillow)",
+    "HEIC": "the package pillow-heif reads it (pip install pillow-heif)",
 }
 IMAGE_START = re.compile(rb"|".join(IMAGE_STARTS.values()), re.DOTALL)
 ANNOUNCED_PIXELS = 25_000_000  # above this, a notice is printed, because reading may take seconds
@@ -78,6 +84,8 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
         raise InputError(f"{path}: an empty file (0 bytes); copy or download it again")
     kind = _image_kind(content)
     if kind is None:
+        if name := next((name for name in NOT_INSTALLED if re.match(IMAGE_STARTS[name], content, re.DOTALL)), ""):
+            raise InputError(f"{path}: a file in the format {name}; {NOT_INSTALLED[name]}, or convert it to JPEG")
         raise InputError(f"{path}: not a {FORMATS} file, despite its name; convert it to one of these formats")
     decoder, problem_of = kind
     size = ""
@@ -172,6 +180,8 @@ def _image_kind(content: bytes) -> tuple[Decoder, Callable[[bytes], str] | None]
         from PIL import AvifImagePlugin
 
         kinds["AVIF"] = (AvifImagePlugin.AvifImageFile, None)
+    with contextlib.suppress(ImportError):  # an optional package
+        kinds["HEIC"] = (importlib.import_module("pillow_heif").HeifImageFile, None)
     name = next((name for name, start in IMAGE_STARTS.items() if re.match(start, content, re.DOTALL)), "")
     return kinds.get(name)
 

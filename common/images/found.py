@@ -7,6 +7,7 @@ files are identified by their suffix. `reported` prints the line.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".jpe", ".jfif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".apng"),
 )
+HEIC_SUFFIXES = (".heic", ".heif")  # read if the package pillow-heif is installed
 TOOL_NAMES = frozenset(
     (
         *("__macosx", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin"),
@@ -45,7 +47,8 @@ def is_hidden(name: str) -> bool:
 
 def is_image_name(name: str) -> bool:
     """Return whether a file with this name is read as an image. The case of its suffix does not matter."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in IMAGE_SUFFIXES or (suffix in HEIC_SUFFIXES and importlib.util.find_spec("pillow_heif") is not None)
 
 
 class Found:
@@ -202,8 +205,8 @@ def entries_of(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _kind_of(path: Path) -> str:
     suffix = path.suffix.lower()
-    if suffix in (".heic", ".heif"):
-        return f"{suffix} (convert it to JPEG: Pillow cannot read it)"
+    if suffix in HEIC_SUFFIXES:
+        return f"{suffix} (to read them: pip install pillow-heif)"
     return suffix or "without a suffix"
 
 
@@ -237,6 +240,8 @@ def images_below(folder: Path) -> list[Path]:
         names = [path.name for path in sorted(folder.iterdir()) if not is_hidden(path.name)]
         found = f"found {', '.join(names[:5])}{' and more' * bool(names[5:])}" if names else ""
         found = found or ("it has only hidden files" if any(folder.iterdir()) else "it is empty")
+        if any(name.lower().endswith(HEIC_SUFFIXES) for name in names):
+            found += "; to read HEIC, pip install pillow-heif"
         raise InputError(
             f"{folder}: no images in this folder or its sub-folders ({found}); expected {' '.join(IMAGE_SUFFIXES)}"
         )

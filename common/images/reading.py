@@ -132,7 +132,8 @@ def _with_usual_values(image: Image.Image) -> Image.Image:
         image = Image.fromarray((65535 - values if inverted else values).astype(np.uint16))
     most = int(np.asarray(image).max())
     if 0 < most < 4096:
-        note(f"almost black: their 16-bit values are at most {2 ** most.bit_length() - 1} of 65535")
+        bits = most.bit_length()
+        note(f"almost black: their 16-bit values have only {bits} bits (at most {2**bits - 1} of 65535; scale them)")
     return image
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from common.runs.bundled import run_or_bundle
-from common.runs.run import load_network, stored_run
+from common.runs.networks import load_network
+from common.runs.run import stored_run
 from common.system.console import noted_if_slow
 from common.system.files import InputError, first_line, printable, replacing, replacing_folder
 from common.system.lazy import keras, tf

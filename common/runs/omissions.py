@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from common.runs.syntax import Edits, name_of, parameters_of
 
-EVERYWHERE = {"synchronized", ".synchronized"}  # options for several devices
+EVERYWHERE = {"synchronized", ".synchronized", ".check_networks"}  # several devices, and checks of your own networks
 
 
 Texts = dict[str | re.Pattern[str], str]  # code, or a pattern for prose -> its replacement
@@ -58,10 +58,6 @@ SHORTER_STEP: Texts = {  # CycleGAN: a shorter training step
         d_optimizer.apply(d_gradients, d_variables)
 """: """        g_optimizer.apply(g_tape.gradient(g_scaled, g_variables), g_variables)
         d_optimizer.apply(d_tape.gradient(d_scaled, d_variables), d_variables)
-""",
-    """        images_a, images_b = data.held_out
-        return save_translations(images_a, images_b, a2b, b2a, path)
-""": """        return save_translations(*data.held_out, a2b, b2a, path)
 """,
     """    g_optimizer = adam(learning_rate, g_variables, config.beta_1)
     d_optimizer = adam(learning_rate, d_variables, config.beta_1)
@@ -144,6 +140,11 @@ FEATURE_MATCHING: Texts = {  # semi-supervised GAN: one generator loss instead o
     return folder.finish(networks, evaluate, figure)
 """: """    return folder.finish(networks, lambda: scores, figure)
 """,
+}
+PAPER_NETWORKS: Texts = {  # CycleGAN and FGSM: without your own networks
+    re.compile(r"(?<=def build\()\s*config: Config = Config\(\), [^)]*(?=\))"): "config: Config = Config()",
+    re.compile(r" Each (generator )?may be your own[^.]*\."): "",
+    re.compile(r"\b(a2b|b2a|classifier|robust) or (?=\w+\()"): "",
 }
 ATTACK_RUNS: Texts = {  # FGSM: attack only networks of a run, not those of Keras Applications
     re.compile("attack .* --weights imagenet .*"): "train --data DIR --output-dir runs/mine    one folder per class",
@@ -228,7 +229,9 @@ COPIES = {  # by recipe
         ranges=False,
     ),
     "conv_autoencoder": Omissions(texts=NO_IMAGES_IN_PLOTS),
-    "cyclegan": Omissions(f"{LOOP_OPTIONS} kind config.loss", SHORTER_STEP | LEAST_SQUARES | ONE_POOL, ranges=False),
+    "cyclegan": Omissions(
+        f"{LOOP_OPTIONS} kind config.loss", PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL, ranges=False
+    ),
     "dcgan": Omissions(LOOP_OPTIONS, ranges=False),
     "dcgan_faces": Omissions(
         f"{LOOP_OPTIONS} arithmetic_file walk_file walk config.images .images colour .colour cutout .cutout",
@@ -237,7 +240,7 @@ COPIES = {  # by recipe
     ),
     "face_swap": Omissions(LOOP_OPTIONS, UNCHECKED_NETWORKS, ranges=False),
     "fast_style_transfer": Omissions(LOOP_OPTIONS, ranges=False),
-    "fgsm": Omissions(f"{LOOP_OPTIONS} evaluate_file", ATTACK_RUNS, ranges=False),
+    "fgsm": Omissions(f"{LOOP_OPTIONS} evaluate_file", PAPER_NETWORKS | ATTACK_RUNS, ranges=False),
     "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS),
     "ssgan": Omissions(f"{LOOP_OPTIONS} generate_file table config.feature_matching", FEATURE_MATCHING, ranges=False),
     "vae_faces": Omissions(
@@ -277,7 +280,8 @@ L_BFGS: Texts = {  # style transfer: only L-BFGS, and no checkpoints
 BARE = {
     "adversarial_autoencoder": Omissions(texts=NO_SWISS_ROLL | NO_PETALS),
     "cyclegan": Omissions(
-        "kind upsample config.upsampling config.levels", SHORTER_STEP | LEAST_SQUARES | ONE_POOL | RESNET
+        "kind upsample config.upsampling config.levels",
+        PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | RESNET,
     ),
     "dcgan_faces": Omissions("colour .colour cutout .cutout", SHIFTS),
     "style_transfer": Omissions(texts=L_BFGS),

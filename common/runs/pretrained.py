@@ -15,7 +15,8 @@ import numpy as np
 from common.data.identity import kept_identities
 from common.data.labelled import Split, class_number
 from common.data.synthetic import Sample
-from common.runs.run import Run, load_network, read_data, stored_classes, stored_run
+from common.runs.networks import load_network
+from common.runs.run import Run, read_data, stored_classes, stored_run
 from common.system.files import InputError, data_file, first_line, home_folder, printable
 from common.system.keras_files import load_keras_file
 from common.system.lazy import keras

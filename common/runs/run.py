@@ -24,6 +24,7 @@ from common.images.reading import read_image, readable_images
 from common.images.writing import written_name
 from common.runs.bundled import run_or_bundle
 from common.runs.finished import Finished
+from common.runs.networks import Shape, check_networks, load_network
 from common.runs.report import write_report
 from common.system.cluster import is_chief
 from common.system.console import tracked
@@ -39,11 +40,9 @@ from common.system.files import (
     write_json,
     write_npz,
 )
-from common.system.keras_files import load_keras_file
 from common.system.lazy import keras, tf
 from common.system.options import check_fields, check_value, field_hints, shown_value
 from common.training.execution import Execution, active_execution, executing
-from common.training.prediction import shown_shape
 
 LARGEST_CONFIG = 2**24  # size limit of config.json in bytes
 STORED_PARTS = {"recipe": str, "data": str, "config": dict, "classes": list[str], "versions": dict}
@@ -58,10 +57,6 @@ def _named_data(data: str) -> str:
 def settings_of(config: Any) -> dict[str, Any]:
     """Return the fields of a recipe's `config` and of the active `Execution` as one dict."""
     return dataclasses.asdict(config) | dataclasses.asdict(active_execution())
-
-
-Shape = tuple[int | None, ...]
-"""The shape of a network's input or output, without the batch dimension. None means any size."""
 
 
 class Run:
@@ -151,6 +146,8 @@ class Run:
             if (found := getattr(run.config, name)) != value:
                 raise InputError(f"{folder}: trained with {name} {found!r}; expected a run with {name} {value!r}")
         return run
+
+    check_networks = staticmethod(check_networks)
 
     def start(self, classes: tuple[str, ...] = ()) -> None:
         """Write `config.json` with the recipe, all settings, the data, the class names and the package versions.
@@ -469,31 +466,3 @@ def with_new_names(recipe: str, stored: Mapping[str, Any], hints: Mapping[str, A
 def read_data(output_dir: Path) -> str:
     """Return the value of `--data` that a run of any recipe was started with."""
     return stored_run(output_dir)["data"]
-
-
-def load_network(
-    output_dir: Path, name: str, input_shape: Shape | list[Shape] = (), output_shape: Shape | list[Shape] = ()
-) -> keras.Model:
-    """Load NAME.keras from a run folder.
-
-    Args:
-        output_dir: the run folder.
-        name: the name of the network.
-        input_shape: the expected shape of its input, or the shapes of its inputs; empty: not checked.
-        output_shape: the expected shape of its output, or the shapes of its outputs; empty: not checked.
-
-    Raises:
-        InputError: the run has no such network yet, the file is damaged, or its shapes are not as expected.
-    """
-    path = output_dir / f"{name}.keras"
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file; has this run finished training?")
-    network = load_keras_file(path)
-    for side, shape, tensors in (("input", input_shape, network.inputs), ("output", output_shape, network.outputs)):
-        expected = [*shape] if isinstance(shape, list) else [shape]
-        found = [tuple(tensor.shape[1:]) for tensor in tensors]
-        if shape and found != expected:
-            was, implied = (" and ".join(map(shown_shape, shapes[:4])) for shapes in (found, expected))
-            what = f"the {side} shape is {was}, but its config.json implies {implied}"
-            raise InputError(f"{path}: {what}; restore the changed file, or train again")
-    return network

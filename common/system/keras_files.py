@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zipfile
 from pathlib import Path
 
@@ -38,4 +39,9 @@ def load_keras_file(path: Path) -> keras.Model:
             raise ValueError(f"it claims weights of {size} bytes, more than its {path.stat().st_size} bytes can hold")
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged file can fail in many ways
+        if unknown := re.search(r"Could not locate class '(\w+)'", str(error)):
+            raise InputError(
+                f"{path}: cannot be loaded (its layer {unknown[1]} is not part of Keras); decorate the class with "
+                "keras.saving.register_keras_serializable(), and load the network in a program that imports this class"
+            ) from None
         raise InputError(f"{path}: cannot be loaded ({first_line(error)}); train again, or restore the file") from None

@@ -19,7 +19,7 @@ import numpy as np
 
 from common.images.pixels import limit_size, resize_image
 from common.images.reading import read_image
-from common.runs.run import Shape, load_network
+from common.runs.networks import Shape, load_network
 from common.samples.photos import photographs
 from common.system.files import InputError
 from common.training import read_photo
