@@ -48,7 +48,7 @@ class Config:
 
     size: Annotated[int, Range(8, 512)] = 28  # side of the images in pixels; memory grows with its square
     channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
-    features: Literal["dog", "pyramid"] = "dog"
+    features: Literal["dog", "pyramid"] = "dog"  # differences of Gaussians, or a Gaussian pyramid (see Networks)
     penalty: Annotated[float, Range(1e-12, 1e12)] = 1.0  # C: the weight of margin violations
     outputs: Annotated[int, Range(1, 65_536)] = 10  # number of classes; `train` and the demo set it from the data
     epochs: Annotated[int, Range(1, 1_000_000)] = 500  # maximum number of L-BFGS iterations, each over all images

@@ -52,10 +52,10 @@ class Config:
     style_weight: Annotated[float, Range(0, 1e9)] = 60.0
     variation_weight: Annotated[float, Range(0, 1e9)] = 100.0  # total variation weight; higher values: smoother images
     colours: Literal["matched", "kept", "free"] = "matched"  # match the painting's, keep the photo's, or do neither
-    start: Literal["content", "style", "noise"] = "content"
+    start: Literal["content", "style", "noise"] = "content"  # initial image: the photo, the painting, or noise
     size: Annotated[int, Range(0, 16_384)] = 512  # maximum length of the longer side in pixels; 0: the photo's size
     scales: Annotated[int, Range(1, 8)] = 2  # number of image sizes, smallest first; each is twice the previous one
-    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"  # method that updates the pixels
     learning_rate: Annotated[float, Range(0, 10)] = 0.02  # learning rate of Adam, for pixels in [-1, 1]
     steps: Annotated[int, Range(1, 100_000)] = 40  # loss evaluations per epoch
     epochs: Annotated[int, Range(1, 1_000_000)] = 2  # epochs per size; the image is saved after each epoch

@@ -15,7 +15,7 @@ import pytest
 
 from common.runs.cli import run_command
 from common.runs.flag_groups import field_comments, field_groups
-from common.runs.flags import call_with_flags, flags_of, shown_range
+from common.runs.flags import _Formatter, call_with_flags, flags_of, shown_range
 from common.system.files import InputError
 from common.system.options import Range
 from common.training import Execution
@@ -211,3 +211,11 @@ def test_the_help_of_edit_names_the_attributes(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_command(vae_faces.demo, presets={}, edit=vae_faces.edit_file)
     assert "smile, glasses, beard" in capsys.readouterr().out
+
+
+def test_a_long_list_of_names_breaks_at_a_comma():
+    names = ",".join(f"conv{number}" for number in range(12))
+    lines = _Formatter("x", width=50)._split_lines(f"layers (default: {names})", 30)
+    assert all(len(line) <= 30 for line in lines) and all(line.endswith(",") for line in lines[1:-1])
+    assert "".join(lines).replace(" ", "") == f"layers(default:{names})"
+    assert _Formatter("x", width=50)._split_lines("/a-b/c,d e", 30) == ["/a-b/c,d e"]

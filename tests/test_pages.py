@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from common.runs.flags import Flag, call_with_flags
+from common.system.files import InputError
+from common.system.options import check_value
 from tests.forked import forked_python
 from tools.hosting import REPOSITORY
 from tools.page_options import commands_of, flags
@@ -67,15 +72,53 @@ def test_every_figure_of_real_data_is_on_a_page():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_advice_names_flags_and_presets_that_exist(name):
+def test_the_advice_names_options_that_exist_and_values_that_they_accept(name):
     functions, presets, steps = commands_of(name)
-    known = {"preset", "max-pixels"} | {
-        each.name.replace("_", "-") for function in functions.values() for each in flags(function, steps)
-    }
+    options = {command: {each.name: each for each in flags(found, steps)} for command, found in functions.items()}
     for row in texts(name)["problems"]:
-        for flag in re.findall(r"--([a-z][\w-]*)", row["remedy"] + row["cause"]):
-            assert flag in known or flag.removeprefix("no-") in known, flag
-        assert set(re.findall(r"--preset (\w+)", row["remedy"])) <= set(presets)
+        for command, option, value in advised(row["cause"] + " " + row["remedy"]):
+            if option == "preset":
+                assert value in presets
+                continue
+            found = [options[each] for each in ([command] if command else ["train", *options]) if each in options]
+            known = [each[option] for each in found if option in each]
+            assert known or option == "max_pixels", f"{command} --{option}"
+            assert not value or accepts(known[0], value)
+
+
+def advised(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the command, the option and the value of every option in a text; empty where the text does not say it."""
+    for code in re.findall(r"`([^`]*--[^`]*)`", text):
+        command = re.match(r"[a-z]\w*", code)
+        for option, value in re.findall(r"--(?:no-)?([a-z][\w-]*)(?: ([^\s-]\S*))?", code):
+            yield command[0] if command else "", option.replace("-", "_"), value
+
+
+def accepts(flag: Flag, value: str) -> bool:
+    """Return whether a value of the command line is in the range of a flag."""
+
+    def check(value: Any) -> None:
+        check_value(flag.name, value, flag.hint)
+
+    check.__annotations__["value"] = flag.hint
+    try:
+        call_with_flags(check, "", [f"--value={value}"], positional=False)
+    except InputError:
+        return False
+    return True
+
+
+def test_wrong_advice_would_be_found():
+    text = "fewer `--units`, `generate --keep 50`, or `--loss relativistic --no-mirror` (see `loss`)"
+    assert list(advised(text)) == [
+        ("", "units", ""),
+        ("generate", "keep", "50"),
+        ("", "loss", "relativistic"),
+        ("", "mirror", ""),
+    ]
+    known = {each.name: each for each in flags(commands_of("gan").functions["train"], True)}
+    assert accepts(known["keep"], "50") and accepts(known["loss"], "relativistic")
+    assert not accepts(known["keep"], "0") and not accepts(known["keep"], "half") and not accepts(known["loss"], "x")
 
 
 @pytest.mark.parametrize("name", RECIPES)

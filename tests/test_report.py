@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from common.runs.report import shown_number, spread_samples, write_report
-from common.runs.report_scores import shown_scores
+from common.runs.report_scores import in_a_sentence, shown_scores
 from common.system.files import write_json
 
 
@@ -264,6 +264,20 @@ def test_scores_are_compared_with_their_baselines():
 
 
 @pytest.mark.parametrize(
+    ("results", "sentence"),
+    [
+        ({}, ""),
+        ({"images": 3}, "Images: 3."),
+        ({"images": 3, "test_accuracy": 0.9}, "Accuracy on test images: 0.9 (1 is best)."),
+        ({"l1": 0.03, "ssim": 0.8, "mean_ssim": 0.7}, "SSIM: 0.8 (mean: 0.7; 1 is best)."),
+        ({"style": 0.2, "style_of_colours_alone": 0.9}, "Style: 0.2 (of colours alone: 0.9)."),
+    ],
+)
+def test_the_most_important_score_is_a_sentence(results, sentence):
+    assert in_a_sentence(shown_scores(results, shown_number)) == sentence
+
+
+@pytest.mark.parametrize(
     ("results", "rows", "others"),
     [
         ({}, [], []),
@@ -285,7 +299,8 @@ def test_parts_are_in_the_order_in_which_they_are_read(tmp_path):
     run = make_run(tmp_path / "run", 2)
     (run / "results.json").write_text('{"l1": 0.03, "unchanged_l1": 0.1, "images": 60}')
     page = Page(write_report(run))
-    places = [page.text.index(part) for part in ("Results", "Scores", "unchanged input", "60", "Training",
+    places = [page.text.index(part) for part in ("Results", "L1 error: 0.03 (unchanged input: 0.1; 0 is best).",
+                                                 "Training", "Scores", "unchanged input", "60",
                                                  "Samples over epochs", "Options", "Versions")]  # fmt: skip
     assert places == sorted(places)
 

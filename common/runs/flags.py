@@ -54,7 +54,7 @@ KNOWN = {  # help for flags that have the same meaning in all commands
     "keep": "keep the best N of every 100 generated images; 0: as the run",
     "invert": "invert the colours of the images first",
     "each": "number of images per class",
-    "singles": "also write each image to its own file",
+    "singles": "write one PNG file per image to the folder DESTINATION, not a grid",
     "direction": "a2b: from the first kind of image to the second",
     "weights": "file with weights, or the name of a set of weights",
     "network": "name of a network, or file: any Keras model",
@@ -225,11 +225,22 @@ def shown_range(limits: Range) -> str:
     return text + ", powers of two" * limits.power_of_two
 
 
+def _at_commas(word: str, width: int) -> list[str]:
+    """Split a list of names that is longer than a line, after the last comma that fits."""
+    parts = []
+    while len(word) > width and "," in word[:width]:
+        end = word.rindex(",", 0, width) + 1
+        parts.append(word[:end])
+        word = word[end:]
+    return [*parts, word]
+
+
 class _Formatter(argparse.HelpFormatter):
-    """Keeps the line breaks of the text above the flags, and breaks no path at a hyphen."""
+    """Keeps the line breaks of the text above the flags, and breaks no path at a hyphen and no list inside a name."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+        words = [part for word in text.split() for part in _at_commas(word, width)]
+        return textwrap.wrap(" ".join(words), width, break_on_hyphens=False)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))

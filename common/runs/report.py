@@ -14,7 +14,7 @@ from typing import Any
 
 from common.images.decoding import decoded_image
 from common.images.figures import new_figure
-from common.runs.report_scores import shown_scores
+from common.runs.report_scores import in_a_sentence, shown_scores
 from common.system.cluster import is_chief
 from common.system.console import attempt
 from common.system.files import InputError, first_line, read_numbers, shown_nonfinite, write_text
@@ -69,6 +69,7 @@ def report_page(output_dir: Path) -> str:
     charts = [part(f"history.csv: {name}", [], report_chart, name, history) for name in history if name != "epoch"]
     settings = {"data": run["data"]} if run.get("data") else {}
     settings |= dict_of(run.get("config"))
+    scores = shown_scores(results, shown_number)
     noted = warnings.get("warnings")
     return jinja2.Template(REPORT_PAGE, autoescape=True, trim_blocks=True, lstrip_blocks=True).render(
         recipe=run.get("recipe", output_dir.resolve().name),
@@ -77,7 +78,8 @@ def report_page(output_dir: Path) -> str:
         images=[image for image in images if image],
         samples=[image for image in samples if image],
         charts=[chart for found in charts for chart in found],
-        scores=shown_scores(results, shown_number),
+        scores=scores,
+        sentence=in_a_sentence(scores),
         settings={name: shown_setting(value) for name, value in settings.items()},
         versions=dict_of(run.get("versions")),
     )
@@ -293,6 +295,7 @@ svg text { font-family: inherit !important }
 .options div { padding: 6px 0; border-bottom: 1px solid var(--rule) }
 .options dt { font: .85rem/1.7 ui-monospace, "DejaVu Sans Mono", monospace }
 .options dd { font-size: 1rem; font-weight: 400; text-align: right; overflow-wrap: anywhere; min-width: 0 }
+.sentence { margin: 24px 0 0; font-size: 20px; font-weight: 600 }
 @media (max-width: 600px) {
   main { padding-top: 24px }
   .compared th, .compared td { padding-right: 14px }
@@ -348,6 +351,22 @@ svg text { font-family: inherit !important }
 </section>
 {% endif %}
 {{ figures("Results", images, "images") }}
+{% if sentence %}
+<p class="sentence">{{ sentence }}</p>
+{% endif %}
+{% if charts %}
+<section>
+<h2>Training</h2>
+<div class="grid">
+{% for chart in charts %}
+<figure class="chart">
+<figcaption>{{ chart.caption }} <span>last <b>{{ chart.last }}</b></span></figcaption>
+{{ chart.svg | safe }}
+</figure>
+{% endfor %}
+</div>
+</section>
+{% endif %}
 {% if scores.rows or scores.others %}
 <section>
 <h2>Scores</h2>
@@ -376,19 +395,6 @@ svg text { font-family: inherit !important }
 {% endfor %}
 </dl>
 {% endif %}
-</section>
-{% endif %}
-{% if charts %}
-<section>
-<h2>Training</h2>
-<div class="grid">
-{% for chart in charts %}
-<figure class="chart">
-<figcaption>{{ chart.caption }} <span>last <b>{{ chart.last }}</b></span></figcaption>
-{{ chart.svg | safe }}
-</figure>
-{% endfor %}
-</div>
 </section>
 {% endif %}
 {{ figures("Samples over epochs", samples, "grid samples") }}

@@ -72,6 +72,24 @@ def shown_scores(results: Mapping[str, Any], shown: Callable[[object], str]) -> 
     return Scores([in_words(name) for name in compared], rows, listed)
 
 
+def in_a_sentence(scores: Scores) -> str:
+    """Return the most important score with its baselines, such as "L1 error: 0.03 (unchanged input: 0.1; 0 is best)."
+
+    This is the first score that has a baseline, otherwise the first whose meaning is known. Without scores, the
+    sentence is empty.
+    """
+    if scores.rows:
+        name, good = scores.columns[0]
+        (_, value), *baselines = [(row, cells[0]) for row, cells in scores.rows.items() if cells[0]]
+    elif scores.others:
+        name, good, value = next((each for each in scores.others if each[1]), scores.others[0])
+        baselines = []
+    else:
+        return ""
+    notes = "; ".join([*(f"{row}: {cell}" for row, cell in baselines), *filter(None, [good])])
+    return f"{name[0].upper()}{name[1:]}: {value}" + (f" ({notes})." if notes else ".")
+
+
 def _baseline(name: str, score: str) -> str:
     """Return the baseline in the name of a score, such as `unchanged` in `unchanged_l1`, or an empty string."""
     if name.endswith(f"_{score}"):
