@@ -110,7 +110,7 @@ def draw_faces(gr: Any, runs: dict[str, Path]) -> Answer:
 @functools.cache
 def drawing_sheets() -> np.ndarray:
     """Return images to draw on, uint8 [n, 288, 288, 3]: a plain face, then sketches of faces."""
-    sheets = [plain_face(288), *sketch_pairs(SKETCHES, 99, 96)[0]]
+    sheets = [plain_face(288), *sketch_pairs(SKETCHES, 99, 128)[0]]
     return np.stack([resize_image(sheet, 288, 288) for sheet in sheets])
 
 
