@@ -141,9 +141,9 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[Num
     splits = split_folders(folder)
     names = ["train", *[name for name in ("test", "val") if name in splits]]
     held_out = [splits[name] for name in names[1:]]
-    inside = {path.name for root in held_out for path in entries_of(root)[1]}
+    held_names = {path.name for root in held_out for path in entries_of(root)[1]}
     beside = {path.name for path in entries_of(folder)[1] if path not in held_out}
-    without_train = "train" not in splits and bool(held_out) and (bool(inside & beside) or not require_classes)
+    without_train = "train" not in splits and bool(held_out) and (bool(held_names & beside) or not require_classes)
     if without_train:
         splits["train"] = folder  # the classes are next to test/
     elif "train" not in splits or (len(names) == 1 and entries_of(splits["train"])[0]):
