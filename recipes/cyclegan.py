@@ -369,7 +369,7 @@ def train(
             return {}
         path = None if output_dir is None else Path(output_dir, "samples", f"epoch-{epoch:04d}.png")
         a2b, b2a = (functools.partial(translate_batch, generator) for generator in networks[:2])
-        return save_translations(*data.held_out, a2b, b2a, path)
+        return save_translations(data.held_out[0], data.held_out[1], a2b, b2a, path)
 
     dominates = "the discriminator dominates: the generator gets almost no gradient"
     collapse = "mode collapse: translations are nearly equal, or training has just begun"

@@ -95,6 +95,68 @@ def test_classes_may_be_next_to_the_test_folder(require_classes, tmp_path):
     assert brightness(found.test.loaded(100)[0]) == [2] * 10
 
 
+def test_data_may_be_one_folder_deeper(tmp_path):
+    for name, value in (("train/a", 0), ("train/b", 100), ("test/a", 200), ("test/b", 200)):
+        fill(tmp_path / "in" / "set-1" / name, 4, value)
+    data = str(tmp_path / "in")
+    assert labelled_images(data, 16, 3, "digits").classes == ("a", "b")
+    assert labelled_images(data, 16, 3, "digits", require_classes=False).classes == ("a", "b")
+    assert parts_of(images_of(data, 16, 3, "digits")) == ([0] * 4 + [1] * 4, [2] * 8)
+    assert parts_of(unpaired_images(data, 16, "seasons").a) == ([0] * 4, [2] * 4)
+    for name in ("trainA", "trainB"):
+        fill(tmp_path / "pairs" / "set-1" / name / "more", 3, 0)
+    assert len(image_pairs(str(tmp_path / "pairs"), 16, "sketches").train) == 2
+
+
+ARRAYS = {
+    "NaN": (np.full((8, 8, 8, 3), np.nan, np.float32), "images contain NaN or infinity; repair them"),
+    "infinity": (np.full((8, 8, 8, 3), np.inf, np.float32), "images contain NaN or infinity; repair them"),
+    "channels first": (
+        np.zeros((8, 3, 8, 8), np.uint8) + 99,
+        "channels must be last: use np.moveaxis",
+    ),
+    "one image": (np.zeros((8, 8, 3), np.uint8) + 99, r"the shape \[8, 8, 3\] is that of one image; expected"),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays_that_are_no_images_are_one_line(kind, tmp_path):
+    images, message = ARRAYS[kind]
+    np.save(tmp_path / "a.npy", images)
+    np.savez(tmp_path / "a.npz", x_train=images, x_test=images)
+    np.savez(tmp_path / "domains.npz", a=images, b=images)
+    for name, read in (("a.npy", images_of), ("a.npz", images_of), ("domains.npz", None)):
+        with pytest.raises(InputError, match=message) as error:
+            if read is None:
+                unpaired_images(str(tmp_path / name), 16, "seasons")
+            else:
+                read(str(tmp_path / name), 16, 3, "digits")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["{}.png", "{}", "images\\{}.png", "images/{}.png", "/data/of/others/{}.png"])
+def test_tables_may_name_files_in_any_usual_way(path, tmp_path):
+    fill(tmp_path / "images", 8, 0)
+    names = [path.format(f"images{number}") for number in range(8)]
+    table = tmp_path / "table.csv"
+    rows = [f"{name};{number};{'ab'[number % 2]}\r\n" for number, name in enumerate(names)]
+    table.write_bytes(("\ufefffile;number;class\r\n" + "".join(rows)).encode())
+    found = labelled_images(str(tmp_path), 16, 3, "digits")
+    assert found.classes == ("a", "b") and sum(len(part.labels) for part in found[:3]) == 8
+    if path.startswith("/"):
+        return
+    rows = [f"{name};{number % 2}\r\n" for number, name in enumerate(names)]
+    table.write_bytes(("\ufefffile;smile\r\n" + "".join(rows)).encode())
+    faces = attributed_images(str(tmp_path), 16, 3, "faces")
+    assert faces.names == ("smile",) and np.concatenate([part.labels for part in faces[:3]]).sum() == 4
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    with pytest.raises(InputError, match="a.png: a pointer of Git LFS, not the image; get the images with `git lfs"):
+        read_image(tmp_path / "a.png")
+
+
 def test_two_folders_for_one_domain_are_one_line(tmp_path):
     for name in ("trainA", "traina", "trainB"):
         fill(tmp_path / name, 3, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 import unicodedata
 from pathlib import Path, PurePosixPath
@@ -113,7 +114,7 @@ def _table_answers(
     exact = {path.relative_to(folder).as_posix(): path for path in paths}
     by_name: dict[str, list[Path]] = {}
     for relative, path in exact.items():
-        for key in {_normalised(relative), _normalised(path.name)}:
+        for key in {_normalised(name) for each in (relative, path.name) for name in (each, os.path.splitext(each)[0])}:
             by_name.setdefault(key, []).append(path)
     answers: dict[Path, list[int]] = {}
     lines: dict[Path, int] = {}

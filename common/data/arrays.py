@@ -77,8 +77,10 @@ def sized_images(images: np.ndarray, size: int, channels: int, name: str) -> np.
     """
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        first = images.ndim == 4 and images.shape[1] in (1, 3)
+        hint = "; the channels must be last: use np.moveaxis(images, 1, -1)" if first else ""
         raise InputError(
-            f"{name}: images are {images.dtype} {images.shape}; expected uint8 [n, h, w] or [n, h, w, 1 or 3]"
+            f"{name}: images are {images.dtype} {images.shape}; expected uint8 [n, h, w] or [n, h, w, 1 or 3]{hint}"
         )
     if images.shape[-1] == 3 and channels == 1:
         images = (images @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)[..., None]
@@ -135,11 +137,17 @@ def as_uint8(name: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     Raises:
         InputError: the values have another range, such as -1 to 1, or are not finite.
     """
+    for array in arrays:
+        if array.ndim == 3 and array.shape[-1] <= 4 < len(array):
+            shape = f"the shape {list(array.shape)} is that of one image"
+            raise InputError(f"{name}: {shape}; expected images [n, height, width, channels]")
     kinds = {array.dtype for array in arrays if array.ndim in (3, 4) and array.size}
     if not kinds or any(kind.kind not in "biuf" for kind in kinds):
         return arrays
     filled = [array for array in arrays if array.size]
     least, most = min(array.min() for array in filled), max(array.max() for array in filled)
+    if not np.isfinite(float(most) - float(least)):
+        raise InputError(f"{name}: images contain NaN or infinity; repair them, for example with np.nan_to_num")
     if kinds == {np.dtype(np.uint8)}:
         if 0 < most < ALMOST_BLACK:
             say(f"{name}: images are uint8 from {least} to {most}, so they are almost black; expected 0 to 255")

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.images.found import add_detail, entries_of, images_below, images_in, is_hidden, leave_out, take
 from common.images.reading import checked_images, read_image
-from common.system.files import InputError, readable_name
+from common.system.files import InputError, is_run, readable_name
 
 Part = tuple[np.ndarray, np.ndarray]  # file names, and their integer labels
 Numbered = list[tuple[Path, int]]  # files, and their integer labels
@@ -61,6 +61,27 @@ def joined_folders(folder: Path) -> dict[str, Path]:
     return found
 
 
+def unpacked(folder: Path) -> Path:
+    """Return the only sub-folder of a folder if the data are one level deeper, as unpacked archives often are.
+
+    This sub-folder must contain at least two folders with images, and it must not be a split or a run.
+    """
+    for _ in range(3):
+        images, folders = entries_of(folder) if folder.is_dir() else ([], [])
+        if images or len(folders) != 1 or split_of(folders[0].name) or is_run(folders[0]) or tables_in(folder):
+            break
+        loose, inner = entries_of(folders[0])
+        if loose or sum(bool(images_in(path)) for path in inner) < 2 and not split_folders(folders[0]):
+            break
+        folder = folders[0]
+    return folder
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """Return the table files of a folder, sorted by name: .csv, .tsv and .txt."""
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".csv", ".tsv", ".txt")]
+
+
 def split_images(folder: Path) -> dict[str, list[Path]]:
     """Return the images of a folder by split: `train` and, if it has such folders, `test` and `val`.
 
@@ -70,6 +91,7 @@ def split_images(folder: Path) -> dict[str, list[Path]]:
         InputError: the folder has no images.
     """
     paths = images_below(folder)
+    folder = unpacked(folder)
     held_out = {split: images_in(inner) for split, inner in split_folders(folder).items() if split != "train"}
     others = {path for part in held_out.values() for path in part}
     train = [path for path in paths if path not in others]
@@ -115,12 +137,13 @@ def listed_classes(folder: Path, require_classes: bool = True) -> tuple[list[Num
     Without a folder for training, there is one split. Without a folder for testing, the one for validation is the test
     split. The images of a class may be in sub-folders of its folder.
     """
+    folder = unpacked(folder)
     splits = split_folders(folder)
     names = ["train", *[name for name in ("test", "val") if name in splits]]
     held_out = [splits[name] for name in names[1:]]
-    inside = {path.name for root in held_out for path in entries_of(root)[1]}
+    held_names = {path.name for root in held_out for path in entries_of(root)[1]}
     beside = {path.name for path in entries_of(folder)[1] if path not in held_out}
-    without_train = "train" not in splits and bool(held_out) and (bool(inside & beside) or not require_classes)
+    without_train = "train" not in splits and bool(held_out) and (bool(held_names & beside) or not require_classes)
     if without_train:
         splits["train"] = folder  # the classes are next to test/
     elif "train" not in splits or (len(names) == 1 and entries_of(splits["train"])[0]):
@@ -187,8 +210,7 @@ def _listed_in_tables(folder: Path) -> tuple[list[Numbered], tuple[str, ...]] | 
         for key in {str(relative), str(relative.with_suffix("")), relative.name, relative.stem}:
             keys.setdefault(key.lower(), path)
     rows: dict[str, list[tuple[Path, str]]] = {}
-    tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".csv", ".tsv", ".txt")]
-    for table in tables:
+    for table in tables_in(folder):
         if not is_hidden(table.name) and (found := list(_rows_of(table, keys))):
             split = next((split for split in ("test", "val") if split in table.stem.lower()), "train")
             rows.setdefault(split, []).extend(found)
@@ -219,16 +241,21 @@ def _rows_of(table: Path, keys: dict[str, Path]) -> Iterator[tuple[Path, str]]:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return
+
+    def image(cell: str) -> Path | None:  # paths may be of another computer
+        name = cell.replace("\\", "/").lower()
+        return keys.get(name) or keys.get(PurePosixPath(name).name)
+
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t ", key=first.count)
     lines = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter)]
     rows = [(number, row) for number, row in enumerate(lines, 1) if any(row)]
     width = len(rows[0][1]) if rows else 0
-    hits = [sum(column < len(row) and row[column].lower() in keys for _, row in rows) for column in range(width)]
+    hits = [sum(column < len(row) and image(row[column]) is not None for _, row in rows) for column in range(width)]
     if width < 2 or max(hits) < len(rows) / 2:
         return
     files = hits.index(max(hits))
-    has_header = rows[0][1][files].lower() not in keys
+    has_header = image(rows[0][1][files]) is None
     header = [cell.lower().replace(" ", "_") for cell in rows[0][1]] if has_header else []
     chosen = [column for column in range(width) if column != files]
     if len(chosen) > 1:
@@ -237,7 +264,7 @@ def _rows_of(table: Path, keys: dict[str, Path]) -> Iterator[tuple[Path, str]]:
         raise InputError(f"{table}: {width} columns; expected a file name and a class, or a header with `class`")
     seen: set[Path] = set()
     for number, row in rows[has_header:]:
-        path = keys.get(row[files].lower()) if len(row) == width else None
+        path = image(row[files]) if len(row) == width else None
         if path is None or path in seen or not row[chosen[0]]:
             problem = "no image with this name" if path is None else "a second row" if path in seen else "no class"
             raise InputError(f"{table}, line {number}: {problem} ({' '.join(row)[:60]!r}); correct or delete the line")

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.data.arrays import as_uint8, npz_entries, sized_images, tfds_builder
 from common.data.batches import Batches, Examples, as_they_are
-from common.data.class_folders import joined_folders, split_folders, split_of
+from common.data.class_folders import joined_folders, split_folders, split_of, unpacked
 from common.data.datasets import square_image
 from common.data.people import ColourShift
 from common.data.shards import open_shards
@@ -236,6 +236,7 @@ def domain_folders(folder: Path) -> list[tuple[str, list[Path]]]:
     Raises:
         InputError: the folder has none of the DOMAIN_LAYOUTS, or both domains are the same folder.
     """
+    folder = unpacked(folder)
     (name_a, folders_a), (name_b, folders_b) = _domain_folders(folder)
     if folders_a[0].resolve() == folders_b[0].resolve():
         raise InputError(f"{folders_a[0]} and {folders_b[0]} are the same folder; expected two different folders")

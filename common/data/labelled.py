@@ -261,7 +261,9 @@ def labelled_images(
             sized = [sized_images(images, side, channels, data) for images in arrays.images]
             parts, read = list(zip(sized, numbers, strict=True)), None
     if require_classes and len(classes) < 2:
-        raise InputError(f"{data}: needs at least two classes, found one ({', '.join(classes)})")
+        raise InputError(
+            f"{data}: needs at least two classes, found one ({', '.join(classes)}); add a folder per class"
+        )
     train, validation, test = (
         Split(items, labels.astype(np.int32), read) for items, labels in _three_parts(data, parts, classes)
     )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.data.arrays import NOT_PATHS
-from common.data.class_folders import joined_folders, split_folders
+from common.data.class_folders import joined_folders, split_folders, unpacked
 from common.data.shards import open_shards
 from common.images.converting import PAIR_RATIO
 from common.images.found import add_detail, entries_of, images_in, is_hidden, leave_out, noting
@@ -54,6 +54,7 @@ def find_pairs(folder: Path, classes: int = 0, exact: bool = False) -> tuple[lis
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected {PAIR_LAYOUTS}")
+    folder = unpacked(folder)
     found = _cityscapes(folder, classes) or {}
     if not found:
         for split, sides in _sides(folder):

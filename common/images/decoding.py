@@ -86,6 +86,8 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
     if kind is None:
         if name := next((name for name in NOT_INSTALLED if re.match(IMAGE_STARTS[name], content, re.DOTALL)), ""):
             raise InputError(f"{path}: a file in the format {name}; {NOT_INSTALLED[name]}, or convert it to JPEG")
+        if content.startswith(b"version https://"):
+            raise InputError(f"{path}: a pointer of Git LFS, not the image; get the images with `git lfs pull`")
         raise InputError(f"{path}: not a {FORMATS} file, despite its name; convert it to one of these formats")
     decoder, problem_of = kind
     size = ""
