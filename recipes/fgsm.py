@@ -402,8 +402,8 @@ def evaluate_file(
 # >>> unseen, truth = clothes.test.items, clothes.test.labels
 # >>> tens = unseen[[np.flatnonzero(truth == number)[0] for number in range(10)]]
 # >>> coat, label, images, captions = tens[4:5], np.array([4]), [], []
-# >>> for network in networks:
-# ...     attack = make_attack(network)
+# >>> attacks = [make_attack(network) for network in networks]
+# >>> for network, attack in zip(networks, attacks):
 # ...     row = {level: attack(coat, label, level) if level else coat for level in (0, 2, 4, 8, 16, 32)}
 # ...     images += [magnified(coat, row[8])[0], *(one[0] for one in row.values())]
 # ...     found = {level: found_caption(classify(network, one)[0], clothes.classes) for level, one in row.items()}
@@ -413,7 +413,7 @@ def evaluate_file(
 # Top row: one garment per class. Other rows: the magnified changes within 8 levels. For the standard network (middle
 # row), they are fine stripes without visible meaning. For the robust network (bottom row), they are patches as large as
 # collars and sleeves.
-# >>> changes = [magnified(tens, make_attack(network)(tens, np.arange(10), 8)) for network in networks]
+# >>> changes = [magnified(tens, attack(tens, np.arange(10), 8)) for attack in attacks]
 # >>> show(np.concatenate([tens, *changes]), 10)
 
 

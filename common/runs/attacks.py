@@ -233,20 +233,20 @@ def evaluate_attacks(
     work = sum(1 if count == 1 else count * len(CURVE_LEVELS) for count in steps)
     found: dict[str, list[float]] = {}
     one_step: dict[str, dict[int, np.ndarray]] = {}
+    single: dict[str, tuple[Attack, Classify]] = {}  # the attacks of the figure; a second one would be compiled again
     with Progress("evaluating attacks", len(networks) * len(data.labels) * work, "attack step") as progress:
         for name, network in networks.items():
             predict = functools.partial(classify, network)
             for count in steps:
-                right = right_under_attack(make_attack(network, count), predict, data, count, levels, progress)
-                one_step |= {name: right} if count == 1 else {}
+                attack = make_attack(network, count)
+                right = right_under_attack(attack, predict, data, count, levels, progress)
+                if count == 1:
+                    one_step[name], single[name] = right, (attack, predict)
                 accuracies = [float(right[level].mean()) for level in CURVE_LEVELS]
                 found[f"{name}, {count} step{'s' * (count > 1)}"] = accuracies
     save_percent_curves(found, curves, "accuracy (%) against epsilon (1/255)", CURVE_LEVELS)
     if examples is not None:
-        pairs = {
-            name: (make_attack(network, 1), functools.partial(classify, network)) for name, network in networks.items()
-        }
-        save_attack_figure(pairs, data, classes, levels, one_step, found, examples)
+        save_attack_figure(single, data, classes, levels, one_step, found, examples)
     return {
         f"{name}, {level}/255": accuracy
         for name, accuracies in found.items()
