@@ -109,8 +109,8 @@ def test_data_may_be_one_folder_deeper(tmp_path):
 
 
 ARRAYS = {
-    "NaN": (np.full((8, 8, 8, 3), np.nan, np.float32), "images contain NaN or infinity; repair them"),
-    "infinity": (np.full((8, 8, 8, 3), np.inf, np.float32), "images contain NaN or infinity; repair them"),
+    "NaN": (np.full((8, 8, 8, 3), np.nan, np.float32), r"they contain NaN or infinity\); expected uint8"),
+    "infinity": (np.full((8, 8, 8, 3), np.inf, np.float32), r"they contain NaN or infinity\); expected uint8"),
     "channels first": (
         np.zeros((8, 3, 8, 8), np.uint8) + 99,
         "channels must be last: use np.moveaxis",

@@ -146,8 +146,6 @@ def as_uint8(name: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         return arrays
     filled = [array for array in arrays if array.size]
     least, most = min(array.min() for array in filled), max(array.max() for array in filled)
-    if not np.isfinite(float(most) - float(least)):
-        raise InputError(f"{name}: images contain NaN or infinity; repair them, for example with np.nan_to_num")
     if kinds == {np.dtype(np.uint8)}:
         if 0 < most < ALMOST_BLACK:
             say(f"{name}: images are uint8 from {least} to {most}, so they are almost black; expected 0 to 255")
@@ -157,6 +155,7 @@ def as_uint8(name: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     known = len(kinds) == 1 and least >= 0 and most <= (255 if floats else 65535)
     if not known or (scale < 1 and kinds != {np.dtype(np.uint16)}):
         found = f"{' and '.join(sorted(map(str, kinds)))} from {least:g} to {most:g}"
+        found += "" if np.isfinite([least, most]).all() else " (they contain NaN or infinity)"
         raise InputError(f"{name}: images are {found}; expected uint8 from 0 to 255, or floats from 0 to 1")
     how = "divided by 257" if scale < 1 else "rounded" if scale == 1 else "multiplied by 255"
     how += ", so they are almost black" if 0 < most * scale < ALMOST_BLACK else ""
