@@ -74,6 +74,8 @@ class Config:
 
     def __post_init__(self) -> None:
         Range.check(self)
+        if self.size not in [smallest * 2**power for smallest in (4, 5, 6, 7) for power in range(2, 8)]:
+            raise InputError(f"size must be 4, 5, 6 or 7 times a power of two, such as 28, 32 or 64, got {self.size}")
 
 
 DIGITS = Config(size=28, channels=1, base_filters=32, epochs=50)
@@ -115,17 +117,13 @@ class Networks(NamedTuple):
 
 
 def build(config: Config = Config()) -> Networks:
-    """Return the untrained networks. Raise InputError if the size is not 4, 5, 6 or 7 times a power of two."""
+    """Return the untrained networks."""
     layers = keras.layers
     smallest = config.size
     widths: list[int] = []  # filters of the discriminator, first layer first
     while smallest > 7 and smallest % 2 == 0:
         smallest //= 2
         widths.append(config.base_filters * 2 ** len(widths))
-    if not 4 <= smallest <= 7 or len(widths) < 2:
-        raise InputError(
-            f"size must be 4, 5, 6 or 7 times a power of two, such as 28, 32, 64, 96 or 128, got {config.size}"
-        )
     normalise = functools.partial(layers.BatchNormalization, synchronized=config.synchronized)
     seeds = keras.random.SeedGenerator(config.seed)
     init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds)}
