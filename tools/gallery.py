@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 
 # The parts of the gallery images that the strip shows: left edge, top edge and side of a square, in pixels.
 HERO = {
-    "pix2pix": (344, 3, 258),  # two sketches above their translations
+    "pix2pix": (734, 3, 258),  # two sketches above their translations
     "cyclegan": (124, 3, 258),  # two summer scenes above their winter versions
     "style_transfer": (836, 26, 300),  # the result
     "deepdream": (532, 26, 300),  # the result
@@ -44,7 +44,7 @@ SIDE, GAP = 256, 8  # of the squares in the strip, in pixels
 # The parts of the gallery images that the thumbnails show: left edge, top edge and width in pixels. The height is two
 # thirds of the width.
 THUMBNAILS = {
-    "pix2pix": (344, 2, 388),  # three sketches above their translations
+    "pix2pix": (734, 2, 388),  # three sketches above their translations
     "dog_svm": (800, 95, 590),  # the confusion matrix
     "mlp": (14, 452, 340),  # mistakes
     "lenet": (14, 88, 490),  # examples
@@ -52,7 +52,7 @@ THUMBNAILS = {
     "autoencoder": (144, 2, 344),
     "conv_autoencoder": (220, 70, 690),
     "vae": (118, 118, 694),
-    "vae_faces": (671, 2, 388),
+    "vae_faces": (148, 794, 388),  # three faces with other hair, above the same faces with another skin
     "adversarial_autoencoder": (213, 122, 344),
     "face_swap": (56, 2, 388),  # three faces above the swapped ones
     "gan": (2, 2, 346),
