@@ -149,7 +149,8 @@ def make_attack(network: keras.Model, steps: int = 1) -> Callable[[np.ndarray, n
     section 2.2; Madry, arXiv:1706.06083). The function takes uint8 images [n, height, width, channels], integer labels
     [n], and the bound in levels from 1 to 255. It returns uint8 images of the same shape.
     """
-    move = tf.function(lambda x, labels, size: x + size * gradient_sign(network, x, labels), reduce_retracing=True)
+    batch = tf.TensorSpec([None, *network.input_shape[1:]]), tf.TensorSpec([None], tf.int32), tf.TensorSpec([])
+    move = tf.function(lambda x, labels, size: x + size * gradient_sign(network, x, labels), input_signature=batch)
 
     def attack(images: np.ndarray, labels: np.ndarray, levels: int) -> np.ndarray:
         bound = tf.constant(levels / 127.5)
@@ -161,9 +162,8 @@ def make_attack(network: keras.Model, steps: int = 1) -> Callable[[np.ndarray, n
             for _ in range(steps):
                 x = project(move(x, classes, step_size), origin, bound)
             parts.append(np.rint(127.5 * (x.numpy() + 1)))
-        low = np.maximum(images.astype(int) - levels, 0)
-        high = np.minimum(images.astype(int) + levels, 255)
-        return np.clip(np.concatenate(parts), low, high).astype(np.uint8)
+        before = images.astype(int)
+        return np.clip(np.concatenate(parts), before - levels, before + levels).astype(np.uint8)
 
     return attack
 
