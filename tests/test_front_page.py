@@ -60,7 +60,7 @@ def test_the_readme_is_readable_at_this_width(browser, tmp_path, width):
 @pytest.mark.slow
 def test_a_long_line_and_a_small_image_would_be_seen(browser, tmp_path):
     (tmp_path / "long.md").write_text(
-        f"<img src='{ROOT / 'docs/gallery/gan.png'}' width='80'>\n\n```\n{'x' * 140}\n```\n"
+        f"<img src='{ROOT / 'docs/gallery/gan.jpg'}' width='80'>\n\n```\n{'x' * 140}\n```\n"
     )
     path = tmp_path / "long.html"
     path.write_text(shown(tmp_path / "long.md"), encoding="utf-8")

@@ -85,7 +85,7 @@ def thumbnails(gallery: Path) -> dict[str, np.ndarray]:
     """Return a thumbnail per recipe, uint8 [260, 390, 3]. Raises InputError like `part`."""
     width, height = THUMBNAIL
     return {
-        recipe: resize_image(part(gallery / f"{recipe}.png", left, top, across, round(across * 2 / 3)), height, width)
+        recipe: resize_image(part(gallery / f"{recipe}.jpg", left, top, across, round(across * 2 / 3)), height, width)
         for recipe, (left, top, across) in THUMBNAILS.items()
     }
 
@@ -97,7 +97,7 @@ def hero(gallery: Path) -> np.ndarray:
     """
     squares = []
     for recipe, (left, top, side) in HERO.items():
-        image = part(gallery / f"{recipe}.png", left, top, side, side)
+        image = part(gallery / f"{recipe}.jpg", left, top, side, side)
         squares += [resize_image(image, SIDE, SIDE), np.full((SIDE, GAP, 3), 255, np.uint8)]
     return np.concatenate(squares[:-1], axis=1)
 
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Copy one image per recipe and write the small images; return exit status 2 if a demo has not run."""
     parser = argparse.ArgumentParser(description="Write docs/gallery/ from the runs of the demos.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="recipes; by default, all")
-    parser.add_argument("--small", action="store_true", help="only write the small images, from docs/gallery/*.png")
+    parser.add_argument("--small", action="store_true", help="only write the small images, from docs/gallery/*.jpg")
     parser.add_argument("--runs", type=Path, default=root / "runs", help="the folder of the runs; by default, runs/")
     given, gallery = parser.parse_args(arguments), root / "docs" / "gallery"
     if unknown := [name for name in given.names if name not in IMAGES]:
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     for recipe in [] if given.small else given.names or IMAGES:
         try:
             source = read_image(given.runs / f"{recipe}-demo" / IMAGES[recipe])
-            print(save_image(source, gallery / f"{recipe}.png"))
+            print(save_image(source, gallery / f"{recipe}.jpg"))
         except InputError as error:
             print(f"error: {error}; run `python -m recipes.{recipe}` first", file=sys.stderr)
             return 2

@@ -174,7 +174,7 @@ def cells_of(name: str, text: str, table: str) -> Iterator[nbformat.NotebookNode
     row, parts = row_of(name, table), fields(str(ast.get_docstring(ast.parse(text))))
     commands, sentence = parts.pop("Run"), row["recipe"]
     intro = [f"# {parts.pop('Title')}", badges(name, "../docs/assets")]
-    intro += [f"![result of the demo](../docs/gallery/{name}.png)"]
+    intro += [f"![result of the demo](../docs/gallery/{name}.jpg)"]
     numbers = re.sub(r"\]\((?!http|\.\./)", "](../docs/", row["measured"])  # docs/ and notebooks/ have the same parent
     intro += [f"{sentence}. Measured: {numbers}.", f"**CPU time** {row['CPU time']}, on a processor with AVX2."]
     yield new_markdown_cell("\n\n".join([*intro, *paragraphs(parts), HOSTED]))
