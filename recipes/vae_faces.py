@@ -32,7 +32,7 @@ import tensorflow as tf
 
 from common.data import Batches, attributed_images
 from common.images import from_uint8, save_image
-from common.metrics import NormalMap, pair_scores
+from common.metrics import NormalMap
 from common.runs import InputError, Range, Run, run_command
 from common.training import Noise, adam, fit
 
@@ -437,7 +437,7 @@ def run(
     fitted, prior = generate(networks.decoder, 8, 1, space), generate(networks.decoder, 8, 1)
     save_image({"fitted normal": fitted, "prior N(0, I)": prior}, Path(output_dir, "samples.png"))
     if faces.names:
-        chosen = best_faces(networks, images, labels)
+        chosen = faces.well_copied(images, labels, decode(networks.decoder, encode(networks.encoder, images)))
         rows = changed_attributes(networks, space, images[chosen], labels[chosen])
         image = save_image(rows, Path(output_dir, "attributes.png"), zoom=max(1, 128 // config.size))
     return folder.finish(networks, lambda: evaluate(networks, space, images, faces.edit_scores), image)
@@ -466,15 +466,6 @@ def evaluate(
         orthogonal = movement - np.outer(movement @ vector, vector) / (vector @ vector)
         scores[f"{name}_orthogonal_movement"] = float(np.linalg.norm(orthogonal, axis=1).mean() / distance)
     return scores | edit_scores(reconstructions, edit)
-
-
-def best_faces(networks: Networks, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the indices of the eight faces with the best reconstructions (SSIM), all with different attributes."""
-    copies = decode(networks.decoder, encode(networks.encoder, images))
-    quality = [pair_scores(image[None], copy[None])["ssim"] for image, copy in zip(images, copies, strict=True)]
-    order = np.argsort(quality)[::-1]
-    _, first = np.unique(labels[order], axis=0, return_index=True)
-    return order[np.sort(first)[:8]]
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:

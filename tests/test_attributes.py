@@ -685,3 +685,14 @@ def test_a_pipe_or_a_folder_in_place_of_a_table_is_named_and_not_waited_for(make
     make(tmp_path / "faces.csv")
     with pytest.raises(InputError, match="faces.csv: is a folder, a device or a pipe; expected a readable file"):
         attributed_images(str(tmp_path), 8, 3, no_sample)
+
+
+def test_the_images_with_the_best_copies_have_different_labels():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 16, 16, 3), np.uint8)
+    noise = rng.normal(size=images.shape) * np.arange(12)[::-1, None, None, None]  # the last copies are the best
+    copies = np.clip(images + noise, 0, 255).astype(np.uint8)
+    labels = np.array([[index % 2, 0, index // 6] for index in range(12)], np.uint8)
+    faces = attributed_images("sample", 16, 3, lambda: (images, labels))
+    assert faces.well_copied(images, labels, copies).tolist() == [11, 10, 5, 4]
+    assert faces.well_copied(images, labels, copies, 2).tolist() == [11, 10]

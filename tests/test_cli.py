@@ -294,11 +294,11 @@ def test_flags_of_the_execution_apply_and_a_resumed_run_has_them(tmp_path, execu
     plain, mixed = Execution(), Execution(precision="mixed_bfloat16", steps_per_call=2)
     flags = "--precision", "mixed_bfloat16", "--steps-per-call", "2", "--preset", "demo"
     assert executed(tmp_path / "new") == (plain, "float32", 256)
-    assert executed(tmp_path / "mixed", *flags) == (mixed, "mixed_bfloat16", 64)
+    assert executed(tmp_path / "mixed", *flags) == (mixed, "mixed_bfloat16", 128)
     assert keras.config.dtype_policy().name == "float32"
     assert read_execution(tmp_path / "mixed") == mixed
     again = executed(tmp_path / "mixed")
-    assert again == (mixed, "mixed_bfloat16", 64)
+    assert again == (mixed, "mixed_bfloat16", 128)
     (tmp_path / "mixed" / "checkpoints" / "step-00000001").mkdir(parents=True)
     with pytest.raises(SystemExit):
         executed(tmp_path / "mixed", "--precision", "float32")

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.xdist_group("site")
     [
         ("index.md", "[x](docs/guides/runs.md#stop-and-resume)", "[x](guides/runs.md#stop-and-resume)"),
         ("index.md", "[x](notebooks/gan.ipynb)", "[x](files/notebooks/gan.ipynb)"),
-        ("index.md", "![x](docs/gallery/gan.png)", "![x](gallery/gan.png)"),
-        ("index.md", '<img src="docs/gallery/gan.png">', '<img src="gallery/gan.png">'),
+        ("index.md", "![x](docs/gallery/gan.jpg)", "![x](gallery/gan.jpg)"),
+        ("index.md", '<img src="docs/gallery/gan.jpg">', '<img src="gallery/gan.jpg">'),
         ("index.md", '<a href="docs/recipes/gan.md">', '<a href="recipes/gan.html">'),
         ("index.md", '<a href="data/README.md#a">', '<a href="data/index.html#a">'),
         ("recipes/gan.md", "[x](../../recipes/gan.py)", "[x](../files/recipes/gan.py)"),

@@ -197,16 +197,6 @@ def test_each_row_adds_an_attribute_to_the_faces_without_it_and_removes_it_from_
     np.testing.assert_array_equal(rows["± the right"][:, 0, 15, 0], to_uint8(copies + [0.6, 0.6]))
 
 
-def test_the_best_faces_have_good_reconstructions_and_different_attributes():
-    networks = vae_faces.Networks(means_encoder(), halves_decoder())
-    rng = np.random.default_rng(0)
-    flat = np.full((12, 16, 16, 3), 128, np.uint8)
-    noise = rng.integers(-1, 2, flat.shape) * np.arange(12)[::-1, None, None, None]  # the last images are the flattest
-    labels = np.array([[index % 2, 0, index // 6] for index in range(12)], np.uint8)
-    best = vae_faces.best_faces(networks, (flat + noise).astype(np.uint8), labels)
-    assert best.tolist() == [11, 10, 5, 4]
-
-
 def test_faces_sampled_from_the_fitted_normal_have_their_mean_and_covariance():
     covariance = np.array([[0.01, -0.008], [-0.008, 0.02]])
     factor = np.linalg.cholesky(covariance).astype(np.float32)

@@ -19,7 +19,7 @@ from common.data.labelled import Split, image_batches
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, synthetic
 from common.images.found import read_at, reports_files
-from common.metrics.scores import arithmetic_scores, edit_scores, set_distances
+from common.metrics.scores import arithmetic_scores, edit_scores, pair_scores, set_distances
 from common.system.files import InputError, data_file, printable
 
 
@@ -64,6 +64,13 @@ class Attributed(NamedTuple):
             return {}
         real, _ = self.test.loaded(2000)
         return set_distances(self.classifier, real, generate(len(real)))
+
+    def well_copied(self, images: np.ndarray, labels: np.ndarray, copies: np.ndarray, count: int = 8) -> np.ndarray:
+        """Return the indices of the images with the best copies (SSIM), at most `count`, all with different labels."""
+        quality = [pair_scores(image[None], copy[None])["ssim"] for image, copy in zip(images, copies, strict=True)]
+        order = np.argsort(quality)[::-1]
+        _, first = np.unique(labels[order], axis=0, return_index=True)
+        return order[np.sort(first)[:count]]
 
     def edit_scores(self, images: np.ndarray, edit: Callable[[int, np.ndarray], np.ndarray]) -> dict[str, float]:
         """Score attribute edits; see `common.metrics.scores.edit_scores`. Return {} without a `classifier`."""

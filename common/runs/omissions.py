@@ -193,7 +193,7 @@ UNCHECKED_NETWORKS: Texts = {  # face swap: the networks of a run, without a che
 """,
 }
 NO_SAMPLES: Texts = {  # VAE of faces: without new faces; edits of the first test face
-    "        chosen = best_faces(networks, images, labels)\n": "",
+    re.compile(r"        chosen = faces.well_copied.*\n"): "",
     "changed_attributes(networks, space, images[chosen], labels[chosen])": (
         "latent_traversals(networks, space, images[0])"
     ),
@@ -244,8 +244,7 @@ COPIES = {  # by recipe
     "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS),
     "ssgan": Omissions(f"{LOOP_OPTIONS} generate_file table config.feature_matching", FEATURE_MATCHING, ranges=False),
     "vae_faces": Omissions(
-        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate best_faces changed_attributes SMALL "
-        "covariance_maps",
+        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate changed_attributes SMALL covariance_maps",
         NO_SAMPLES | ONLY_VECTORS,
         ranges=False,
     ),
