@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from common.runs.export import export
-from common.runs.networks import load_network
 from common.runs.run import Run
 from common.system.files import InputError
 from tests.forked import forked_python
