@@ -133,10 +133,11 @@ def execute(book: nbformat.NotebookNode, root: Path, runs: Path | None = None) -
         notebook_client(book, work).execute(env=environment)
         places = {str(each): "" for each in (work, work.resolve(), root, root.resolve())}
         places |= {str(work.parent): "", os.path.expanduser("~"): "~"}
-        for folder in sorted(work.glob("runs/*/")) if runs else ():
+        if runs is not None:
             runs.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(runs / folder.name, ignore_errors=True)
-            shutil.move(folder, runs / folder.name)
+            for folder in sorted(work.glob("runs/*/")):
+                shutil.rmtree(runs / folder.name, ignore_errors=True)
+                shutil.move(folder, runs / folder.name)
     raw = [(cell, cell.outputs) for cell in code_cells(book)]
     book.metadata = metadata | {KEY: sources_hash(book)}
     for limit in IMAGE_BYTES:
