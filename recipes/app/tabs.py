@@ -88,8 +88,8 @@ def draw_faces(gr: Any, runs: dict[str, Path]) -> Answer:
     sketches = drawing_sheets()
     with with_run(gr, "pix2pix", run) as made, gr.Row():
         with gr.Column():
-            which = gr.Slider(0, len(sketches) - 1, 4, step=1, label="start from (0: a plain face)")
-            drawn = canvas(gr, sketches[4], colours, 12, colours[0], "paint colours, then draw lines in black")
+            which = gr.Slider(0, len(sketches) - 1, 5, step=1, label="start from (0: a plain face)")
+            drawn = canvas(gr, sketches[5], colours, 12, colours[0], "paint colours, then draw lines in black")
         with gr.Column():
             shown = result(gr, "portrait")
 
