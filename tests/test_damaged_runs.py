@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import common.runs.networks
 import common.runs.run
 from common.runs.export import export
 from common.runs.run import Run, settings_of
@@ -103,7 +104,7 @@ def folder(tmp_path_factory) -> Path:
 def call(folder, tmp_path, monkeypatch) -> Callable[[str, Path], Iterator[str]]:
     """Return a function that calls each verb of a recipe with a run, and yields what was wrong, or nothing."""
     loaded = functools.cache(lambda path, written: load_keras_file(path))
-    monkeypatch.setattr(common.runs.run, "load_keras_file", lambda path: loaded(path, path.stat().st_mtime_ns))
+    monkeypatch.setattr(common.runs.networks, "load_keras_file", lambda path: loaded(path, path.stat().st_mtime_ns))
 
     def looked_at(networks: dict[str, keras.Model], _: object, __: object, data: Any, *___: object) -> dict[str, float]:
         images = data.images(np.arange(len(data.labels)))  # a curve of attacks would take a second
@@ -367,8 +368,8 @@ def test_other_networks(recipe, folder, call, tmp_path):
     files = sorted((tmp_path / "run").glob("*.keras"))
     read: set[str] = set()
     with pytest.MonkeyPatch.context() as patch:
-        load = common.runs.run.load_keras_file
-        patch.setattr(common.runs.run, "load_keras_file", lambda path: read.add(path.name) or load(path))
+        load = common.runs.networks.load_keras_file
+        patch.setattr(common.runs.networks, "load_keras_file", lambda path: read.add(path.name) or load(path))
         assert set(call(recipe, tmp_path / "run")) == {""}
     for path in [file for file in files if file.name in read]:
         whole, network = path.read_bytes(), load_keras_file(path)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import common.data.identity
-from common.data.datasets import images_below
 from common.data.identity import difference, identities, readable_files
+from common.images.found import images_below
 from common.images.writing import write_image
 from common.runs.networks import load_network
 from common.runs.run import Run, read_data, run_settings
