@@ -235,7 +235,7 @@ def test_the_examples_in_python_run_as_they_stand(tmp_path, monkeypatch):
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "python.md", "exec"), names)
-    assert len(blocks) == 6 and all(len(block.splitlines()) <= 15 for block in blocks)
+    assert len(blocks) == 7 and all(len(block.splitlines()) <= 15 for block in blocks)
     assert names["generated"].shape == (16, 32, 32, 1) and names["probabilities"].shape == (5, 3)
     assert {path.name for path in Path("runs").iterdir()} == {"python", "svm"}
 

@@ -120,7 +120,8 @@ def test_bilinear_upsampling_is_the_same_in_every_format_for_any_size(name, tmp_
     networks = module.build(module.Config(**vars(module.DEMO) | {"base_filters": 2}))
     network = drawn(networks[0])
     assert any(getattr(layer, "interpolation", "") == "bilinear" for layer in network.layers)
-    cases = [examples(network, count, *size) for count, size in ((1, (64, 64)), (2, (64, 128)))]
+    side = module.DEMO.size
+    cases = [examples(network, count, *size) for count, size in ((1, (side, side)), (2, (side, 2 * side)))]
     for format in ("tf_saved_model", "onnx", "litert"):
         path = tmp_path / f"{network.name}{EXPORT_ENDINGS[format]}"
         export_network(network, path, format)
