@@ -138,17 +138,22 @@ def test_the_linear_layers_start_as_probabilistic_pca():
     assert not networks.encoder.trainable_variables and networks.decoder.trainable_variables
 
 
-def test_traversals_go_from_minus_to_plus_three_with_the_reconstruction_in_the_middle():
-    networks = vae_faces.Networks(means_encoder(), halves_decoder())
-    image = np.full((16, 16, 3), 128, np.uint8)
-    space = vae_faces.LatentSpace(
-        names=np.array(["left", "right"]),
+def two_attributes(*names: str) -> vae_faces.LatentSpace:
+    """A latent space whose two attributes are the two halves of an image."""
+    return vae_faces.LatentSpace(
+        names=np.array(names),
         vectors=np.float32([[0.1, 0.0], [0.0, 0.2]]),
         maps=np.stack([np.eye(2, dtype="f")] * 2),
         without=np.zeros((2, 2), "f"),
         mean=np.zeros(2, "f"),
         factor=np.eye(2, dtype="f"),
     )
+
+
+def test_traversals_go_from_minus_to_plus_three_with_the_reconstruction_in_the_middle():
+    networks = vae_faces.Networks(means_encoder(), halves_decoder())
+    image = np.full((16, 16, 3), 128, np.uint8)
+    space = two_attributes("left", "right")
     rows = vae_faces.latent_traversals(networks, space, image)
     assert list(rows) == ["left", "right"] and rows["left"].shape == (7, 16, 16, 3)
     copy = from_uint8(image).numpy().mean()
@@ -179,14 +184,7 @@ def test_a_traversal_stays_within_2_standard_deviations_of_the_mean_face():
 def test_each_row_adds_an_attribute_to_the_faces_without_it_and_removes_it_from_the_others():
     networks = vae_faces.Networks(means_encoder(), halves_decoder())
     images = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (120, 128)])
-    space = vae_faces.LatentSpace(
-        names=np.array(["left", "the_right"]),
-        vectors=np.float32([[0.1, 0.0], [0.0, 0.2]]),
-        maps=np.stack([np.eye(2, dtype="f")] * 2),
-        without=np.zeros((2, 2), "f"),
-        mean=np.zeros(2, "f"),
-        factor=np.eye(2, dtype="f"),
-    )
+    space = two_attributes("left", "the_right")
     rows = vae_faces.changed_attributes(networks, space, images, np.array([[1, 0], [0, 255]], np.uint8))
     assert list(rows) == ["original", "reconstruction", "± left", "± the right"]
     np.testing.assert_array_equal(rows["original"], images)
