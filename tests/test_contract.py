@@ -62,6 +62,18 @@ TINY = {  # settings that make a recipe small enough for a test
     "dcgan": {"size": 16, "channels": 1, "base_filters": 4, "batch_size": 2, "epochs": 2},
     "dcgan_faces": {"size": 16, "base_filters": 4, "batch_size": 2, "epochs": 2},
     "deepdream": {"size": 32, "steps": 2, "octaves": 2},
+    "diffusion": {
+        "size": 16,
+        "channels": 1,
+        "outputs": 2,
+        "base_filters": 8,
+        "levels": 2,
+        "blocks": 1,
+        "patch": 2,
+        "steps": 2,
+        "batch_size": 2,
+        "epochs": 2,
+    },
     "dog_svm": {"size": 16, "outputs": 2, "epochs": 20},
     "face_swap": {"size": 32, "base_filters": 4, "latent_dim": 8, "batch_size": 2, "epochs": 2},
     "fast_style_transfer": {
@@ -117,6 +129,7 @@ SHAPES = {  # of each network's output, or outputs, at the settings above, for t
         "ema": ((2, 16, 16, 3), -1, 1),
     },
     "deepdream": {"features": EMBEDDED[2:3]},
+    "diffusion": {name: ((2, 16, 16, 1), -np.inf, np.inf) for name in ("unet", "ema")},
     "dog_svm": {"features": ((2, 457), -np.inf, np.inf), "classifier": ((2, 2), 0, 0)},
     "face_swap": {
         "encoder": ((2, 8), -np.inf, np.inf),
@@ -157,6 +170,7 @@ IMAGES = {  # the images that a run writes
     "dcgan": {"samples", "samples.png"},
     "dcgan_faces": {"samples", "samples.png"},
     "deepdream": {"samples", "dream.png", "beside.png"},
+    "diffusion": {"samples", "samples.png"},
     "dog_svm": CLASSIFIED,
     "face_swap": {"samples", "swaps.png", "shift.npz"},
     "fast_style_transfer": {"samples", "beside.png"},
@@ -180,7 +194,7 @@ def in_groups(names: list[str]) -> list:
 
 
 def test_every_recipe_is_under_test():
-    assert len(RECIPES) == 21
+    assert len(RECIPES) == 22
     assert sorted(TINY) == RECIPES == sorted(SHAPES) == sorted(IMAGES)
     fitted = [name for name in RECIPES if "tf.function" not in (ROOT / "recipes" / f"{name}.py").read_text()]
     assert sorted([*STEPPED, *PIXELS, *fitted]) == RECIPES
@@ -685,6 +699,7 @@ QUICK = {  # settings with which a recipe's demo, in one epoch and on few drawn 
     "dcgan": {"base_filters": 4, "batch_size": 256},
     "dcgan_faces": {"base_filters": 4},
     "deepdream": {"size": 96, "steps": 2, "octaves": 1},
+    "diffusion": {"base_filters": 8, "batch_size": 256, "steps": 2},
     "face_swap": {"size": 32, "base_filters": 4},
     "fast_style_transfer": {"size": 64, "style_size": 64, "base_filters": 4, "residual_blocks": 1, "batch_size": 8},
     "fgsm": {"base_filters": 4},

@@ -187,6 +187,7 @@ def save_image(
 
     - An array [height, width, channels]: one image.
     - An array [n, height, width, channels]: a grid; with the suffix .gif or .mp4, a video of n frames.
+    - An array [frames, n, height, width, channels]: a video of grids.
     - A list of arrays of any size: one row, `height` pixels high.
     - A dictionary of arrays [h, w, 3] of any size: the same, with its key as a caption above each image.
     - A dictionary of arrays [n, height, width, channels]: a grid with one row per entry, captioned with its key.
@@ -212,6 +213,8 @@ def save_image(
         return save_row(images, path, height)
     if images.ndim == 3:
         return write_image(images, path)
+    if images.ndim == 5:
+        images = np.stack([tiled(frame, columns, zoom) for frame in images])
     if path.suffix.lower() == ".gif":
         return save_gif(images, path, milliseconds // 10 * 10)
     if path.suffix.lower() == ".mp4":

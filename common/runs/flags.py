@@ -282,7 +282,8 @@ def _reader(item: Any) -> dict[str, Any]:
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    """Return the flag of a parameter: `--max-pixels` for `max_pixels`, and `--class` for `class_`."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def _with_hyphens(argument: str) -> str:

@@ -19,6 +19,7 @@ from common.data.arrays import NOT_PATHS
 from common.data.datasets import square_image
 from common.data.identity import NAMING_SETTINGS, check_identities, check_places, identities, kept_identities
 from common.data.idx import idx_sets
+from common.data.labelled import class_number
 from common.data.pairs import input_half
 from common.images.reading import read_image, readable_images
 from common.images.writing import written_name
@@ -237,6 +238,10 @@ class Run:
         """The half of an image that is the input, `left` or `right`, if the run's pairs are side by side; else ""."""
         stored = stored_run(self.folder).get("half")
         return stored if stored in ("left", "right") else ""
+
+    def class_number(self, name: str) -> int:
+        """Return the index of one of the run's classes, given its name or its index as text; -1 if `name` is empty."""
+        return class_number(name, self.classes) if name else -1
 
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays to NAME.npz. Read them with `arrays`."""
