@@ -80,8 +80,8 @@ class Config:
 
 
 DIGITS = Config(size=28, channels=1, base_filters=48, levels=2, blocks=1, patch=2, ema_decay=0.999, batch_size=64,
-                learning_rate=1e-3, epochs=30)  # fmt: skip
-DEMO = replace(DIGITS, base_filters=24, ema_decay=0.998, batch_size=32, learning_rate=2e-3, epochs=5)
+                learning_rate=4e-3, epochs=12)  # fmt: skip
+DEMO = replace(DIGITS, base_filters=24, ema_decay=0.998, batch_size=16, learning_rate=6e-3, epochs=4)
 DEMO_RUN = Path("runs/diffusion-demo")
 
 # %% Networks
@@ -93,6 +93,10 @@ DEMO_RUN = Path("runs/diffusion-demo")
 # normalisation (Dhariwal & Nichol, NeurIPS 2021, arXiv:2105.05233, section 3.1). A network cannot resolve small
 # differences of a single number, so t is first expanded to sines of different frequencies and phases (Fourier
 # features). Each block starts close to the identity, because its last convolution has small weights.
+#
+# Part of the answer is known: how much of x is noise at time t. The output is the best prediction that is linear in x,
+# plus the output of the U-Net, scaled so that the U-Net always predicts values of about the same size (Karras et al.,
+# NeurIPS 2022, arXiv:2206.00364, section 5). See `precondition` below.
 #
 # `ema` is a copy of the U-Net with the exponential moving average (EMA) of its weights. It generates the images.
 
@@ -134,7 +138,10 @@ def build(config: Config = Config()) -> Networks:
         time, labels = keras.Input((1,), name="time"), keras.Input((config.outputs,), name="labels")
         phases = {"bias_initializer": init.RandomUniform(-math.pi, math.pi, seeds), "dtype": "float32"}
         waves = layers.Dense(64, kernel_initializer=init.RandomNormal(stddev=8.0, seed=seeds), **phases)(time)
-        condition = layers.Add()([dense(128)(keras.ops.sin(waves)), dense(128, use_bias=False)(labels)])
+        of_label = layers.Dense(128, use_bias=False, kernel_initializer=init.RandomNormal(stddev=1.0, seed=seeds))(
+            labels
+        )
+        condition = layers.Add()([dense(128)(keras.ops.sin(waves)), of_label])
         condition = layers.Activation("swish")(dense(128)(layers.Activation("swish")(condition)))
         x = conv(widths[0], 2 * config.patch + 1, config.patch)(images)
         skips = []
@@ -148,8 +155,10 @@ def build(config: Config = Config()) -> Networks:
             for _ in range(config.blocks):
                 x = block(layers.Concatenate()([x, skips.pop()]), width, condition)
             x = conv(widths[level - 1], 3)(layers.UpSampling2D()(x)) if level else x
-        x = layers.UpSampling2D(config.patch, interpolation="bilinear")(layers.Activation("swish")(normalise(x)))
-        x = conv(config.channels, 3, kernel_initializer=almost_zero, dtype="float32")(x)
+        x = layers.Activation("swish")(normalise(x))
+        last = {"padding": "same", "kernel_initializer": almost_zero, "dtype": "float32"}
+        x = layers.Conv2DTranspose(config.channels, config.patch + 2, config.patch, **last)(x)
+        x = precondition(images, x, layers.Reshape((1, 1, 1), dtype="float32")(time), config.objective)
         return keras.Model([images, time, labels], x, name=name)
 
     return Networks(unet("unet"), unet("ema"))
@@ -172,8 +181,8 @@ def signal_and_noise(t, objective: str):
     """Return a(t), the factor of the image, and b(t), the factor of the noise, for times t in [0, 1]."""
     if objective == "flow":
         return t, 1 - t  # the optimal-transport path (Lipman et al., eq. 20) without its smallest sigma
-    angle = math.pi / 2 * (0.01 + 0.99 * t)  # starts above 0: a(0) divides in `separate`
-    return tf.sin(angle), tf.cos(angle)
+    angle = math.pi / 2 * (0.01 + 0.99 * t)  # starts above 0, because `separate` divides by a(0)
+    return keras.ops.sin(angle), keras.ops.cos(angle)
 
 
 def mix(image, noise, t, objective: str):
@@ -183,7 +192,7 @@ def mix(image, noise, t, objective: str):
 
 
 def target(image, noise, objective: str):
-    """Return what the network learns to predict."""
+    """Return what the network learns to predict: the velocity or the noise."""
     return image - noise if objective == "flow" else noise
 
 
@@ -193,6 +202,19 @@ def separate(x, prediction, t, objective: str):
     if objective == "flow":
         return x + b * prediction, x - a * prediction
     return (x - b * prediction) / a, prediction
+
+
+def precondition(x, output, t, objective: str):
+    """Return the best linear prediction of the target from x, plus the scaled `output`; t is [n, 1, 1, 1].
+
+    For images with mean 0 and standard deviation s, and with target = target(1, 0) image + target(0, 1) noise, both
+    factors follow from linear regression. The second one is the standard deviation of what x does not explain.
+    """
+    a, b = signal_and_noise(t, objective)
+    of_image, of_noise, s = target(1, 0, objective), target(0, 1, objective), 0.5
+    variance = (a * s) ** 2 + b**2  # of x
+    explained = (of_image * a * s**2 + of_noise * b) / variance * x
+    return explained + keras.ops.absolute(of_image * b - of_noise * a) * s / keras.ops.sqrt(variance) * output
 
 
 # The path of a digit, with the times 0, 1/7, 2/7 and so on. First row: flow matching. Second row: denoising diffusion.
@@ -285,32 +307,50 @@ def train(
 # result is the prediction with the label. Above 1, images show their class more clearly, but are less varied.
 
 
-def estimate(network: keras.Model, x, t, labels, guidance: float, objective: str):
+@functools.lru_cache(maxsize=2)
+def compiled(network: keras.Model) -> Callable[[list[tf.Tensor]], tf.Tensor]:
+    """Return the network as a TensorFlow function, which makes many small steps much faster."""
+    return tf.function(functools.partial(network, training=False), reduce_retracing=True)
+
+
+def estimate(network: Callable[[list[tf.Tensor]], tf.Tensor], x, t, labels, guidance: float, objective: str):
     """Return the image and the noise of points x of the path, as the network sees them.
 
     Args:
-        network: the U-Net.
+        network: the U-Net; see `compiled`.
         x: float32 [n, size, size, channels].
         t: times, float32 [n, 1].
         labels: one-hot vectors [n, outputs], or zeros.
         guidance: w in Ho & Salimans, eq. 6, plus 1.
         objective: `flow` or `ddpm`.
     """
-    prediction = network([x, t, labels], training=False)
+    prediction = network([x, t, labels])
     if guidance != 1:
-        without = network([x, t, tf.zeros_like(labels)], training=False)
+        without = network([x, t, tf.zeros_like(labels)])
         prediction = without + guidance * (prediction - without)
     return separate(x, prediction, t, objective)
 
 
 def follow(
-    network: keras.Model, x: tf.Tensor, labels: tf.Tensor, config: Config, start: float = 0.0
+    network: keras.Model,
+    x: tf.Tensor,
+    labels: tf.Tensor,
+    config: Config,
+    start: float = 0.0,
+    known: tf.Tensor | None = None,
+    masks: np.ndarray | None = None,
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Follow the path from points x at time `start` to time 1, in `config.steps` steps; yield (x, image) after each."""
+    """Follow the path from points x at time `start` to time 1, in `config.steps` steps.
+
+    After each step, yield the new x and the predicted image. With `masks`, predictions outside of the masks are
+    replaced by the `known` images.
+    """
+    predict = compiled(network)
     times = np.linspace(start, 1, config.steps + 1, dtype=np.float32)
     for now, later in itertools.pairwise(times):
         ones = tf.ones((len(x), 1))
-        image, noise = estimate(network, x, now * ones, labels, config.guidance, config.objective)
+        image, noise = estimate(predict, x, now * ones, labels, config.guidance, config.objective)
+        image = image if masks is None else tf.where(masks, image, known)
         x = mix(image, noise, later * ones, config.objective)
         yield x, image
 
@@ -380,8 +420,7 @@ def walk(
 # become those of the given class.
 #
 # `inpaint` replaces the part of an image that a mask marks. In each image that the network predicts, the other part is
-# replaced by the known image (Wang, Yu & Zhang, ICLR 2023, arXiv:2212.00490). The new part does not always fit at once,
-# so each step is repeated: the prediction is mixed with new noise for the same time, and is predicted again.
+# replaced by the known image (Wang, Yu & Zhang, ICLR 2023, arXiv:2212.00490). With more steps, the rest fits better.
 
 
 def edit(
@@ -402,13 +441,7 @@ def edit(
 
 
 def inpaint(
-    network: keras.Model,
-    images: np.ndarray,
-    masks: np.ndarray,
-    label: int,
-    config: Config = Config(),
-    repeats: int = 5,
-    seed: int = 0,
+    network: keras.Model, images: np.ndarray, masks: np.ndarray, label: int, config: Config = Config(), seed: int = 0
 ) -> np.ndarray:
     """Replace part of images by newly generated pixels.
 
@@ -418,20 +451,10 @@ def inpaint(
         masks: bool [n, size, size, 1]; True marks the pixels to replace. The other pixels stay as they are.
         label: the class of the images; -1 stands for any class.
         config: its `guidance` and `steps` are used.
-        repeats: how often each step is done.
         seed: of the noise.
     """
-    known, random = from_uint8(images), keras.random.SeedGenerator(seed)
-    labels = one_hot(np.full(len(images), label), config)
-    x = keras.random.normal(known.shape, seed=random)
-    times = np.linspace(0, 1, config.steps + 1, dtype=np.float32)[:, None, None] * np.ones((len(images), 1), np.float32)
-    for now, later in itertools.pairwise(times):
-        for again in reversed(range(repeats)):
-            image, noise = estimate(network, x, now, labels, config.guidance, config.objective)
-            image = tf.where(masks, image, known)
-            x = mix(image, noise, later, config.objective)
-            if again:
-                x = mix(image, keras.random.normal(x.shape, seed=random), now, config.objective)
+    noise, labels = noise_of(seed, len(images), config), one_hot(np.full(len(images), label), config)
+    *_, (x, _) = follow(network, noise, labels, config, known=from_uint8(images), masks=masks)
     return np.where(masks, to_uint8(x), images)
 
 
@@ -461,7 +484,7 @@ def run(
     images = labelled_images(data, config.size, config.channels, "many_digits", skip_bad, fetch, require_classes=False)
     config = replace(config, outputs=len(images.classes))
     networks = build(config)
-    stream = images.batches(config.batch_size, config.seed, validate=200)
+    stream = images.batches(config.batch_size, config.seed, validate=100)
     folder.start(images.classes)
     train(networks, stream, config, output_dir)
     states = form(networks.ema, np.tile(np.arange(10) % config.outputs, 5), config)
@@ -568,7 +591,6 @@ def inpaint_file(
     mask: Path,
     destination: Path,
     class_: str = "",
-    repeats: Annotated[int, Range(1, 1000)] = 5,
     seed: Seed = 0,
     guidance: Guidance = 0.0,
     steps: Steps = 0,
@@ -577,17 +599,15 @@ def inpaint_file(
 ) -> Path:
     """Replace the part of an image that is white in the image `mask`.
 
-    `class_` is the name or index of the class; empty: any class. Each step is done `repeats` times, so that the new
-    part fits. `invert` inverts the image first. `guidance` and `steps` are as in `generate`.
+    `class_` is the name or index of the class; empty: any class. `invert` inverts the image first. `guidance` and
+    `steps` are as in `generate`.
     """
     trained, network, config = load(run, guidance, steps)
     white = trained.image(mask).mean(axis=-1, keepdims=True) > 127
     if not white.any():
         raise InputError(f"{mask}: has no white part; make white what is to be replaced, and the rest black")
     image = trained.image(source, invert)[None]
-    return save_image(
-        inpaint(network, image, white[None], trained.class_number(class_), config, repeats, seed)[0], destination
-    )
+    return save_image(inpaint(network, image, white[None], trained.class_number(class_), config, seed)[0], destination)
 
 
 # %% Try it
