@@ -129,8 +129,10 @@ def build(config: Config = Config()) -> Networks:
         return layers.Add()([y, x if x.shape[-1] == width else conv(width, 1)(x)])
 
     def attend(x):
-        y = layers.Reshape((-1, x.shape[-1]))(normalise(x))
-        y = layers.MultiHeadAttention(4, x.shape[-1] // 4, kernel_initializer=init.GlorotUniform(seeds))(y, y)
+        width = x.shape[-1]
+        y = layers.Reshape((-1, width))(normalise(x))
+        query, key, value = dense(width)(y), dense(width)(y), dense(width)(y)
+        y = dense(width)(layers.Attention()([query * width**-0.5, value, key]))
         return layers.Add()([x, layers.Reshape(x.shape[1:])(y)])
 
     def unet(name: str) -> keras.Model:
