@@ -79,9 +79,9 @@ class Config:
             raise InputError(f"size must be a multiple of {multiple}, got {self.size}; or change --levels or --patch")
 
 
-DIGITS = Config(size=28, channels=1, base_filters=48, levels=2, blocks=1, patch=2, ema_decay=0.999, batch_size=64,
-                learning_rate=4e-3, epochs=12)  # fmt: skip
-DEMO = replace(DIGITS, base_filters=24, ema_decay=0.998, batch_size=16, learning_rate=6e-3, epochs=4)
+DIGITS = Config(size=28, channels=1, base_filters=32, levels=2, blocks=1, patch=2, guidance=2.0, ema_decay=0.999,
+                batch_size=32, learning_rate=6e-3, epochs=5)  # fmt: skip
+DEMO = replace(DIGITS, base_filters=24, ema_decay=0.998, batch_size=16, epochs=4)
 DEMO_RUN = Path("runs/diffusion-demo")
 
 # %% Networks
