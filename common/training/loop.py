@@ -18,6 +18,7 @@ from common.data.batches import Batches, named_failures
 from common.system.cluster import is_chief, place
 from common.system.console import Progress, attempt, duration, noted_if_slow, say
 from common.system.files import InputError
+from common.system.initial import active_start
 from common.system.lazy import tf
 from common.system.locks import only_process_in
 from common.training.checks import check_images, explained_misfit
@@ -101,6 +102,8 @@ def fit(
         named_failures(),
         tqdm(total=total, unit="step", disable=hidden, mininterval=0.5) as bar,
     ):
+        if (start := active_start()) is not None:
+            start.load(state, output_dir)
         progress = _Progress(Saves(output_dir, state, healthy or {}), steps, epochs, names, bar, best)
         # All epochs share one iterator. Creating it takes 50 ms, which is longer than some epochs of small networks.
         iterator = iter(_shared_out(strategy, data, progress.done, max(0, total - progress.done)))

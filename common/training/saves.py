@@ -61,8 +61,7 @@ class Saves:
 
     def numbers(self) -> list[int]:
         """Return the step numbers of the checkpoints, newest first."""
-        names = [folder.name for folder in self.folder.glob("step-*")] if self.output_dir else []
-        return sorted((int(name[5:]) for name in names if name[5:].isdecimal()), reverse=True)
+        return [int(folder.name[5:]) for folder in checkpoint_folders(self.output_dir)] if self.output_dir else []
 
     def newest(self, steps: int) -> tuple[int, dict[str, float], float, History]:
         """Restore the newest readable checkpoint; return the steps done, the loss sums, the seconds and the history.
@@ -73,13 +72,9 @@ class Saves:
         for number in self.numbers():
             folder = self.folder / f"step-{number:08d}"
             try:
-                if odd := [
-                    path.name for path in folder.iterdir() if not path.is_file()
-                ]:  # reading a named pipe would block forever
-                    raise ValueError(f"{odd[0]} is not a regular file")
-                steps_before, totals, seconds, history = read_progress(folder / "progress.json")
-                with _without_wildcards(folder) as readable:
-                    self.read(str(readable / "state"))
+                with readable_checkpoint(folder) as path:
+                    steps_before, totals, seconds, history = read_progress(folder / "progress.json")
+                    self.read(path)
             except Exception as error:  # a damaged checkpoint can fail in many ways
                 failures.append(f"{folder}: {first_line(error)}")
                 continue
@@ -181,6 +176,25 @@ class Saves:
 
             write_report(self.output_dir)
             self.reported = time.monotonic()
+
+
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """Return the folders of the checkpoints of a run, newest first."""
+    found = [path for path in (output_dir / "checkpoints").glob("step-*") if path.name[5:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+@contextmanager
+def readable_checkpoint(folder: Path) -> Iterator[str]:
+    """Yield the path with which `tf.train.Checkpoint` reads the checkpoint in `folder`.
+
+    Raises:
+        ValueError: `folder` contains something other than regular files. Reading a named pipe would block forever.
+    """
+    if odd := [path.name for path in folder.iterdir() if not path.is_file()]:
+        raise ValueError(f"{odd[0]} is not a regular file")
+    with _without_wildcards(folder) as readable:
+        yield str(readable / "state")
 
 
 def write_history(output_dir: Path | str, history: History) -> None:
