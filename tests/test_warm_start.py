@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,15 +15,26 @@ import tensorflow as tf
 from PIL import Image
 
 from common.runs import warm_start
+from common.runs.run import Run
+from common.runs.warm_start import WarmStart
 from common.system.files import InputError
 from common.system.keras_files import load_keras_file
 from common.training.saves import Saves
-from recipes import dcgan, fgsm, lenet, mobilenet, pix2pix, ssgan
+from recipes import dcgan, fgsm, mlp, mobilenet, pix2pix
 from tests.pictures import noise
 from tests.test_contract import tiny
 
 pytestmark = pytest.mark.usefixtures("untraced")
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def unreported(monkeypatch) -> None:
+    """Draw no figures, which take longer than the training here."""
+    for module in ("run", "report"):
+        monkeypatch.setattr(f"common.runs.{module}.write_report", lambda folder: None)
+    score = "common.runs.classification.evaluate_classifier"
+    monkeypatch.setattr(score, lambda data, classify, folder: (Path(folder, "classified.png"), {}))
 
 
 def command(recipe: str, *arguments: object) -> None:
@@ -72,25 +84,27 @@ def assert_equal(found: dict[str, list[np.ndarray]], expected: dict[str, list[np
             np.testing.assert_array_equal(one, other)
 
 
-TINY = ("--size", 32, "--base-filters", 4, "--batch-size", 1, "--epochs", 1)
-PIX2PIX = ("generator", "discriminator")
+TINY = ("--size", 8, "--units", 4, "--batch-size", 8, "--epochs", 1)
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """A finished run of pix2pix."""
+    """A finished run of the multilayer perceptron."""
     folder = tmp_path_factory.mktemp("first")
     tf.config.run_functions_eagerly(True)
-    command("pix2pix", "--data", pairs(folder / "data"), *TINY, "--output-dir", folder / "run")
+    command("mlp", "--data", labelled(folder / "data.npz", 4, side=8), *TINY, "--output-dir", folder / "run")
     tf.config.run_functions_eagerly(False)
     return folder / "run"
 
 
-def test_a_new_run_begins_with_the_weights_of_another_on_other_data_of_another_size(first, tmp_path, capsys):
-    data, run = pairs(tmp_path / "data", 96, seed=5), tmp_path / "run"
+@pytest.mark.slow
+def test_a_new_run_begins_with_the_weights_of_another_on_other_data_of_another_size(tmp_path, capsys):
+    first, data, run = tmp_path / "first", pairs(tmp_path / "data", 96, seed=5), tmp_path / "run"
+    options = ("--size", 32, "--base-filters", 4, "--batch-size", 1, "--epochs", 1)
+    command("pix2pix", "--data", pairs(tmp_path / "small"), *options, "--output-dir", first)
     command("pix2pix", "--from", first, "--data", data, "--learning-rate", 0, "--size", 96, "--output-dir", run)
     assert f"beginning with the weights of {first}: generator, discriminator\n" in capsys.readouterr().err
-    assert_equal(weights(run, *PIX2PIX), weights(first, *PIX2PIX))
+    assert_equal(weights(run, "generator", "discriminator"), weights(first, "generator", "discriminator"))
     settings = json.loads((run / "config.json").read_text())
     assert settings["from"]["run"] == str(first) and len(settings["from"]["sha256"]) == 64
     config = settings["config"]
@@ -99,10 +113,9 @@ def test_a_new_run_begins_with_the_weights_of_another_on_other_data_of_another_s
 
 
 def test_options_and_data_that_are_not_given_are_those_of_the_other_run(first, tmp_path):
-    command("pix2pix", "--from", first, "--epochs", 2, "--output-dir", tmp_path / "run")
+    command("mlp", "--from", first, "--epochs", 2, "--output-dir", tmp_path / "run")
     before, now = (json.loads((each / "config.json").read_text()) for each in (first, tmp_path / "run"))
     assert now["config"] == before["config"] | {"epochs": 2} and now["data"] == before["data"]
-    assert weights(tmp_path / "run", "generator")["generator"][0].any()
 
 
 class Killed(BaseException):
@@ -115,7 +128,7 @@ def test_a_killed_run_resumes_without_the_flag_and_equals_an_uninterrupted_one(
 ):
     """Before the first checkpoint, it begins again with the weights of the other run; after it, it does not."""
     options = ("--from", first, "--epochs", 2, "--seed", 3)
-    command("pix2pix", *options, "--output-dir", tmp_path / "whole")
+    command("mlp", *options, "--output-dir", tmp_path / "whole")
     write, count = Saves.write, 0
 
     def killed(self, *values):
@@ -129,39 +142,39 @@ def test_a_killed_run_resumes_without_the_flag_and_equals_an_uninterrupted_one(
     shutil.copytree(first, source)
     monkeypatch.setattr(Saves, "write", killed)
     with pytest.raises(Killed):
-        command("pix2pix", *options, "--from", source, "--output-dir", tmp_path / "parts")
+        command("mlp", *options, "--from", source, "--output-dir", tmp_path / "parts")
     monkeypatch.undo()
     if saves:
         shutil.rmtree(source)
     capsys.readouterr()
-    command("pix2pix", "--output-dir", tmp_path / "parts")
+    command("mlp", "--output-dir", tmp_path / "parts")
     assert ("beginning with" in capsys.readouterr().err) == (not saves)
-    assert_equal(weights(tmp_path / "parts", *PIX2PIX), weights(tmp_path / "whole", *PIX2PIX))
+    assert_equal(weights(tmp_path / "parts", "classifier"), weights(tmp_path / "whole", "classifier"))
     assert json.loads((tmp_path / "parts/config.json").read_text())["from"]["run"] == str(source)
 
 
 def test_a_resumed_run_accepts_only_the_run_that_it_began_with(first, tmp_path, capsys):
     run, moved, other = tmp_path / "run", tmp_path / "moved", tmp_path / "other"
-    command("pix2pix", "--from", first, "--output-dir", run)
+    command("mlp", "--from", first, "--output-dir", run)
     shutil.copytree(first, moved)
-    command("pix2pix", "--from", first, "--output-dir", run, "--epochs", 2)
-    command("pix2pix", "--from", moved, "--output-dir", run, "--epochs", 2)  # the same files
+    command("mlp", "--from", first, "--output-dir", run, "--epochs", 2)
+    command("mlp", "--from", moved, "--output-dir", run, "--epochs", 2)  # the same files
     shutil.copytree(run, other)
-    said = failure(capsys, "pix2pix", "--from", other, "--output-dir", run, "--epochs", 3)
+    said = failure(capsys, "mlp", "--from", other, "--output-dir", run, "--epochs", 3)
     assert said == (
-        f"error: {run}: this run began with {first}, not with {other}; to resume it, omit --from; for a new run, choose "
-        "another --output-dir"
+        f"error: {run}: this run began with {first}, not with {other}; to resume it, omit --from; for a new run, "
+        "choose another --output-dir"
     )
-    said = failure(capsys, "pix2pix", "--from", run, "--output-dir", moved)
+    said = failure(capsys, "mlp", "--from", run, "--output-dir", moved)
     assert f"{moved}: this run did not begin with another run; to resume it, omit --from" in said
     assert "from" not in json.loads((moved / "config.json").read_text())
-    pix2pix.run(config=pix2pix.Config(**pix2pix_config(run)), data=data_of(run), output_dir=run)  # from Python
+    mlp.run(config=mlp.Config(**mlp_config(run)), data=data_of(run), output_dir=run)  # from Python
     assert json.loads((run / "config.json").read_text())["from"]["run"] == str(first)
 
 
-def pix2pix_config(run: Path) -> dict:
+def mlp_config(run: Path) -> dict:
     stored = json.loads((run / "config.json").read_text())["config"]
-    return {name: value for name, value in stored.items() if name in pix2pix.Config.__dataclass_fields__}
+    return {name: value for name, value in stored.items() if name in mlp.Config.__dataclass_fields__}
 
 
 def data_of(run: Path) -> str:
@@ -173,42 +186,57 @@ def test_an_interrupted_run_gives_the_weights_of_its_newest_checkpoint(first, tm
     shutil.copytree(first, source)
     for path in source.glob("*.keras"):
         path.unlink()
-    command("pix2pix", "--from", source, "--learning-rate", 0, "--output-dir", run)
-    assert_equal(weights(run, *PIX2PIX), weights(first, *PIX2PIX))
-    said = failure(capsys, "pix2pix", "--from", source, "--base-filters", 8, "--output-dir", tmp_path / "wide")
-    assert "does not fit" in said and said.endswith("; it was trained with --base-filters 4 (not 8)")
+    command("mlp", "--from", source, "--learning-rate", 0, "--output-dir", run)
+    assert_equal(weights(run, "classifier"), weights(first, "classifier"))
+    said = failure(capsys, "mlp", "--from", source, "--units", 8, "--output-dir", tmp_path / "wide")
+    assert "does not fit" in said and said.endswith("; it was trained with --units 4 (not 8)")
     shutil.rmtree(source / "checkpoints")
-    said = failure(capsys, "pix2pix", "--from", source, "--output-dir", tmp_path / "none")
+    said = failure(capsys, "mlp", "--from", source, "--output-dir", tmp_path / "none")
     assert said == f"error: {source}: has no networks and no checkpoints yet; choose a run that has been trained"
 
 
 def test_what_cannot_be_loaded_is_one_line_and_leaves_no_run(first, tmp_path, capsys):
     run = tmp_path / "run"
-    said = failure(capsys, "pix2pix", "--from", first, "--base-filters", 8, "--output-dir", run)
-    assert said == (
-        f"error: {first}: generator: conv2d/kernel has the shape 4 x 4 x 3 x 4, but the new run needs 4 x 4 x 3 x 8; it "
-        "was trained with --base-filters 4 (not 8)"
-    ).replace("conv2d/", said.partition("generator: ")[2].partition("/")[0] + "/")
+    said = failure(capsys, "mlp", "--from", first, "--units", 8, "--output-dir", run)
+    assert re.fullmatch(
+        rf"error: {first}: classifier: \w+/kernel has the shape 64 x 4, but the new run needs 64 x 8; it was trained "
+        r"with --units 4 \(not 8\)",
+        said,
+    )
     assert not (run / "config.json").exists()
-    said = failure(capsys, "pix2pix", "--from", first, "--size", 64, "--output-dir", run)  # one layer more on each side
-    assert said == f"error: {first}: generator: has 25 weights, but the new run needs 31; it was trained with --size 32 (not 64)"
-    said = failure(capsys, "pix2pix", "--from", first, "--upsampling", "bilinear", "--output-dir", run)
-    assert "weights, but the new run needs" in said and said.endswith("--upsampling transposed (not bilinear)")
     said = failure(capsys, "lenet", "--from", first, "--output-dir", run)
-    assert said == f"error: {first}: a run of pix2pix, not of lenet; choose a run of lenet"
-    said = failure(capsys, "pix2pix", "--from", tmp_path / "no", "--output-dir", run)
+    assert said == f"error: {first}: a run of mlp, not of lenet; choose a run of lenet"
+    said = failure(capsys, "mlp", "--from", tmp_path / "no", "--output-dir", run)
     assert f"{tmp_path / 'no'}: no run here" in said
-    said = failure(capsys, "pix2pix", "--from", first, "--output-dir", first)
+    said = failure(capsys, "mlp", "--from", first, "--output-dir", first)
     assert "did not begin with another run" in said
-    said = failure(capsys, "pix2pix", "--output-dir", run, "--from")
+    said = failure(capsys, "mlp", "--output-dir", run, "--from")
     assert said == "error: --from needs the folder of a run, such as runs/mine"
-    (first / "generator.keras").rename(tmp_path / "kept.keras")
-    try:
-        (first / "generator.keras").write_bytes(b"damaged")
-        said = failure(capsys, "pix2pix", "--from", first, "--output-dir", run)
-        assert f"{first / 'generator.keras'}: cannot be loaded" in said
-    finally:
-        (tmp_path / "kept.keras").replace(first / "generator.keras")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(first, damaged)
+    (damaged / "classifier.keras").write_bytes(b"damaged")
+    said = failure(capsys, "mlp", "--from", damaged, "--output-dir", run)
+    assert f"{damaged / 'classifier.keras'}: cannot be loaded" in said
+    (damaged / "classifier.keras").rename(damaged / "generator.keras")
+    said = failure(capsys, "mlp", "--from", damaged, "--output-dir", run)
+    assert said == f"error: {damaged}: contains none of the networks classifier; choose a run that has them"
+    shutil.rmtree(damaged / "checkpoints")
+    shutil.copytree(damaged, run)
+    said = failure(capsys, "mlp", "--from", run, "--output-dir", run)
+    assert said == f"error: {run}: is the run itself; to resume it, omit --from"
+
+
+def test_networks_of_another_depth(tmp_path):
+    """Of pix2pix, the size sets the depth."""
+    small, large = (pix2pix.Config(size=size, base_filters=1) for size in (32, 64))
+    run = Run(tmp_path / "small", "pix2pix", small, "sample")
+    run.start()
+    for name, network in pix2pix.build(small)._asdict().items():
+        network.save(tmp_path / "small" / f"{name}.keras")
+    start = WarmStart(tmp_path / "small", "pix2pix")
+    start.begin(tmp_path / "large", large)
+    with pytest.raises(InputError, match=r"generator: has 25 weights, but .* needs 31; .* with --size 32 \(not 64\)$"):
+        start.load(pix2pix.build(large)._asdict(), tmp_path / "large")
 
 
 def test_a_classifier_of_other_classes_gets_a_new_last_layer(tmp_path, capsys):
@@ -254,8 +282,6 @@ def test_networks_that_are_not_stored_start_new_and_an_ema_starts_from_its_netwo
 
 
 def dcgan_config(run: Path) -> dcgan.Config:
-    from common.runs.run import Run
-
     return Run.load(run, "dcgan", dcgan.Config).config
 
 
@@ -275,9 +301,6 @@ def looking_at(look, call) -> None:
 @pytest.mark.parametrize("name", ["ssgan", "dcgan_faces", "lenet", "vae", "cyclegan", "fgsm"])
 def test_bundled_networks_can_be_continued(name, tmp_path, capsys, monkeypatch):
     """Only the networks are loaded here; the steps would be too slow."""
-    from common.runs.run import Run
-    from common.runs.warm_start import WarmStart
-
     module, bundle = importlib.import_module(f"recipes.{name}"), ROOT / "data" / "bundled" / name
     config = Run.load(bundle, name, module.Config).config
     networks, start = module.build(config)._asdict(), WarmStart(bundle, name)
@@ -294,6 +317,7 @@ def test_bundled_networks_can_be_continued(name, tmp_path, capsys, monkeypatch):
         assert "generator, ema, classifier (from ema)\n" in said
 
 
+@pytest.mark.slow
 def test_mobilenet_loads_its_features_before_it_computes_them(tmp_path, capsys, monkeypatch):
     data, run = labelled(tmp_path / "four.npz", 4, side=32), tmp_path / "run"
     options = ("--size", 32, "--channels", 1, "--alpha", 0.35, "--batch-size", 8, "--epochs", 1, "--head-epochs", 2)
@@ -302,7 +326,9 @@ def test_mobilenet_loads_its_features_before_it_computes_them(tmp_path, capsys, 
     used = []
     extract = mobilenet.extract_features
     monkeypatch.setattr(
-        mobilenet, "extract_features", lambda network, images: used.append(network.get_weights()) or extract(network, images)
+        mobilenet,
+        "extract_features",
+        lambda network, images: used.append(network.get_weights()) or extract(network, images),
     )
     three = labelled(tmp_path / "three.npz", 3, side=32)
     write, count = Saves.write, 0
@@ -327,23 +353,19 @@ def test_mobilenet_loads_its_features_before_it_computes_them(tmp_path, capsys, 
 
 
 def test_python_runs_in_the_block_and_other_runs_are_left_alone(first, tmp_path):
-    with warm_start(first, "pix2pix"):
-        config = pix2pix.Config(**pix2pix_config(first) | {"learning_rate": 0.0})
-        pix2pix.run(data_of(first), config, tmp_path / "run")
-        pix2pix.run(data_of(first), config, tmp_path / "second")
-    assert_equal(weights(tmp_path / "run", "generator"), weights(first, "generator"))
+    with warm_start(first, "mlp"):
+        config = mlp.Config(**mlp_config(first) | {"learning_rate": 0.0})
+        mlp.run(data_of(first), config, tmp_path / "run")
+        mlp.run(data_of(first), config, tmp_path / "second")
+    assert_equal(weights(tmp_path / "run", "classifier"), weights(first, "classifier"))
     assert "from" not in json.loads((tmp_path / "second/config.json").read_text())
-    with warm_start(tmp_path / "no", "pix2pix"), pytest.raises(InputError, match="no run here"):
-        pix2pix.run(data_of(first), config, tmp_path / "third")
+    with warm_start(tmp_path / "no", "mlp"), pytest.raises(InputError, match="no run here"):
+        mlp.run(data_of(first), config, tmp_path / "third")
 
 
 def test_names_of_earlier_versions(tmp_path):
-    from common.runs.warm_start import WarmStart
-
     config = tiny(fgsm, "fgsm")
     networks = fgsm.build(config)
-    from common.runs.run import Run
-
     old = Run(tmp_path / "old", "fgsm", config, "sample")
     old.start(("a", "b"))
     networks.classifier.save(tmp_path / "old/classifier.keras")

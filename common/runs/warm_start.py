@@ -112,8 +112,8 @@ class WarmStart:
                 moved = False
             if not moved:
                 raise InputError(
-                    f"{folder}: this run began with {origin['run']}, not with {self.source}; to resume it, omit --from; "
-                    "for a new run, choose another --output-dir"
+                    f"{folder}: this run began with {origin['run']}, not with {self.source}; to resume it, omit "
+                    "--from; for a new run, choose another --output-dir"
                 )
         return origin
 
@@ -130,7 +130,7 @@ class WarmStart:
         if self.resumed or self.loaded or not mine or self.stored is None:
             return
         try:
-            self._load({name: part for name, part in state.items() if isinstance(part, keras.Model)})
+            self._load(self.stored, {name: part for name, part in state.items() if isinstance(part, keras.Model)})
         except InputError:
             if not self.was_there and is_chief():  # a run with these options cannot begin
                 Path(self.folder or "", "config.json").unlink(missing_ok=True)
@@ -143,17 +143,17 @@ class WarmStart:
         A resumed run takes them from its own first stage, where they do not change.
         """
         if self.stored is not None:
-            self._set(name, network)
+            self._set(self.stored, name, network)
 
     def _more_classes(self) -> int:
         return self.classes[0] - self.classes[1] if all(self.classes) else 0
 
-    def _load(self, networks: dict[str, keras.Model]) -> None:
+    def _load(self, stored: StoredNetworks, networks: dict[str, keras.Model]) -> None:
         networks = {name: network for name, network in networks.items() if network.trainable_weights}
         said, missing = [], []
         for name, network in networks.items():
             there, here = self.classes
-            match self._set(name, network):
+            match self._set(stored, name, network):
                 case "missing":
                     missing.append(name)
                 case "all":
@@ -173,14 +173,13 @@ class WarmStart:
             fresh = f"; {', '.join(missing)} start{'s' * (len(missing) == 1)} new" if missing else ""
             say(f"beginning with the weights of {self.source}: {', '.join(said)}{fresh}")
 
-    def _set(self, name: str, network: keras.Model) -> Literal["missing", "all", "new head"]:
+    def _set(self, stored: StoredNetworks, name: str, network: keras.Model) -> Literal["missing", "all", "new head"]:
         """Set the weights of a network, if it is stored, and return which were set.
 
         A last layer with another number of classes starts new.
         """
-        assert self.stored is not None
         try:
-            found = self.stored.weights(name, network, self._more_classes())
+            found = stored.weights(name, network, self._more_classes())
         except Misfit as error:
             self._misfit(name, f"{error}")
         if found is None:
