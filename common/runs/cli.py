@@ -208,13 +208,13 @@ def _with_defaults(
     defaults: dict[str, Any] = {} if output_dir is None else {"output_dir": output_dir}
     if known.preset is not None and known.preset not in presets:
         raise InputError(f"{known.preset!r} is not a preset of {recipe}; choose from {', '.join(presets)}")
-    resumed = output_dir is not None and (output_dir / "config.json").exists() and known.preset is None
-    stored: Run | None = None
-    if source is not None and not has_saves(output_dir):
-        stored = Run.load(source, recipe, type(parameters["config"].default))
-    elif resumed:
-        stored = Run.load(output_dir, recipe, type(parameters["config"].default))
-    if stored is not None:
+    origin = None
+    if source is not None and not (output_dir and has_saves(output_dir)):
+        origin = source
+    elif output_dir is not None and (output_dir / "config.json").exists() and known.preset is None:
+        origin = output_dir
+    if origin is not None:
+        stored = Run.load(origin, recipe, type(parameters["config"].default))
         if "data" in parameters and not is_bundle(stored.folder):
             defaults["data"] = stored.data
         if "execution" in parameters:

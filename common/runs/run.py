@@ -81,7 +81,8 @@ class Run:
 
         Raises:
             InputError: `folder` is not writable, or it contains a run with another recipe, other settings or other
-                files. Only `epochs`, `octaves`, `steps_per_call` and `outputs` may differ.
+                files. Only `epochs`, `octaves`, `steps_per_call`, `tensorboard` and
+                `outputs` may differ.
         """
         folder = Path(folder)
         self.folder, self.recipe, self.config, self.data = folder, recipe, config, data
@@ -107,7 +108,7 @@ class Run:
         check_places(folder, before, now)
         if not has_saves(folder):
             return  # there is nothing to resume
-        free = "epochs", "octaves", "outputs", "steps_per_call"
+        free = "epochs", "octaves", "outputs", "steps_per_call", "tensorboard"
         changed = [name for name in now if now[name] != before[name] and name not in free]
         if set(changed) <= set(NAMING_SETTINGS):
             kept = kept_identities(run_settings(folder, recipe))
@@ -182,7 +183,7 @@ class Run:
         settings |= {"half": input_half(self.data, self.config.swap)} if hasattr(self.config, "swap") else {}
         write_json(self.folder / "config.json", settings)
 
-    def _origin(self, classes: int) -> object:
+    def _origin(self, classes: int) -> dict[str, str]:
         """Return the entry `from` of `config.json`: the run whose weights this run begins with. {} for none."""
         start = active_start()
         origin = start.origin(self.folder, classes) if start is not None else {}

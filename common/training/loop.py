@@ -56,7 +56,8 @@ def fit(
     replicas. An optimizer created by `adam` averages the gradients. If several machines train together, only the chief
     writes files, and all machines stop after the same step.
 
-    `executing` sets whether XLA compiles the step, and how many steps run in one call from Python.
+    `executing` sets whether XLA compiles the step, how many steps run in one call from Python, and whether the history
+    is also written for TensorBoard.
 
     Args:
         step: function that gets the tensors of a batch, updates the weights, and returns a dictionary of losses.
@@ -104,7 +105,8 @@ def fit(
     ):
         if (start := active_start()) is not None:
             start.load(state, output_dir)
-        progress = _Progress(Saves(output_dir, state, healthy or {}), steps, epochs, names, bar, best)
+        saves = Saves(output_dir, state, healthy or {}, execution.tensorboard)
+        progress = _Progress(saves, steps, epochs, names, bar, best)
         # All epochs share one iterator. Creating it takes 50 ms, which is longer than some epochs of small networks.
         iterator = iter(_shared_out(strategy, data, progress.done, max(0, total - progress.done)))
         while progress.done < total and not (patience and best and progress.since_best() >= patience):

@@ -29,6 +29,7 @@ from common.system.files import (
 from common.system.lazy import keras, tf
 from common.training.health import run_warnings
 from common.training.noise import Noise
+from common.training.tensorboard import Events
 
 History = list[dict[str, float]]
 """One row per epoch: the epoch, the mean of every loss, seconds, and steps per second."""
@@ -42,12 +43,14 @@ class Saves:
         output_dir: Path | str | None,
         state: Mapping[str, object],
         healthy: Mapping[str, tuple[float, float, str]],
+        tensorboard: bool = False,
     ):
         """Prepare checkpoints of `state`; see `fit`. If `output_dir` is None, no files are written."""
         self.output_dir, self.healthy = None if output_dir is None else Path(output_dir), healthy
         state = {name: part.generator if isinstance(part, Noise) else part for name, part in state.items()}
         self.folder = Path(output_dir or "", "checkpoints")
         self.reported = -math.inf
+        self.events = Events(self.output_dir) if tensorboard and self.output_dir and is_chief() else None
         self.networks = {name: part for name, part in state.items() if isinstance(part, keras.Model)}
         self.best: dict[str, list[np.ndarray]] = {}  # best weights by network, if this process writes no files
         if output_dir is None:
@@ -168,6 +171,8 @@ class Saves:
         if self.output_dir is None or not history or not is_chief():
             return
         attempt("history.csv", write_history, self.output_dir, history)
+        if self.events:
+            attempt("tensorboard", self.events.write, history)
         if self.healthy:
             warnings = {"warnings": run_warnings(history, self.healthy)}
             attempt("warnings.json", write_json, self.output_dir / "warnings.json", warnings)
