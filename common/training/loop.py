@@ -18,7 +18,6 @@ from common.data.batches import Batches, named_failures
 from common.system.cluster import is_chief, place
 from common.system.console import Progress, attempt, duration, noted_if_slow, say
 from common.system.files import InputError
-from common.system.initial import active_start
 from common.system.lazy import tf
 from common.system.locks import only_process_in
 from common.training.checks import check_images, explained_misfit
@@ -90,7 +89,6 @@ def fit(
     from tqdm.auto import tqdm
 
     strategy, execution = tf.distribute.get_strategy(), active_execution()
-    best = execution.keep_best or best
     if execution.xla and strategy.num_replicas_in_sync > 1:
         raise InputError("--xla supports only one device, but this run uses several; omit --xla")
     names: list[str] = []
@@ -105,13 +103,10 @@ def fit(
         named_failures(),
         tqdm(total=total, unit="step", disable=hidden, mininterval=0.5) as bar,
     ):
-        if (start := active_start()) is not None:
-            start.load(state, output_dir)
-        saves = Saves(output_dir, state, healthy or {}, execution.tensorboard)
-        progress = _Progress(saves, steps, epochs, names, bar, best)
+        progress = _Progress(Saves(output_dir, state, healthy or {}), steps, epochs, names, bar, best)
         # All epochs share one iterator. Creating it takes 50 ms, which is longer than some epochs of small networks.
         iterator = iter(_shared_out(strategy, data, progress.done, max(0, total - progress.done)))
-        while progress.done < total and not (patience and best and progress.since_best() >= patience):
+        while progress.done < total and not (patience and progress.best and progress.since_best() >= patience):
             progress.begin_epoch()
             stopping = False
             while progress.within < steps and not stopping:
@@ -186,7 +181,8 @@ class _Progress:
     """The progress of training: the steps done, the loss sums of this epoch, and the history of earlier epochs."""
 
     def __init__(self, saves: Saves, steps: int, epochs: int, names: list[str], bar: tqdm, best: str):
-        self.saves, self.steps, self.epochs, self.names, self.bar, self.best = saves, steps, epochs, names, bar, best
+        self.saves, self.steps, self.epochs, self.names, self.bar = saves, steps, epochs, names, bar
+        self.best = active_execution().keep_best or best
         self.done, self.totals, self.seconds, self.history = saves.newest(steps)
         self.settled = self.done  # number of steps whose losses have been added to `totals`
         self.recent: list[tf.Tensor] = []  # losses of later steps, which may still be running; one row per step

@@ -26,7 +26,9 @@ from common.system.files import (
     replacing_folder,
     write_json,
 )
+from common.system.initial import active_start
 from common.system.lazy import keras, tf
+from common.training.execution import active_execution
 from common.training.health import run_warnings
 from common.training.noise import Noise
 from common.training.tensorboard import Events
@@ -43,14 +45,20 @@ class Saves:
         output_dir: Path | str | None,
         state: Mapping[str, object],
         healthy: Mapping[str, tuple[float, float, str]],
-        tensorboard: bool = False,
     ):
-        """Prepare checkpoints of `state`; see `fit`. If `output_dir` is None, no files are written."""
+        """Prepare checkpoints of `state`; see `fit`. If `output_dir` is None, no files are written.
+
+        In a `warm_start` block, the networks of a new run get the weights of another run first.
+        """
+        if (start := active_start()) is not None:
+            start.load(state, output_dir)
         self.output_dir, self.healthy = None if output_dir is None else Path(output_dir), healthy
         state = {name: part.generator if isinstance(part, Noise) else part for name, part in state.items()}
         self.folder = Path(output_dir or "", "checkpoints")
         self.reported = -math.inf
-        self.events = Events(self.output_dir) if tensorboard and self.output_dir and is_chief() else None
+        self.events = (
+            Events(self.output_dir) if active_execution().tensorboard and self.output_dir and is_chief() else None
+        )
         self.networks = {name: part for name, part in state.items() if isinstance(part, keras.Model)}
         self.best: dict[str, list[np.ndarray]] = {}  # best weights by network, if this process writes no files
         if output_dir is None:
