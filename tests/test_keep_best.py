@@ -70,6 +70,7 @@ def test_a_resumed_run_has_the_column_that_it_began_with(tmp_path):
         Run(tmp_path, "pix2pix", config, "sample")
 
 
+@pytest.mark.slow
 def test_pix2pix_compares_held_out_pairs_and_trains_as_without_them():
     config = tiny(pix2pix, "pix2pix", epochs=1, dropout=0.5)
     pairs = noise(4, 32, 32, 3), noise(4, 32, 32, 3, seed=1)

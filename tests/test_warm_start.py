@@ -122,6 +122,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saves", [0, 1])
 def test_a_killed_run_resumes_without_the_flag_and_equals_an_uninterrupted_one(
     first, tmp_path, monkeypatch, capsys, saves
@@ -153,6 +154,7 @@ def test_a_killed_run_resumes_without_the_flag_and_equals_an_uninterrupted_one(
     assert json.loads((tmp_path / "parts/config.json").read_text())["from"]["run"] == str(source)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_accepts_only_the_run_that_it_began_with(first, tmp_path, capsys):
     run, moved, other = tmp_path / "run", tmp_path / "moved", tmp_path / "other"
     command("mlp", "--from", first, "--output-dir", run)
@@ -239,6 +241,7 @@ def test_networks_of_another_depth(tmp_path):
         start.load(pix2pix.build(large)._asdict(), tmp_path / "large")
 
 
+@pytest.mark.slow
 def test_a_classifier_of_other_classes_gets_a_new_last_layer(tmp_path, capsys):
     ten, three, run = labelled(tmp_path / "ten.npz", 4), labelled(tmp_path / "three.npz", 3), tmp_path / "run"
     options = ("--epochs", 1, "--batch-size", 8)
@@ -258,6 +261,7 @@ def test_a_classifier_of_other_classes_gets_a_new_last_layer(tmp_path, capsys):
     assert "--size 16 (not 20)" in said and "classifier: " in said  # the hidden layers differ, not the last one
 
 
+@pytest.mark.slow
 def test_networks_that_are_not_stored_start_new_and_an_ema_starts_from_its_network(tmp_path, capsys):
     images = tmp_path / "images.npz"
     np.savez(images, x_train=np.stack([noise(16, 16, 3, seed=index)[..., 0] for index in range(8)]))
