@@ -23,6 +23,7 @@ from common.images.found import read_at, reports_files
 from common.metrics.latents import knn_agreement, save_latents
 from common.system.console import tracked
 from common.system.files import InputError, cached_array, printable, replacing
+from common.system.initial import active_start
 from common.system.lazy import keras, tf
 
 
@@ -159,6 +160,8 @@ class Labelled(NamedTuple):
             seed: seed of the shuffling.
             cache: folder for the features.
         """
+        if (start := active_start()) is not None:
+            start.load_frozen("features", network)
         train, validation = (cached_features(network, extract, part, cache) for part in (self.train, self.validation))
         held_out = validation, self.validation.labels
         return batches((train, self.train.labels), min(batch_size, len(train)), seed, held_out=held_out)
