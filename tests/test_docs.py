@@ -85,11 +85,14 @@ def flags_of(recipe: str) -> dict[str, tuple[set[str], set[str]]]:
     commands = {"demo": functions["demo"]} | {name: functions[ast.unparse(value)] for name, value in given.items()}
     source = ast.parse((ROOT / "common" / "runs" / "export.py").read_text(encoding="utf-8"))
     commands["export"] = next(node for node in ast.walk(source) if getattr(node, "name", "") == "export")  # type: ignore[assignment]
+    options = ast.parse((ROOT / "common" / "training" / "execution.py").read_text(encoding="utf-8"))
+    execution = fields(options, "Execution")
     found = {}
     for name, function in commands.items():
         flags = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)} | {"help", "max_pixels"}
         if "config" in flags:
-            flags |= fields(tree, "Config") | {"preset"} | ({"precision", "xla", "steps_per_call"} if trains else set())
+            flags |= fields(tree, "Config") | {"preset"} | (execution if trains else set())
+            flags |= {"from"} if trains and {"data", "output_dir"} <= flags else set()
         found[name] = flags | ({"*"} if function.args.kwarg else set()), presets
     return found
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.batches import Examples, as_they_are
+from common.data.batches import Batches, Examples, as_they_are
 from common.data.domains import (
     DOMAIN_LAYOUTS,
     Domains,
@@ -15,6 +15,7 @@ from common.data.domains import (
     unpaired_images,
 )
 from common.images.reading import read_image
+from common.metrics.scores import pair_scores, texture_distance
 from common.system.files import InputError
 from tests.pictures import noise
 
@@ -290,10 +291,35 @@ def test_an_epoch_s_picture_and_a_collapse_that_shows(tmp_path):
     def collapsed(images: np.ndarray) -> np.ndarray:
         return np.broadcast_to(b[:1], images.shape)
 
-    found = save_translations(a, b, collapsed, np.flip, tmp_path / "samples" / "epoch-0003.png")
+    data = Batches(1, len, (a, b))
+    found = save_translations(data, collapsed, np.flip, tmp_path / "samples" / "epoch-0003.png")
     assert (tmp_path / "samples" / "epoch-0003.png").is_file()
     assert found["diversity_a2b"] == 0 and 0.9 < found["diversity_b2a"] < 1.1
-    assert save_translations(a, b[:1], darker, darker, None) == {}
+    assert "l1_a2b" not in found and found["frechet"] == (found["frechet_a2b"] + found["frechet_b2a"]) / 2
+    assert save_translations(data._replace(held_out=(a, b[:1])), darker, darker, None) == {}
+
+
+def test_scores_after_an_epoch(tmp_path):
+    """Up to 32 held-out images are translated; pairs are compared with their targets, in the same order."""
+    a, b = noise(70, 16, 16, 3), noise(70, 16, 16, 3, seed=1)
+    counts = []
+
+    def counted(images: np.ndarray) -> np.ndarray:
+        counts.append(len(images))
+        return darker(images)
+
+    data = Batches(1, len, (a, b), paired=True)
+    found = save_translations(data, counted, np.copy, None)
+    chosen = np.linspace(0, 69, 32).astype(int)
+    expected = pair_scores(b[chosen], darker(a[chosen]))
+    assert (found["l1_a2b"], found["ssim_a2b"]) == (expected["l1"], expected["ssim"]) and counts == [8, 32]
+    assert found["frechet_a2b"] == texture_distance(b[chosen], darker(a[chosen]))
+    same = save_translations(data._replace(held_out=(a, a)), np.copy, np.copy, None)
+    assert same["frechet"] == pytest.approx(0, abs=1e-5) and same["l1_b2a"] == 0 and same["ssim_b2a"] == 1
+    assert found["frechet"] > 0.1
+    train = (Examples(a[:4], a[4:8], as_they_are), Examples(b[:4], b[4:8], as_they_are))
+    stream = [Domains(*train, paired=paired).batches(2, 0, size=16, jitter=1) for paired in (True, False)]
+    assert [each.paired for each in stream] == [True, False]
 
 
 def test_layouts_are_told_in_one_line():

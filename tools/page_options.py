@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from common.runs.export import export
 from common.runs.flags import KNOWN, Flag, flags_of, help_of
+from common.runs.warm_start import FROM_HELP
 from common.training.execution import Execution
 
 SUMMARY = '<details markdown="1">\n<summary><code>{command}</code>: {about}</summary>\n'
@@ -66,6 +67,8 @@ def options(name: str) -> str:
             rows.append(f"| {shown} | {help_of(flag).replace('|', '/')} |")
         if "config" in inspect.signature(function).parameters:
             rows.insert(0, f"| `--preset` | changes the defaults: {', '.join(presets)} |")
+        if steps and {"config", "data", "output_dir"} <= inspect.signature(function).parameters.keys():
+            rows.insert(1, f"| `--from` | {FROM_HELP} |")
         if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values()):
             rows.append("| `--NAME` | a number; NAME is an attribute |")
         rows.append(f"| `--max-pixels` | {KNOWN['max_pixels']} |")

@@ -25,6 +25,7 @@ class Batches(NamedTuple):
     # equal slices, one per machine, and the dataset yields the slice with the index `part`.
     at: Callable[..., tf.data.Dataset]
     held_out: tuple[np.ndarray, ...] = ()  # held-out examples, only for scores and sample images
+    paired: bool = False  # of two domains: whether the held-out images show the same scenes, in the same order
 
     @classmethod
     def of(

@@ -19,7 +19,7 @@ from common.data.synthetic import synthetic
 from common.images.found import IMAGE_SUFFIXES, add_detail, entries_of, images_in, read_at, reports_files
 from common.images.reading import checked_images, read_image
 from common.images.writing import save_image, write_image
-from common.metrics.scores import pair_scores, sample_diversity
+from common.metrics.scores import pair_scores, sample_diversity, texture_distance
 from common.system.files import InputError, replacing
 from common.system.lazy import tf
 
@@ -54,7 +54,7 @@ class Domains(NamedTuple):
             domain.batches(most, seed + number, size=size, jitter=jitter)
             for number, domain in enumerate((self.a, self.b))
         ]
-        return Batches.zip(*streams)
+        return Batches.zip(*streams)._replace(paired=self.paired)
 
     def some(self, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
         """Return up to `most` evenly spaced training images per domain: two arrays, uint8 [n, size, size, 3]."""
@@ -99,30 +99,45 @@ class Domains(NamedTuple):
         return scores | cycles
 
 
-def save_translations(
-    a: np.ndarray, b: np.ndarray, a2b: Translation, b2a: Translation, path: Path | None
-) -> dict[str, float]:
-    """Write a grid of up to eight images per domain, with translations and reconstructions; return diversity scores.
+def save_translations(data: Batches, a2b: Translation, b2a: Translation, path: Path | None) -> dict[str, float]:
+    """Translate held-out images, write a grid of up to eight per domain, and return scores for the history.
 
     Args:
-        a: images of A, uint8 [n, size, size, 3].
-        b: images of B, uint8 [m, size, size, 3].
+        data: batches from `Domains.batches`. Up to SCORED held-out images per domain are used.
         a2b: function that translates images of A to B.
         b2a: function that translates images of B to A.
         path: the file to write; None writes no file.
 
     Returns:
-        `diversity_a2b` and `diversity_b2a`: `sample_diversity` of the translations, relative to real images. Empty if
-        a domain has only one image.
+        Empty if a domain has only one held-out image. Otherwise, each of these with the ending `_a2b` and `_b2a`:
+        "diversity": `sample_diversity` of the translations in the grid, relative to real images.
+        "frechet": `texture_distance` of the translations from real images. Smaller is better. `frechet` is the mean.
+        "l1", "ssim": the scores of `pair_scores`. Only if the held-out images are paired.
     """
-    a, b = (images[np.linspace(0, len(images) - 1, min(8, len(images))).astype(int)] for images in (a, b))
-    to_b, to_a = a2b(a), b2a(b)
+    a, b = (_evenly(images, SCORED) for images in data.held_out[:2])
+    few_a, few_b = _evenly(a, 8), _evenly(b, 8)
+    to_b, to_a = a2b(few_a), b2a(few_b)
     if path is not None:
-        rows = {"A": a, "A to B": to_b, "back to A": b2a(to_b), "B": b, "B to A": to_a, "back to B": a2b(to_a)}
+        rows = {"A": few_a, "A to B": to_b, "back to A": b2a(to_b), "B": few_b, "B to A": to_a, "back to B": a2b(to_a)}
         _save_columns(rows, path)
     if min(len(a), len(b)) < 2:
         return {}
-    return {"diversity_a2b": sample_diversity(to_b, b), "diversity_b2a": sample_diversity(to_a, a)}
+    found = {"diversity_a2b": sample_diversity(to_b, few_b), "diversity_b2a": sample_diversity(to_a, few_a)}
+    translated = {"a2b": (a2b(a), b), "b2a": (b2a(b), a)}
+    distances = {f"frechet_{way}": texture_distance(real, fake) for way, (fake, real) in translated.items()}
+    found |= distances | {"frechet": float(np.mean([*distances.values()]))}
+    for way, (fake, real) in translated.items() if data.paired else ():
+        scores = pair_scores(real, fake)
+        found |= {f"{name}_{way}": scores[name] for name in ("l1", "ssim")}
+    return found
+
+
+SCORED = 32  # held-out images per domain that are translated after each epoch
+
+
+def _evenly(images: np.ndarray, most: int) -> np.ndarray:
+    """Return up to `most` evenly spaced images."""
+    return images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)]
 
 
 def _save_columns(rows: dict[str, np.ndarray], path: Path) -> None:

@@ -25,6 +25,7 @@ from common.metrics.scores import classifier_features, sample_scores
 from common.samples.digits import DIGITS
 from common.system.console import tracked
 from common.system.files import InputError, cached_array, data_file, printable, replacing
+from common.system.initial import active_start
 from common.system.keras_files import load_keras_file
 from common.system.lazy import keras, tf
 
@@ -162,6 +163,8 @@ class Labelled(NamedTuple):
             seed: seed of the shuffling.
             cache: folder for the features.
         """
+        if (start := active_start()) is not None:
+            start.load_frozen("features", network)
         train, validation = (cached_features(network, extract, part, cache) for part in (self.train, self.validation))
         held_out = validation, self.validation.labels
         return batches((train, self.train.labels), min(batch_size, len(train)), seed, held_out=held_out)

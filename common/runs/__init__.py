@@ -5,6 +5,7 @@ from common.runs.classification import save_captioned
 from common.runs.cli import run_command
 from common.runs.pretrained import Classifier, frozen_features, load_pretrained
 from common.runs.run import Run
+from common.runs.warm_start import warm_start
 from common.system.files import InputError
 from common.system.options import Range
 
@@ -19,5 +20,6 @@ __all__ = [
     "run_command",
     "save_captioned",
     "save_percent_curves",
+    "warm_start",
     "write_attacked",
 ]

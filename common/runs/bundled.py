@@ -21,6 +21,11 @@ def bundled_run(recipe: str) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
+def is_bundle(folder: Path) -> bool:
+    """Return whether a folder contains bundled networks, as opposed to a run of the user."""
+    return (folder / "bundle.json").is_file()
+
+
 def about_bundle(folder: Path) -> dict[str, Any]:
     """Return how the networks in a bundled folder were made.
 

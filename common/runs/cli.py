@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from common.images.decoding import set_pixel_limit
+from common.runs.bundled import is_bundle, run_or_bundle
 from common.runs.export import export
 from common.runs.fitting import fitting
 from common.runs.flags import KNOWN, call_with_flags
-from common.runs.run import Run, read_execution
+from common.runs.run import Run, has_saves, read_execution
+from common.runs.warm_start import FROM_HELP, resumed_start, warm_start
 from common.system.cluster import all_devices, is_chief, joining_again
 from common.system.console import errors_in_one_line, prepare_streams
 from common.system.files import InputError, printable, read_numbers, shown_nonfinite
@@ -82,9 +84,13 @@ def _call(
     more = {"max_pixels": KNOWN["max_pixels"]}
     trains = "config" in inspect.signature(function).parameters
     function = _in_range(_in_a_run(function, steps) if trains else function)
-    function = fitting(function, recipe, arguments) if trains else function
     if trains:
-        function, arguments = _with_defaults(function, recipe, arguments, presets)
+        warm = steps and {"data", "output_dir"} <= inspect.signature(function).parameters.keys()
+        source, arguments = _with_source(arguments, recipe) if warm else (None, arguments)
+        function = fitting(function, recipe, arguments) if source is None else function
+        function = _beginning(function, recipe, source) if warm else function
+        function, arguments = _with_defaults(function, recipe, arguments, presets, source)
+        more = ({"from": FROM_HELP} if warm else {}) | more
         more = {"preset": f"changes the defaults below: {', '.join(presets)}"} | more
     for each in inspect.signature(function).parameters.values():
         if each.kind is each.VAR_KEYWORD:
@@ -159,10 +165,39 @@ def _with_numbers(function: Callable[..., object], arguments: list[str]) -> tupl
     return call, rest
 
 
+def _with_source(arguments: list[str], recipe: str) -> tuple[Path | None, list[str]]:
+    """Remove `--from RUN` from `arguments`; return the folder RUN, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--from", type=Path, dest="source")
+    try:
+        known, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise InputError("--from needs the folder of a run, such as runs/mine") from None
+    return known.source and run_or_bundle(known.source, recipe), rest
+
+
+def _beginning(function: Callable[..., object], recipe: str, source: Path | None) -> Callable[..., object]:
+    """Wrap `function` to begin its run with the weights of the run in `source`, or as the run in it began."""
+
+    @functools.wraps(function)
+    def call(*values: object, **flags: Any) -> object:
+        with resumed_start(flags.get("output_dir"), recipe) if source is None else warm_start(source, recipe):
+            return function(*values, **flags)
+
+    return call
+
+
 def _with_defaults(
-    function: Callable[..., object], recipe: str, arguments: list[str], presets: Mapping[str, Any]
+    function: Callable[..., object],
+    recipe: str,
+    arguments: list[str],
+    presets: Mapping[str, Any],
+    source: Path | None = None,
 ) -> tuple[Callable[..., object], list[str]]:
-    """Set the defaults of `function` from --preset or, without it, from the run in --output-dir."""
+    """Set the defaults of `function` from --preset or, without it, from the run in --output-dir.
+
+    For a new run that begins with the weights of the run in `source`, the defaults are those of `source`.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset")
     parameters = inspect.signature(function).parameters
@@ -173,15 +208,20 @@ def _with_defaults(
     defaults: dict[str, Any] = {} if output_dir is None else {"output_dir": output_dir}
     if known.preset is not None and known.preset not in presets:
         raise InputError(f"{known.preset!r} is not a preset of {recipe}; choose from {', '.join(presets)}")
-    if known.preset is not None:
-        defaults["config"] = presets[known.preset]
-    elif output_dir is not None and (output_dir / "config.json").exists():
-        stored = Run.load(output_dir, recipe, type(parameters["config"].default))
-        defaults["config"] = stored.config
-        if "data" in parameters:
+    origin = None
+    if source is not None and not (output_dir and has_saves(output_dir)):
+        origin = source
+    elif output_dir is not None and (output_dir / "config.json").exists() and known.preset is None:
+        origin = output_dir
+    if origin is not None:
+        stored = Run.load(origin, recipe, type(parameters["config"].default))
+        if "data" in parameters and not is_bundle(stored.folder):
             defaults["data"] = stored.data
         if "execution" in parameters:
-            defaults["execution"] = read_execution(output_dir)
+            defaults["execution"] = read_execution(stored.folder)
+        defaults["config"] = stored.config
+    if known.preset is not None:
+        defaults["config"] = presets[known.preset]
     return functools.partial(function, **defaults), rest
 
 

@@ -27,6 +27,7 @@ GROUPS = ("arguments", "options", "data", "network", "training", "execution", "o
 GROUP_OF = {  # parameters of functions; all others are options
     **dict.fromkeys(("data", "skip_bad", "fetch", "accept_data", "invert", "max_pixels"), "data"),
     **dict.fromkeys(("output_dir", "table", "singles", "results"), "output"),
+    "from": "training",
 }
 KNOWN = {  # help for flags that have the same meaning in all commands
     "data": "folder, archive or name of a data set, as in data/README.md; sample: synthetic images",
@@ -185,7 +186,7 @@ def _parser(
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for name, text in more.items():
         group = groups[GROUP_OF.get(name, "options")]
-        metavar = {"max_pixels": "N", "NAME": "X"}.get(name, "NAME")
+        metavar = {"max_pixels": "N", "NAME": "X", "from": "RUN"}.get(name, "NAME")
         group.add_argument(_flag(name), metavar=metavar, help=text.replace("%", "%%"), default=argparse.SUPPRESS)
     for flag in flags:
         kind, item = _kind(flag.hint)

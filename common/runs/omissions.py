@@ -174,6 +174,27 @@ NO_DIVERSITY: Texts = {  # DCGAN of faces
     re.compile(r"[ \n#]+In[ \n#]+the[ \n#]+first[ \n#]+epochs.*?0\.5[ \n#]+and[ \n#]+1\.", re.DOTALL): "",
     "return data.diversity(lambda count: generate(ema, sample_latents(ema, range(count))))": "return {}",
 }
+NO_VALIDATION_PROSE: Texts = {  # Pix2Pix
+    re.compile(r" `validation_l1` \(for pixels[^.]*\.[^.]*\."): "",
+}
+NO_VALIDATION: Texts = NO_VALIDATION_PROSE | {  # Pix2Pix: example images, but no scores of held-out pairs in training
+    """    def validate(epoch: int, losses: dict[str, float]) -> dict[str, float]:
+        if not data.held_out:
+            return {}
+        inputs, targets = (images[:: max(1, len(images) // 32)][:32] for images in data.held_out)
+        translations = translate_batch(generator, inputs)
+        if output_dir is not None:
+            save_pairs(Path(output_dir, "samples", f"epoch-{epoch:04d}.png"), inputs, targets, translations)
+        scores = pair_scores(targets, translations)
+        return {"validation_l1": scores["l1"], "validation_ssim": scores["ssim"]}
+""": """    def sample(epoch: int, losses: dict[str, float]) -> None:
+        if output_dir is not None and data.held_out:
+            inputs, targets = (images[:: max(1, len(images) // 8)][:8] for images in data.held_out)
+            path = Path(output_dir, "samples", f"epoch-{epoch:04d}.png")
+            save_pairs(path, inputs, targets, translate_batch(generator, inputs))
+""",
+    "on_epoch=[validate, on_epoch]": "on_epoch=[sample, on_epoch]",
+}
 NO_STREETS: Texts = {  # Pix2Pix: without the second built-in data set
     re.compile(r"         python \S+ train --data streets .*\n"): "",
     re.compile(r" `--data streets` selects[^.]*\.\n?[^.]*\."): "",
@@ -241,7 +262,7 @@ COPIES = {  # by recipe
     "face_swap": Omissions(LOOP_OPTIONS, UNCHECKED_NETWORKS, ranges=False),
     "fast_style_transfer": Omissions(LOOP_OPTIONS, ranges=False),
     "fgsm": Omissions(f"{LOOP_OPTIONS} evaluate_file", PAPER_NETWORKS | ATTACK_RUNS, ranges=False),
-    "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS),
+    "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS | NO_VALIDATION),
     "ssgan": Omissions(f"{LOOP_OPTIONS} generate_file table config.feature_matching", FEATURE_MATCHING, ranges=False),
     "vae_faces": Omissions(
         f"{LOOP_OPTIONS} morph_file generate_file generate evaluate changed_attributes SMALL covariance_maps",
@@ -283,6 +304,7 @@ BARE = {
         PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | RESNET,
     ),
     "dcgan_faces": Omissions("colour .colour cutout .cutout", SHIFTS),
+    "pix2pix": Omissions(texts=NO_VALIDATION_PROSE),
     "style_transfer": Omissions(texts=L_BFGS),
 }
 

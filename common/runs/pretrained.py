@@ -18,6 +18,7 @@ from common.data.synthetic import Sample
 from common.runs.networks import load_network
 from common.runs.run import Run, read_data, stored_classes, stored_run
 from common.system.files import InputError, data_file, first_line, home_folder, printable
+from common.system.initial import active_start
 from common.system.keras_files import load_keras_file
 from common.system.lazy import keras
 from common.training.canvas import layer_weights, smallest_side
@@ -274,7 +275,8 @@ def load_pretrained(
     Args:
         network: a network of `keras.applications`, of any input size.
         weights: `imagenet` for Keras's own weights; a weights file for this network (.weights.h5, with or without the
-            classifier layers); or `random`, which keeps the current weights.
+            classifier layers); or `random`, which keeps the current weights. A run that begins with the weights of
+            another run (`warm_start`) keeps them, too.
         file: the file name of Keras's own weights, to check whether they are on this machine.
         imagenet: a function that builds the network with Keras's own weights, and downloads the weights if necessary.
         fetch: allow the download.
@@ -282,7 +284,7 @@ def load_pretrained(
     Raises:
         InputError: the weights file does not exist, does not match the network, or cannot be downloaded.
     """
-    if weights == "random":
+    if weights == "random" or active_start() is not None:
         return
     if weights == "imagenet":
         cached = Path(os.environ.get("KERAS_HOME", home_folder() / ".keras")) / "models" / file

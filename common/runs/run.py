@@ -41,6 +41,7 @@ from common.system.files import (
     write_json,
     write_npz,
 )
+from common.system.initial import active_start
 from common.system.lazy import keras, tf
 from common.system.options import check_fields, check_value, field_hints, shown_value
 from common.training.execution import Execution, active_execution, executing
@@ -81,7 +82,8 @@ class Run:
 
         Raises:
             InputError: `folder` is not writable, or it contains a run with another recipe, other settings or other
-                files. Only `epochs`, `octaves`, `steps_per_call` and `outputs` may differ.
+                files. Only `epochs`, `octaves`, `steps_per_call`, `tensorboard` and
+                `outputs` may differ.
         """
         folder = Path(folder)
         self.folder, self.recipe, self.config, self.data = folder, recipe, config, data
@@ -92,6 +94,8 @@ class Run:
             raise InputError(
                 f"{readable_name(folder)}: not a valid UTF-8 name, which checkpoints need; choose another folder"
             )
+        if (start := active_start()) is not None:
+            start.begin(folder, config)
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise InputError(
@@ -105,7 +109,7 @@ class Run:
         check_places(folder, before, now)
         if not has_saves(folder):
             return  # there is nothing to resume
-        free = "epochs", "octaves", "outputs", "steps_per_call"
+        free = "epochs", "octaves", "outputs", "steps_per_call", "tensorboard"
         changed = [name for name in now if now[name] != before[name] and name not in free]
         if set(changed) <= set(NAMING_SETTINGS):
             kept = kept_identities(run_settings(folder, recipe))
@@ -175,8 +179,16 @@ class Run:
         settings = {"recipe": self.recipe, "data": _named_data(self.data), "config": fields, "versions": versions}
         settings |= {"classes": classes} if classes else {}
         settings["identity"] = identities(fields | {"data": self.data})
+        if origin := self._origin(len(classes)):
+            settings["from"] = origin
         settings |= {"half": input_half(self.data, self.config.swap)} if hasattr(self.config, "swap") else {}
         write_json(self.folder / "config.json", settings)
+
+    def _origin(self, classes: int) -> dict[str, str]:
+        """Return the entry `from` of `config.json`: the run whose weights this run begins with. {} for none."""
+        start = active_start()
+        origin = start.origin(self.folder, classes) if start is not None else {}
+        return origin or (stored_run(self.folder).get("from", {}) if has_saves(self.folder) else {})
 
     def finish(
         self, networks: Any, evaluate: Callable[[], Mapping[str, float | int | str]], image: Path | str = ""

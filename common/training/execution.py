@@ -23,6 +23,8 @@ class Execution:
     steps_per_call: Annotated[int, Range(0, 10_000)] = (
         0  # training steps per call from Python; 0: choose a number by timing
     )
+    keep_best: str = ""  # a column of history.csv: keep the weights of the epoch with its best value, not the last ones
+    tensorboard: bool = False  # also write each epoch's losses and images to OUTPUT_DIR/tensorboard, for TensorBoard
 
     def __post_init__(self) -> None:
         Range.check(self)

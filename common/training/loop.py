@@ -55,7 +55,8 @@ def fit(
     replicas. An optimizer created by `adam` averages the gradients. If several machines train together, only the chief
     writes files, and all machines stop after the same step.
 
-    `executing` sets whether XLA compiles the step, and how many steps run in one call from Python.
+    `executing` sets whether XLA compiles the step, how many steps run in one call from Python, whether the history is
+    also written for TensorBoard, and another column than `best`.
 
     Args:
         step: function that gets the tensors of a batch, updates the weights, and returns a dictionary of losses.
@@ -69,8 +70,9 @@ def fit(
             function returns a mapping, the mapping is added to the epoch's row. If a function fails, a warning is
             printed and training continues. With `best`, the exception is raised instead.
         save_seconds: seconds between checkpoints within an epoch.
-        best: a history column. After training, the weights from the epoch with its lowest value are restored.
-        patience: with `best`, training stops after this many epochs without a new minimum; 0 for no limit.
+        best: a history column. After training, the weights from the epoch with its lowest value are restored, or with
+            its highest value for the columns in HIGHER_IS_BETTER.
+        patience: with `best`, training stops after this many epochs without a better value; 0 for no limit.
         healthy: for each history column to check, the smallest and largest healthy values, and the warning for other
             values. Warnings appear on the console, in `warnings.json` and in the report, but do not stop training.
 
@@ -80,8 +82,8 @@ def fit(
     Raises:
         FloatingPointError: a loss or a weight is not finite; the earlier checkpoints are kept.
         InputError: the checkpoints in `output_dir` are unreadable or belong to other networks, another process is
-            training there, a batch cannot be split evenly between the replicas, or XLA is requested for several
-            devices.
+            training there, the history has no column `best`, a batch cannot be split evenly between the replicas, or
+            XLA is requested for several devices.
         OSError: `output_dir` is not writable.
     """
     from tqdm.auto import tqdm
@@ -104,7 +106,7 @@ def fit(
         progress = _Progress(Saves(output_dir, state, healthy or {}), steps, epochs, names, bar, best)
         # All epochs share one iterator. Creating it takes 50 ms, which is longer than some epochs of small networks.
         iterator = iter(_shared_out(strategy, data, progress.done, max(0, total - progress.done)))
-        while progress.done < total and not (patience and best and progress.since_best() >= patience):
+        while progress.done < total and not (patience and progress.best and progress.since_best() >= patience):
             progress.begin_epoch()
             stopping = False
             while progress.within < steps and not stopping:
@@ -179,7 +181,8 @@ class _Progress:
     """The progress of training: the steps done, the loss sums of this epoch, and the history of earlier epochs."""
 
     def __init__(self, saves: Saves, steps: int, epochs: int, names: list[str], bar: tqdm, best: str):
-        self.saves, self.steps, self.epochs, self.names, self.bar, self.best = saves, steps, epochs, names, bar, best
+        self.saves, self.steps, self.epochs, self.names, self.bar = saves, steps, epochs, names, bar
+        self.best = active_execution().keep_best or best
         self.done, self.totals, self.seconds, self.history = saves.newest(steps)
         self.settled = self.done  # number of steps whose losses have been added to `totals`
         self.recent: list[tf.Tensor] = []  # losses of later steps, which may still be running; one row per step
@@ -258,6 +261,9 @@ class _Progress:
                 row |= self.measured(call, row)
         row["seconds"] = self.seconds + spent
         row["steps_per_second"] = (self.steps - self.first) / spent
+        if self.best and self.best not in row:
+            columns = ", ".join(name for name in row if name not in UNSUMMED)
+            raise InputError(f"--keep-best: the history has no column {self.best!r}; choose from {columns}")
         self.history.append(row)
         if self.best and not self.since_best():
             self.saves.keep_best()
@@ -281,14 +287,15 @@ class _Progress:
         return measure() if self.best else attempt(f"images or scores after epoch {epoch}", measure) or {}
 
     def since_best(self) -> int:
-        """Return the number of epochs after the one with the lowest value of the column `best`."""
-        values = [row[self.best] for row in self.history]
+        """Return the number of epochs after the one with the best value of the column `best`."""
+        sign = -1 if self.best.endswith(HIGHER_IS_BETTER) else 1
+        values = [sign * row[self.best] for row in self.history]
         return len(values) - 1 - values.index(min(values)) if values else 0
 
     def finish(self, patience: int) -> None:
         """Restore the best weights, and write the final report."""
         if self.done < self.epochs * self.steps:
-            _show(self.bar.write, f"stopped: no new minimum of {self.best} for {patience} epochs")
+            _show(self.bar.write, f"stopped: no better {self.best} for {patience} epochs")
         if self.best and self.history:
             self.saves.restore_best()
         self.saves.report(self.history)
@@ -422,4 +429,5 @@ def _show(show: Callable[..., Any], *arguments: Any) -> None:
         show(*arguments)
 
 
+HIGHER_IS_BETTER = ("accuracy", "ssim", "psnr", "diversity")  # endings of columns whose best value is the highest
 UNSUMMED = ("epoch", "seconds", "steps_per_second")  # columns of the history that are not losses

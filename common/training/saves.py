@@ -26,9 +26,12 @@ from common.system.files import (
     replacing_folder,
     write_json,
 )
+from common.system.initial import active_start
 from common.system.lazy import keras, tf
+from common.training.execution import active_execution
 from common.training.health import run_warnings
 from common.training.noise import Noise
+from common.training.tensorboard import Events
 
 History = list[dict[str, float]]
 """One row per epoch: the epoch, the mean of every loss, seconds, and steps per second."""
@@ -43,11 +46,19 @@ class Saves:
         state: Mapping[str, object],
         healthy: Mapping[str, tuple[float, float, str]],
     ):
-        """Prepare checkpoints of `state`; see `fit`. If `output_dir` is None, no files are written."""
+        """Prepare checkpoints of `state`; see `fit`. If `output_dir` is None, no files are written.
+
+        In a `warm_start` block, the networks of a new run get the weights of another run first.
+        """
+        if (start := active_start()) is not None:
+            start.load(state, output_dir)
         self.output_dir, self.healthy = None if output_dir is None else Path(output_dir), healthy
         state = {name: part.generator if isinstance(part, Noise) else part for name, part in state.items()}
         self.folder = Path(output_dir or "", "checkpoints")
         self.reported = -math.inf
+        self.events = (
+            Events(self.output_dir) if active_execution().tensorboard and self.output_dir and is_chief() else None
+        )
         self.networks = {name: part for name, part in state.items() if isinstance(part, keras.Model)}
         self.best: dict[str, list[np.ndarray]] = {}  # best weights by network, if this process writes no files
         if output_dir is None:
@@ -61,8 +72,7 @@ class Saves:
 
     def numbers(self) -> list[int]:
         """Return the step numbers of the checkpoints, newest first."""
-        names = [folder.name for folder in self.folder.glob("step-*")] if self.output_dir else []
-        return sorted((int(name[5:]) for name in names if name[5:].isdecimal()), reverse=True)
+        return [int(folder.name[5:]) for folder in checkpoint_folders(self.output_dir)] if self.output_dir else []
 
     def newest(self, steps: int) -> tuple[int, dict[str, float], float, History]:
         """Restore the newest readable checkpoint; return the steps done, the loss sums, the seconds and the history.
@@ -73,13 +83,9 @@ class Saves:
         for number in self.numbers():
             folder = self.folder / f"step-{number:08d}"
             try:
-                if odd := [
-                    path.name for path in folder.iterdir() if not path.is_file()
-                ]:  # reading a named pipe would block forever
-                    raise ValueError(f"{odd[0]} is not a regular file")
-                steps_before, totals, seconds, history = read_progress(folder / "progress.json")
-                with _without_wildcards(folder) as readable:
-                    self.read(str(readable / "state"))
+                with readable_checkpoint(folder) as path:
+                    steps_before, totals, seconds, history = read_progress(folder / "progress.json")
+                    self.read(path)
             except Exception as error:  # a damaged checkpoint can fail in many ways
                 failures.append(f"{folder}: {first_line(error)}")
                 continue
@@ -173,6 +179,8 @@ class Saves:
         if self.output_dir is None or not history or not is_chief():
             return
         attempt("history.csv", write_history, self.output_dir, history)
+        if self.events:
+            attempt("tensorboard", self.events.write, history)
         if self.healthy:
             warnings = {"warnings": run_warnings(history, self.healthy)}
             attempt("warnings.json", write_json, self.output_dir / "warnings.json", warnings)
@@ -181,6 +189,25 @@ class Saves:
 
             write_report(self.output_dir)
             self.reported = time.monotonic()
+
+
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """Return the folders of the checkpoints of a run, newest first."""
+    found = [path for path in (output_dir / "checkpoints").glob("step-*") if path.name[5:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+@contextmanager
+def readable_checkpoint(folder: Path) -> Iterator[str]:
+    """Yield the path with which `tf.train.Checkpoint` reads the checkpoint in `folder`.
+
+    Raises:
+        ValueError: `folder` contains something other than regular files. Reading a named pipe would block forever.
+    """
+    if odd := [path.name for path in folder.iterdir() if not path.is_file()]:
+        raise ValueError(f"{odd[0]} is not a regular file")
+    with _without_wildcards(folder) as readable:
+        yield str(readable / "state")
 
 
 def write_history(output_dir: Path | str, history: History) -> None:

@@ -298,15 +298,15 @@ class Domains(NamedTuple):
     def evaluate(self, a2b: Callable, b2a: Callable, path: Path) -> dict[str, float]:
         """Write translations of held-out images, and return the L1 distances of the images to their reconstructions."""
         (a,), (b,) = self.a.held_out(), self.b.held_out()
-        save_translations(a, b, a2b, b2a, path)
+        save_translations(Batches(0, lambda step: None, (a, b)), a2b, b2a, path)
         pairs = {"a_cycle_l1": (a, b2a(a2b(a))), "b_cycle_l1": (b, a2b(b2a(b)))}
         return {name: float(np.abs(x / 255 - y / 255).mean()) for name, (x, y) in pairs.items()}
 
 
-def save_translations(a: Any, b: Any, a2b: Callable, b2a: Callable, path: Path | None) -> dict[str, float]:
+def save_translations(data: Batches, a2b: Callable, b2a: Callable, path: Path | None) -> dict[str, float]:
     """Write up to eight images per domain, their translations and reconstructions; return the diversities."""
-    count = min(8, len(a), len(b))
-    a, b = (images[np.linspace(0, len(images) - 1, count).astype(int)] for images in (a, b))
+    count = min(8, *map(len, data.held_out))
+    a, b = (images[np.linspace(0, len(images) - 1, count).astype(int)] for images in data.held_out)
     to_b, to_a = a2b(a), b2a(b)
     if path is not None:
         rows = {"A": a, "A to B": to_b, "back to A": b2a(to_b), "B": b, "B to A": to_a, "back to B": a2b(to_a)}
