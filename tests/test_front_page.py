@@ -50,7 +50,7 @@ def test_the_readme_is_readable_at_this_width(browser, tmp_path, width):
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.goto(path.as_uri())
     sizes = page.evaluate(SIZES)
-    assert len(sizes["images"]) == 2 + 21
+    assert len(sizes["images"]) == 2 + 22
     for source, natural, across, down in sizes["images"]:
         assert natural and across >= 100 and down >= 20, source
     assert width < 1012 or sizes["overflowing"] == []

@@ -25,7 +25,7 @@ from common.system.files import InputError
 IMAGES = {"pix2pix": "translations.png", "dcgan": "samples.png"}
 IMAGES |= {"autoencoder": "reconstructions.png", "conv_autoencoder": "latents.png", "vae": "manifold.png"}
 IMAGES |= {"vae_faces": "attributes.png", "adversarial_autoencoder": "styles.png", "face_swap": "swaps.png"}
-IMAGES |= {"gan": "samples.png", "dcgan_faces": "samples.png", "ssgan": "classified.png"}
+IMAGES |= {"diffusion": "samples.png", "gan": "samples.png", "dcgan_faces": "samples.png", "ssgan": "classified.png"}
 IMAGES |= {"cyclegan": "translations.png", "fgsm": "attacks.png", "targeted_attack": "attacks.png"}
 IMAGES |= dict.fromkeys(("style_transfer", "fast_style_transfer", "deepdream"), "beside.png")
 IMAGES |= dict.fromkeys(("dog_svm", "mlp", "lenet", "mobilenet"), "classified.png")
@@ -37,7 +37,7 @@ HERO = {
     "cyclegan": (124, 3, 258),  # two summer scenes above their winter versions
     "style_transfer": (836, 26, 300),  # the result
     "deepdream": (532, 26, 300),  # the result
-    "adversarial_autoencoder": (213, 122, 230),  # digits in several styles
+    "diffusion": (182, 62, 230),  # noise that becomes digits
 }
 SIDE, GAP = 256, 8  # of the squares in the strip, in pixels
 
@@ -56,6 +56,7 @@ THUMBNAILS = {
     "adversarial_autoencoder": (213, 122, 344),
     "face_swap": (56, 2, 388),  # three faces above the swapped ones
     "gan": (2, 2, 346),
+    "diffusion": (66, 120, 348),  # noise that becomes digits
     "dcgan": (2, 2, 346),
     "dcgan_faces": (2, 2, 586),
     "ssgan": (14, 76, 490),
