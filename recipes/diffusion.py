@@ -464,7 +464,7 @@ def inpaint(
 # The built-in data are 18,000 synthetic handwritten digits of 28 pixels; every fifth is a test image. The scores
 # compare 500 test images with as many generated ones of the same classes, using the project's digit classifier:
 #
-# - `class_accuracy` is the fraction of the generated images that the classifier recognises as the class asked for.
+# - `recognised_as_class` is the fraction of the generated images that the classifier recognises as the class asked for.
 # - `frechet_distance` and `kernel_distance` compare the classifier's features of both sets. Smaller is better.
 #   `real_frechet_distance` is the distance between the test images and as many training images, for comparison.
 # - `confidence` is the mean probability of the predicted class. It is about 0.99 for real digits.

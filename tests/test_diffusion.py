@@ -322,14 +322,14 @@ def test_a_size_that_the_network_cannot_halve_is_refused():
 # Scores and commands
 
 
-def test_the_class_accuracy_is_that_of_the_classes_asked_for():
+def test_the_recognised_as_class_is_that_of_the_classes_asked_for():
     images, labels, _ = handwritten_digits(120, 77)
     split = Split(images, labels.astype(np.int32))
     data = Labelled(split, split, split, tuple("0123456789"))
     by_label = {digit: images[labels == digit] for digit in range(10)}
     right = data.sample_scores(lambda wanted: np.stack([by_label[int(digit)][0] for digit in wanted]), 100)
     wrong = data.sample_scores(lambda wanted: np.stack([by_label[(int(digit) + 1) % 10][0] for digit in wanted]), 100)
-    assert right["class_accuracy"] >= 0.9 and wrong["class_accuracy"] <= 0.05
+    assert right["recognised_as_class"] >= 0.9 and wrong["recognised_as_class"] <= 0.05
     assert right["samples"] == 100 and "frechet_distance" in right
     assert data._replace(classes=tuple("abcdefghij")).sample_scores(lambda wanted: images[: len(wanted)], 100) == {}
 

@@ -177,7 +177,7 @@ class Labelled(NamedTuple):
             most: the number of test images, and of generated ones, if there are so many test images.
 
         Returns:
-            `class_accuracy`, the fraction of generated images that the classifier recognises as their class, and the
+            `recognised_as_class`, the fraction of generated images that the classifier recognises as their class, and the
             scores of `common.metrics.sample_scores`. Empty for images other than greyscale digits, and if the
             classifier recognises less than RECOGNISED of the test images.
         """
@@ -191,7 +191,7 @@ class Labelled(NamedTuple):
         recognised = classifier_features(classifier, images)[1].argmax(1) == labels
         others, _ = self.train.loaded(len(real))
         others = others if len(others) == len(real) else None
-        return {"class_accuracy": float(recognised.mean())} | sample_scores(
+        return {"recognised_as_class": float(recognised.mean())} | sample_scores(
             data_file("digit_classifier.keras"), real, images, others
         )
 

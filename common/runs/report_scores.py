@@ -15,6 +15,7 @@ MEANINGS = {  # name of a score -> its name in words, and what is good
     "pca_error": ("error of PCA", "0 is best"),
     "frechet_distance": ("Frechet distance to real images", "0 is best"),
     "kernel_distance": ("kernel distance to real images", "0 is best"),
+    "recognised_as_class": ("fraction recognised as the class asked for", "1 is best"),
     "confidence": ("confidence of the classifier", "mean of its largest probabilities"),
     "rarest_class_fraction": ("fraction of the rarest class", ""),
     "commonest_class_fraction": ("fraction of the commonest class", ""),
