@@ -80,6 +80,12 @@ FOR_FOLDERS = {  # the same, for commands that also accept a folder of images: t
     "source": "image, or folder of images, to read",
     "destination": "image to write, or folder for the results of a folder",
 }
+FOR_VIDEOS = {  # the same, for commands that also accept a video: those that call one of `VIDEO_FUNCTIONS`
+    "source": "image, folder of images, or video (.mp4 .mov .avi .webm .gif), to read",
+    "destination": "image to write, folder for the results of a folder, or video (.mp4 .gif); a stopped video is "
+    "resumed; no sound is kept: ffmpeg -i OUT.mp4 -i IN.mp4 -map 0:v -map 1:a -c:v copy BOTH.mp4 adds it again",
+}
+VIDEO_FUNCTIONS = {"convert_images", "convert_faces"}
 METAVARS = {"run": "DIR", "output_dir": "DIR", "data": "DATA"}  # values in the help that are not those of a type
 UNLIMITED = 100_000  # a larger maximum only rejects mistakes, and is not shown
 
@@ -147,6 +153,7 @@ def flags_of(function: Callable[..., Any]) -> Iterator[Flag]:
     hints, described = typing.get_type_hints(plain, include_extras=True), _argument_texts(inspect.getdoc(plain) or "")
     parameters = inspect.signature(function).parameters
     many = "skip_bad" in parameters
+    films = VIDEO_FUNCTIONS & {*getattr(getattr(plain, "__code__", None), "co_names", ())}
     for name, parameter in parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
@@ -160,7 +167,8 @@ def flags_of(function: Callable[..., Any]) -> Iterator[Flag]:
         else:
             needed = parameter.default is inspect.Parameter.empty
             group = "arguments" if needed else GROUP_OF.get(name, "options")
-            known = (many and FOR_FOLDERS.get(name)) or _known(name)
+            special = FOR_VIDEOS if films else FOR_FOLDERS if many else {}
+            known = special.get(name) or _known(name)
             yield Flag(name, hints.get(name, str), parameter.default, described.get(name) or known, group)
 
 
