@@ -134,7 +134,7 @@ def call_with_flags(
     """
     flags = list(flags_of(function))
     parser = _parser(flags, prog, about, more, positional)
-    given, unknown = parser.parse_known_args([_with_hyphens(each) for each in arguments])
+    given, unknown = parser.parse_known_args(_with_ranges([_with_hyphens(each) for each in arguments]))
     if unknown:
         raise InputError(_unknown(unknown[0], flags, prog))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(given).items()}
@@ -297,6 +297,17 @@ def _with_hyphens(argument: str) -> str:
     """Return a flag with hyphens for underscores. Both are accepted."""
     flag, equals, value = argument.partition("=")
     return (flag.replace("_", "-") if flag.startswith("--") else flag) + equals + value
+
+
+def _with_ranges(arguments: Sequence[str]) -> list[str]:
+    """Join a flag and a range that begins with a minus sign, such as -1..1, which argparse would read as a flag."""
+    joined: list[str] = []
+    for each in arguments:
+        if re.match(r"-\d+\.\.", each) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={each}"
+        else:
+            joined.append(each)
+    return joined
 
 
 def _unknown(argument: str, flags: Sequence[Flag], prog: str) -> str:
