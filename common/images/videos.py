@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.images.decoding import decoded_image, is_video_start, pixel_limit, start_of
-from common.images.films import check_image_path, mp4_codec, quiet_opencv, write_gif, write_mp4
+from common.images.films import mp4_codec, quiet_opencv, write_gif, write_mp4
 from common.images.found import noting
 from common.images.pixels import pillow_image
 from common.images.reading import read_image, rgb_frame
@@ -209,7 +209,6 @@ def convert_video(
         KeyboardInterrupt: with the number of finished frames.
     """
     target = video_target(source, destination)
-    check_image_path(target, film=True)
     video = read_video(source)
     is_gif = target.suffix.lower() == ".gif"
     every = max(1, math.ceil(video.per_second / GIF_RATE)) if is_gif and not video.delays else 1
