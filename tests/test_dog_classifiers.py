@@ -31,6 +31,7 @@ def data(tmp_path, monkeypatch) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_every_classifier_is_measured_once_for_each_seed_and_shown(data, tmp_path, capsys, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- dog_classifiers -->\n<!-- dog_classifiers -->\nafter\n")
@@ -44,6 +45,7 @@ def test_every_classifier_is_measured_once_for_each_seed_and_shown(data, tmp_pat
         dog_classifiers.measure(data, tmp_path / "runs", only=("forest",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", dog_classifiers.CLASSIFIERS[1:])
 def test_probabilities_are_those_of_the_classifier_and_equal_for_equal_seeds(name, data):
     labelled = labelled_images(data, 28, 1, "clothes")
