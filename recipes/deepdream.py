@@ -8,7 +8,7 @@ Differs  1. The gradient is smoothed at several scales, and the results are adde
          2. Large images are processed in tiles, so memory use does not grow with the image size. Each tile has a border
             (`--border`) as wide as the network's receptive field, so no seams are visible.
 Run      python -m recipes.deepdream                                       the demo: a photo of a cat, offline
-         python -m recipes.deepdream dream photo.jpg out.png               an image of any size
+         python -m recipes.deepdream dream photo.jpg out.png               an image of any size, or a video
          python -m recipes.deepdream dream photo.jpg out.png --preset vgg19 --fetch     a network trained on ImageNet
          python -m recipes.deepdream dream photo.jpg out.png --layers conv2_2=1,conv4_1=0.5 --step-size 0.02
          python -m recipes.deepdream zoom photo.jpg out.gif --frames 60    an animation that zooms into the dream
@@ -16,7 +16,8 @@ Run      python -m recipes.deepdream                                       the d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -25,7 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common.images import check_image_path, from_uint8, save_image, to_uint8
+from common.images import convert_images, from_uint8, save_image, to_uint8
 from common.runs import Range, Run, frozen_features, run_command
 from common.training import ImageProgress, read_photo, resize_pixels, smallest_side
 
@@ -101,6 +102,7 @@ def build_networks(config: Config, fetch: bool = False) -> Networks:
 # the border is discarded. The result equals the gradient of the uncut image, without seams.
 
 
+@functools.lru_cache(1)  # the images of a video share one function
 def make_gradient(networks: Networks, config: Config) -> Callable:
     """Return a function that maps an image of any size, [1, height, width, 3], to its loss and a gradient.
 
@@ -268,11 +270,16 @@ def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
 
 
 def dream_file(source: Path, destination: Path, config: Config = Config(), fetch: bool = False) -> Path:
-    """Process an image at its original size."""
-    check_image_path(destination)
-    dream = Dream(read_photo(str(source)))
-    train(build_networks(config, fetch), dream, config)
-    return save_image(dream.image, destination)
+    """Process an image, every image of a folder, or every frame of a video, at the original size."""
+    networks = build_networks(config, fetch)
+    return convert_images(source, destination, functools.partial(dream_image, networks, config))
+
+
+def dream_image(networks: Networks, config: Config, image: np.ndarray) -> np.ndarray:
+    """Return the processed image, uint8 [height, width, 3]."""
+    dream = Dream(image.copy())
+    train(networks, dream, config)
+    return dream.image
 
 
 def zoom_file(
@@ -288,22 +295,24 @@ def zoom_file(
 
     Each frame is the previous one, magnified by the factor `zoom` and processed for `frame_steps` steps.
     """
-    check_image_path(destination, film=True)
-    dream = Dream(read_photo(str(source), config.size))
-    networks = build_networks(config, fetch)
-    train(networks, dream, config)
-    gradient = make_gradient(networks, config)
-    shown = [dream.image]
-    image = from_uint8(dream.image).numpy()
-    height, width, _ = image.shape
-    few = replace(config, steps=frame_steps)
-    with ImageProgress(None, "zooming", frames - 1, 1) as progress:
-        for number in range(1, frames):
-            zoomed = resize_pixels(image, height, width, zoom)
-            image, _ = dream_octave(gradient, zoomed, few, config.octaves + number)
-            shown.append(to_uint8(image))
-            progress.step()
-    return save_image(np.stack(shown), destination, milliseconds=67)
+
+    def film() -> Iterator[np.ndarray]:
+        dream = Dream(read_photo(str(source), config.size))
+        networks = build_networks(config, fetch)
+        train(networks, dream, config)
+        yield dream.image
+        gradient = make_gradient(networks, config)
+        image = from_uint8(dream.image).numpy()
+        height, width, _ = image.shape
+        few = replace(config, steps=frame_steps)
+        with ImageProgress(None, "zooming", frames - 1, 1) as progress:
+            for number in range(1, frames):
+                zoomed = resize_pixels(image, height, width, zoom)
+                image, _ = dream_octave(gradient, zoomed, few, config.octaves + number)
+                yield to_uint8(image)
+                progress.step()
+
+    return save_image(film(), destination, milliseconds=67)  # checks the name before the first frame is computed
 
 
 # %% Try it

@@ -13,6 +13,7 @@ Run      python -m recipes.fgsm                                            the d
          python -m recipes.fgsm train --data mnist --epsilon 0.25 --no-mirror --fetch --output-dir runs/digits
          python -m recipes.fgsm attack photo.jpg out.png --epsilon 0.005 --weights imagenet --fetch  on NASNetMobile
          python -m recipes.fgsm attack photo.jpg out.png --network MobileNetV2 --weights FILE --label pug
+         python -m recipes.fgsm attack photo.jpg out.png --network mine.keras --preprocessing 0..1 --classes names.txt
          python -m recipes.fgsm evaluate --data DIR --run runs/digits      plots accuracy against epsilon
 """
 
@@ -330,6 +331,8 @@ def attack_file(
     robust: bool = False,
     network: str = "NASNetMobile",
     weights: str = "",
+    preprocessing: str = "",
+    classes: str = "",
     fetch: bool = False,
     run: Path = DEMO_RUN,
 ) -> Path:
@@ -342,13 +345,15 @@ def attack_file(
         steps: number of steps; 1 is FGSM.
         label: the true class; the default is the predicted one.
         robust: attack the robust network of the run instead of the standard one.
-        network: InceptionV3, MobileNetV2, NASNetMobile, ResNet50 or VGG19; only used with --weights.
+        network: with --weights: InceptionV3, MobileNetV2, NASNetMobile, ResNet50 or VGG19; or FILE.keras, a classifier.
         weights: imagenet, or a weights file for `network`; without it, the network of the run is attacked.
+        preprocessing: the values that the network in FILE.keras expects: 0..1, -1..1, 0..255, caffe or torch.
+        classes: a text or JSON file with the class names of FILE.keras.
         fetch: allow Keras to download the weights.
         run: the run folder of the network.
     """
-    if weights:
-        attacked = Classifier.load(network, weights, fetch)
+    if weights or network.endswith(".keras"):
+        attacked = Classifier.load(network, weights, fetch, preprocessing, classes)
     else:
         attacked = Classifier.of_run(Run.load(run, "fgsm", Config), "robust" if robust else "classifier")
     attack = make_attack(attacked.network, steps)
@@ -362,6 +367,8 @@ def evaluate_file(
     images: Annotated[int, Range(1, 10_000_000)] = 1000,
     network: str = "NASNetMobile",
     weights: str = "",
+    preprocessing: str = "",
+    classes: str = "",
     fetch: bool = False,
     run: Path = DEMO_RUN,
     skip_bad: bool = False,
@@ -372,14 +379,16 @@ def evaluate_file(
         destination: the PNG file to write.
         data: images as for `train`; default: the run's data. Name class folders after the network's classes or indices.
         images: the maximum number of images, taken at regular intervals.
-        network: InceptionV3, MobileNetV2, NASNetMobile, ResNet50 or VGG19; only used with --weights.
+        network: with --weights: InceptionV3, MobileNetV2, NASNetMobile, ResNet50 or VGG19; or FILE.keras, a classifier.
         weights: imagenet, or a weights file for `network`; without it, both networks of the run are evaluated.
+        preprocessing: the values that the network in FILE.keras expects: 0..1, -1..1, 0..255, caffe or torch.
+        classes: a text or JSON file with the class names of FILE.keras.
         fetch: allow the download of weights and data.
         run: the run folder of the networks.
         skip_bad: skip images that cannot be read, and list them.
     """
-    if weights:
-        classifiers = {network: Classifier.load(network, weights, fetch)}
+    if weights or network.endswith(".keras"):
+        classifiers = {Path(network).stem: Classifier.load(network, weights, fetch, preprocessing, classes)}
     else:
         trained = Run.load(run, "fgsm", Config)
         classifiers = {name: Classifier.of_run(trained, name) for name in Networks._fields}

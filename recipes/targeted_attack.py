@@ -14,6 +14,7 @@ Run      python -m recipes.targeted_attack                      the demo: handwr
          python -m recipes.targeted_attack attack cat.jpg out.png --target lemon --network ResNet50 --weights FILE
          python -m recipes.targeted_attack attack 7.png out.png --target 3 --preset demo; or, with a classifier from
              mlp, lenet, ssgan or fgsm: --size 28 --network run --weights runs/lenet-demo/classifier.keras
+         python -m recipes.targeted_attack attack cat.jpg out.png --target 3 --network mine.keras --preprocessing 0..1
          python -m recipes.targeted_attack train --data DIR     photos in one folder per class, random targets
 """
 
@@ -54,8 +55,10 @@ from common.training import predict, tracked, write_history
 class Config:
     """Options for photos, with an imperceptible epsilon of 4/255. `DEMO` has a larger epsilon for digits."""
 
-    network: str = "MobileNetV2"  # or InceptionV3, NASNetMobile, ResNet50, VGG19, digits (bundled), run (see `weights`)
+    network: str = "MobileNetV2"  # InceptionV3, NASNetMobile, ResNet50, VGG19, digits, run (see `weights`), FILE.keras
     weights: str = "imagenet"  # or a weights file for the network; with network run: a .keras file in a run folder
+    preprocessing: str = ""  # the values that the network in FILE.keras expects: 0..1, -1..1, 0..255, caffe or torch
+    classes: str = ""  # a text or JSON file with the class names of FILE.keras
     size: Annotated[int, Range(8, 2048)] = 224  # image side in pixels for `train`; `attack` keeps the photo's size
     norm: Literal["linf", "l2"] = "linf"  # bounds the largest change, or the root mean square of all changes
     epsilon: Annotated[float, Range(0.00392, 1)] = 0.016  # about 4/255; the minimum is about 1/255
@@ -101,7 +104,8 @@ def build(config: Config = Config()) -> Networks:
 
 def load_classifier(config: Config, fetch: bool = False) -> Classifier:
     """Return the configured classifier and its class names. Raises ValueError if it does not accept `config.size`."""
-    classifier = Classifier.load(config.network, config.weights, fetch)
+    own, classes = config.preprocessing, config.classes
+    classifier = Classifier.load(config.network, config.weights, fetch, own, classes)
     if classifier.any_size and config.size < 32:
         raise InputError(f"size must be at least 32, got {config.size}")
     if not classifier.any_size and config.size != classifier.size:

@@ -370,14 +370,15 @@ def ready(saved: Path, **changes) -> Config:
 
 @pytest.mark.parametrize("height, width", [(31, 50), (50, 31)])
 def test_a_picture_that_is_too_small_is_named_with_its_size(height, width, tmp_path):
-    write_image(noise(height, width, 3), tmp_path / "small.png")
+    small = write_image(noise(height, width, 3), tmp_path / "small.png")
+    line = f"small.png: an image of {width}x{height} px is too small for this network; it needs at least 32 px per side"
+    with pytest.raises(InputError, match=line):
+        dream_file(small, tmp_path / "out.png")
     line = f"small.png: {width}x{height} px; each side must be at least 32"
     with pytest.raises(InputError, match=line):
-        dream_file(tmp_path / "small.png", tmp_path / "out.png")
+        zoom_file(small, tmp_path / "out.gif")
     with pytest.raises(InputError, match=line):
-        zoom_file(tmp_path / "small.png", tmp_path / "out.gif")
-    with pytest.raises(InputError, match=line):
-        deepdream.run(str(tmp_path / "small.png"), output_dir=tmp_path / "run")
+        deepdream.run(str(small), output_dir=tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["small.png"]
 
 

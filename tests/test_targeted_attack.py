@@ -161,7 +161,7 @@ def test_targets_are_all_other_classes():
 @pytest.mark.parametrize("changes, line", [
     ({"size": 32}, "size must be 28 for this network, got 32"),
     ({"norm": "l1"}, "norm must be linf or l2, got 'l1'"),
-    ({"network": "VGG16"}, "network must be one of .*MobileNetV2.*digits, run, got 'VGG16'"),
+    ({"network": "VGG16"}, "network must be one of .*MobileNetV2.*digits, run, a .keras file, got 'VGG16'"),
     ({"network": "run", "weights": "nowhere/classifier.keras"}, "nowhere/classifier.keras: there is no such file"),
 ])  # fmt: skip
 def test_settings_that_cannot_be(changes, line):

@@ -14,13 +14,14 @@ from common.data.batches import Batches, batches
 from common.data.class_folders import split_of
 from common.images.face_finding import FaceBox, blend_face, cut_face, find_faces
 from common.images.found import entries_of, images_in, is_hidden, reports_files
-from common.images.marks import check_marked_path, with_caption, write_marked
+from common.images.marks import XMP_PACKET, check_marked_path, with_caption, write_marked
 from common.images.reading import checked_images, read_image, readable_images
+from common.images.videos import convert_video, is_video
 from common.images.writing import check_image_size, png_targets, save_image
 from common.metrics.latents import NormalMap
 from common.metrics.scores import pair_scores
 from common.samples.faces import synthetic_faces
-from common.system.console import tracked
+from common.system.console import say, tracked
 from common.system.files import InputError, printable, read_npz, replacing
 
 
@@ -96,11 +97,13 @@ def convert_faces(
     visible_mark: bool = True,
     skip_bad: bool = False,
 ) -> Path:
-    """Replace the largest face in a photo, or in every photo of a folder. The output is marked as synthetic.
+    """Replace the largest face in a photo, every photo of a folder, or a video. The output is marked as synthetic.
 
     Args:
-        source: a photo, or a folder of photos. In a folder, photos without a face are skipped and listed.
-        destination: the file to write, or a folder for PNG files with the same names as the photos.
+        source: a photo, a folder of photos, or a video. In a folder, photos without a face are skipped and listed. In a
+            video, frames without a face stay as they are.
+        destination: the file to write, or a folder for PNG files with the same names as the photos. For a video: an MP4
+            or GIF file, or a folder.
         convert: a face, uint8 [1, size, size, 3] -> the new face, same shape.
         size: height and width of the input of `convert` in pixels.
         margin: margin around a face box, as a fraction of the box side.
@@ -114,18 +117,23 @@ def convert_faces(
         InputError: `source` is missing, cannot be read or shows no face, or `destination` cannot be written.
     """
 
+    def with_new_face(photo: np.ndarray) -> tuple[np.ndarray, bool]:
+        boxes = find_faces(photo)
+        if boxes:
+            (face,) = convert(cut_face(photo, boxes[0].enlarged(margin), size)[None])
+            photo = blend_face(photo, face, boxes[0], margin)
+        return with_caption(photo, "synthetic face") if visible_mark else photo, bool(boxes)
+
     def converted(path: Path, target: Path) -> bool:
         photo = read_image(path)
         check_image_size(target, *photo.shape[:2])
-        boxes = find_faces(photo)
-        if not boxes:
-            return False
-        (face,) = convert(cut_face(photo, boxes[0].enlarged(margin), size)[None])
-        photo = blend_face(photo, face, boxes[0], margin)
-        photo = with_caption(photo, "synthetic face") if visible_mark else photo
-        write_marked(photo, target, "Synthetic face, made by a neural network", "Keras image cookbook")
-        return True
+        photo, found = with_new_face(photo)
+        if found:
+            write_marked(photo, target, "Synthetic face, made by a neural network", "Keras image cookbook")
+        return found
 
+    if is_video(source, destination):
+        return _convert_film(source, destination, with_new_face)
     if not source.is_dir():
         target = destination / f"{source.stem}.png" if destination.is_dir() else destination
         check_marked_path(target)
@@ -146,6 +154,32 @@ def convert_faces(
         raise InputError(f"{source}: no face was found in {len(paths)} photos; they must show upright, frontal faces")
     report_faceless(without, len(paths))
     return destination
+
+
+def _convert_film(
+    source: Path, destination: Path, with_new_face: Callable[[np.ndarray], tuple[np.ndarray, bool]]
+) -> Path:
+    """Replace the largest face in every frame of a video; see `convert_faces`.
+
+    `with_new_face` returns a frame with its new face, and whether a face was found.
+    """
+    faceless: list[int] = []  # one entry per frame without a face
+
+    def converted_frame(frame: np.ndarray) -> np.ndarray:
+        frame, found = with_new_face(frame)
+        if not found:
+            faceless.append(1)
+        return frame
+
+    def check(converted: int, frames: int) -> None:
+        if len(faceless) == frames:
+            raise InputError(
+                f"{source}: no face was found in {frames} frames; the video must show an upright, frontal face"
+            )
+        if faceless:
+            say(f"{source}: no face was found in {len(faceless)} of {converted} frames, which stay as they are")
+
+    return convert_video(source, destination, converted_frame, check, XMP_PACKET)
 
 
 class TwoPeople(NamedTuple):

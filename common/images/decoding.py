@@ -38,6 +38,10 @@ IMAGE_STARTS = {  # the first bytes of a file, by format
     "AVIF": rb"....ftypavi[fs]",
     "HEIC": rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)",
 }
+VIDEO_START = re.compile(  # MP4 and MOV, AVI, WEBM and Matroska
+    rb"....(?:ftyp(?!avi[fs]|hei|hev|mif1|msf1)|moov|mdat|wide|free|skip)|RIFF....AVI |\x1aE\xdf\xa3", re.DOTALL
+)
+VIDEO_COMMANDS = "only `translate`, `stylize` of fast_style_transfer, `swap` and `dream` convert videos"
 NOT_INSTALLED = {  # formats that this Python may be unable to read, and what reads them
     "AVIF": "Pillow 11.3 or later reads it (pip install --upgrade pillow)",
     "HEIC": "the package pillow-heif reads it (pip install pillow-heif)",
@@ -82,6 +86,8 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
     content = _content(path)
     if not content:
         raise InputError(f"{path}: an empty file (0 bytes); copy or download it again")
+    if is_video_start(content):
+        raise InputError(f"{path}: a video, but an image is expected; {VIDEO_COMMANDS}")
     kind = _image_kind(content)
     if kind is None:
         if name := next((name for name in NOT_INSTALLED if re.match(IMAGE_STARTS[name], content, re.DOTALL)), ""):
@@ -123,6 +129,20 @@ def decoded_image(path: ImageFile) -> Iterator[Image.Image]:
             raise InputError(f"{path}: has {unusual}; save it as greyscale or RGB with 8 or 16 bits") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: damaged or cut short ({cut(reason, 200)}); copy or download it again") from error
+
+
+def is_video_start(start: bytes) -> bool:
+    """Return whether the first 16 bytes of a file are those of a video. A GIF is none: it is an image file."""
+    return VIDEO_START.match(start) is not None
+
+
+def start_of(path: Path) -> bytes:
+    """Return the first 16 bytes of a file; none if it is not a file or cannot be read."""
+    with contextlib.suppress(OSError):
+        if path.is_file():  # opening a pipe would wait for its writer
+            with path.open("rb") as file:
+                return file.read(16)
+    return b""
 
 
 def _content(path: ImageFile) -> bytes:

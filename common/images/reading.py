@@ -114,6 +114,11 @@ def read_image(path: ImageFile, channels: int = 3) -> np.ndarray:
         return values
 
 
+def rgb_frame(image: Image.Image) -> np.ndarray:
+    """Return the current frame of an animation as uint8 [height, width, 3], converted as in `read_image`."""
+    return _to_channels(_with_usual_values(image), 3)
+
+
 def _with_usual_values(image: Image.Image) -> Image.Image:
     """Return an image whose alpha channel and 16-bit values have their usual meaning. Note what cannot be known."""
     from PIL import Image

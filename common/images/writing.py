@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.images.decoding import VIDEO_COMMANDS
 from common.images.pixels import pillow_image, resize_image
 from common.system.files import InputError, replacing
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 LARGEST_SIDES = {".webp": 16_383, ".gif": 65_535, ".jpg": 65_500, ".jpeg": 65_500, ".mp4": 8191}
@@ -18,6 +22,8 @@ LARGEST_SIDES = {".webp": 16_383, ".gif": 65_535, ".jpg": 65_500, ".jpeg": 65_50
 def image_suffix(path: Path) -> str:
     """Return the suffix of a path in lower case. Raises InputError if it is not an image suffix."""
     suffix = path.suffix.lower()
+    if suffix in (".mp4", ".mov", ".avi", ".webm"):
+        raise InputError(f"{path}: the name of a video, but this command writes an image; {VIDEO_COMMANDS}")
     if suffix not in WRITTEN_SUFFIXES:
         raise InputError(f"{path}: not an image name; it must end in one of {' '.join(WRITTEN_SUFFIXES)}")
     return suffix
@@ -145,20 +151,24 @@ def save_gif(frames: np.ndarray, path: Path, milliseconds: int = 100) -> Path:
     Raises:
         InputError: `path` does not end in .gif, or the frames are too large for a GIF.
     """
-    from PIL import Image
-
     if path.suffix.lower() != ".gif":
         raise InputError(f"{path}: not a GIF file name; it must end in .gif")
     check_image_size(path, *frames.shape[1:3])
-    images = [pillow_image(frame) for frame in frames]
-    if frames.shape[-1] == 3:
-        # k-means improves the PSNR by 3 dB, but takes seconds for a large frame
-        rounds = 2 if frames[0, ..., 0].size <= 128 * 128 else 0
-        images = [image.quantize(256, Image.Quantize.MEDIANCUT, rounds) for image in images]
-    first, *rest = images
+    first, *rest = map(gif_image, frames)
     with replacing(path) as draft:
         first.save(draft, save_all=True, append_images=rest, duration=milliseconds, loop=0)
     return path
+
+
+def gif_image(frame: np.ndarray) -> Image.Image:
+    """Return a frame of a GIF, uint8 [h, w, 1 or 3], as a Pillow image: greyscale, or with a palette of its colours."""
+    from PIL import Image
+
+    if frame.shape[-1] == 1:
+        return pillow_image(frame)
+    # k-means improves the PSNR by 3 dB, but takes seconds for a large frame
+    rounds = 2 if frame[..., 0].size <= 128 * 128 else 0
+    return pillow_image(frame).quantize(256, Image.Quantize.MEDIANCUT, rounds)
 
 
 def png_targets(paths: list[Path], destination: Path) -> list[Path]:
@@ -175,7 +185,7 @@ def png_targets(paths: list[Path], destination: Path) -> list[Path]:
 
 
 def save_image(
-    images: np.ndarray | Sequence[np.ndarray] | dict[str, np.ndarray],
+    images: np.ndarray | Sequence[np.ndarray] | dict[str, np.ndarray] | Iterator[np.ndarray],
     path: Path | str,
     *,
     columns: int = 8,
@@ -191,6 +201,7 @@ def save_image(
     - A list of arrays of any size: one row, `height` pixels high.
     - A dictionary of arrays [h, w, 3] of any size: the same, with its key as a caption above each image.
     - A dictionary of arrays [n, height, width, channels]: a grid with one row per entry, captioned with its key.
+    - An iterator of arrays [height, width, channels]: a video. `path` is checked before the first frame is computed.
 
     Args:
         images: uint8 with 1 or 3 channels.
@@ -207,6 +218,11 @@ def save_image(
         InputError: the suffix is not an image suffix, or the image is too large for the format.
     """
     path = Path(path)
+    if isinstance(images, Iterator):
+        from common.images.films import check_image_path
+
+        check_image_path(path, film=True)
+        images = np.stack([*images])
     if isinstance(images, dict) and any(image.ndim == 4 for image in images.values()):
         return save_table(images, path, zoom)
     if not isinstance(images, np.ndarray):

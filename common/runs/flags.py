@@ -81,6 +81,12 @@ FOR_FOLDERS = {  # the same, for commands that also accept a folder of images: t
     "source": "image, or folder of images, to read",
     "destination": "image to write, or folder for the results of a folder",
 }
+FOR_VIDEOS = {  # the same, for commands that also accept a video: those that call one of `VIDEO_FUNCTIONS`
+    "source": "image, folder of images, or video (.mp4 .mov .avi .webm .gif), to read",
+    "destination": "image to write, folder for the results of a folder, or video (.mp4 .gif); a stopped video is "
+    "resumed; no sound is kept: ffmpeg -i OUT.mp4 -i IN.mp4 -map 0:v -map 1:a -c:v copy BOTH.mp4 adds it again",
+}
+VIDEO_FUNCTIONS = {"convert_images", "convert_faces"}
 METAVARS = {"run": "DIR", "output_dir": "DIR", "data": "DATA"}  # values in the help that are not those of a type
 UNLIMITED = 100_000  # a larger maximum only rejects mistakes, and is not shown
 
@@ -129,7 +135,7 @@ def call_with_flags(
     """
     flags = list(flags_of(function))
     parser = _parser(flags, prog, about, more, positional)
-    given, unknown = parser.parse_known_args([_with_hyphens(each) for each in arguments])
+    given, unknown = parser.parse_known_args(_with_ranges([_with_hyphens(each) for each in arguments]))
     if unknown:
         raise InputError(_unknown(unknown[0], flags, prog))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(given).items()}
@@ -148,6 +154,7 @@ def flags_of(function: Callable[..., Any]) -> Iterator[Flag]:
     hints, described = typing.get_type_hints(plain, include_extras=True), _argument_texts(inspect.getdoc(plain) or "")
     parameters = inspect.signature(function).parameters
     many = "skip_bad" in parameters
+    films = VIDEO_FUNCTIONS & {*getattr(getattr(plain, "__code__", None), "co_names", ())}
     for name, parameter in parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             continue
@@ -161,7 +168,8 @@ def flags_of(function: Callable[..., Any]) -> Iterator[Flag]:
         else:
             needed = parameter.default is inspect.Parameter.empty
             group = "arguments" if needed else GROUP_OF.get(name, "options")
-            known = (many and FOR_FOLDERS.get(name)) or _known(name)
+            special = FOR_VIDEOS if films else FOR_FOLDERS if many else {}
+            known = special.get(name) or _known(name)
             yield Flag(name, hints.get(name, str), parameter.default, described.get(name) or known, group)
 
 
@@ -291,6 +299,17 @@ def _with_hyphens(argument: str) -> str:
     """Return a flag with hyphens for underscores. Both are accepted."""
     flag, equals, value = argument.partition("=")
     return (flag.replace("_", "-") if flag.startswith("--") else flag) + equals + value
+
+
+def _with_ranges(arguments: Sequence[str]) -> list[str]:
+    """Join a flag and a range that begins with a minus sign, such as -1..1, which argparse would read as a flag."""
+    joined: list[str] = []
+    for each in arguments:
+        if re.match(r"-\d+\.\.", each) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={each}"
+        else:
+            joined.append(each)
+    return joined
 
 
 def _unknown(argument: str, flags: Sequence[Flag], prog: str) -> str:

@@ -151,14 +151,25 @@ ATTACK_RUNS: Texts = {  # FGSM: attack only networks of a run, not those of Kera
     re.compile("--network .* --weights FILE .*"): "--label coat --run runs/mine",
     """    network: str = "NASNetMobile",
     weights: str = "",
+    preprocessing: str = "",
+    classes: str = "",
 """: "",
-    """    if weights:
-        attacked = Classifier.load(network, weights, fetch)
+    re.compile("         python .* --preprocessing 0.*\\n"): "",
+    """    if weights or network.endswith(".keras"):
+        attacked = Classifier.load(network, weights, fetch, preprocessing, classes)
     else:
         attacked = Classifier.of_run(Run.load(run, "fgsm", Config), "robust" if robust else "classifier")
 """: """    attacked = Classifier.of_run(Run.load(run, "fgsm", Config), "robust" if robust else "classifier")
 """,
 }
+NO_OWN_CLASSIFIER: Texts = {  # targeted attack: without your own Keras file
+    re.compile(r"         python .* --preprocessing 0.*\n"): "",
+    ", FILE.keras\n": "\n",
+    re.compile(r"    preprocessing: str = .*\n    classes: str = .*\n"): "",
+    "    own, classes = config.preprocessing, config.classes\n": "",
+    ", fetch, own, classes)": ", fetch)",
+}
+SIMPLE_FEATURES: Texts = {"NASNetMobile, ": ""}  # copies cannot rebuild this network for images of any size
 NO_IMAGES_IN_PLOTS: Texts = {  # convolutional autoencoder: points instead of images in the plot of the latents
     """points, point_labels, shown = (evenly_spaced(each, count) for each in (latents, labels, images))
 """: """points, point_labels = evenly_spaced(latents, count), evenly_spaced(labels, count)
@@ -259,11 +270,14 @@ COPIES = {  # by recipe
         SHIFTS | NO_DIVERSITY,
         ranges=False,
     ),
+    "deepdream": Omissions(texts=SIMPLE_FEATURES),
     "face_swap": Omissions(LOOP_OPTIONS, UNCHECKED_NETWORKS, ranges=False),
-    "fast_style_transfer": Omissions(LOOP_OPTIONS, ranges=False),
+    "fast_style_transfer": Omissions(LOOP_OPTIONS, SIMPLE_FEATURES, ranges=False),
     "fgsm": Omissions(f"{LOOP_OPTIONS} evaluate_file", PAPER_NETWORKS | ATTACK_RUNS, ranges=False),
     "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS | NO_VALIDATION),
     "ssgan": Omissions(f"{LOOP_OPTIONS} generate_file table config.feature_matching", FEATURE_MATCHING, ranges=False),
+    "style_transfer": Omissions(texts=SIMPLE_FEATURES),
+    "targeted_attack": Omissions(texts=NO_OWN_CLASSIFIER),
     "vae_faces": Omissions(
         f"{LOOP_OPTIONS} morph_file generate_file generate evaluate changed_attributes SMALL covariance_maps",
         NO_SAMPLES | ONLY_VECTORS,
@@ -304,8 +318,10 @@ BARE = {
         PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | RESNET,
     ),
     "dcgan_faces": Omissions("colour .colour cutout .cutout", SHIFTS),
+    "deepdream": Omissions(texts=SIMPLE_FEATURES),
+    "fast_style_transfer": Omissions(texts=SIMPLE_FEATURES),
     "pix2pix": Omissions(texts=NO_VALIDATION_PROSE),
-    "style_transfer": Omissions(texts=L_BFGS),
+    "style_transfer": Omissions(texts=L_BFGS | SIMPLE_FEATURES),
 }
 
 

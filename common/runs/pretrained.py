@@ -16,6 +16,7 @@ from common.data.identity import kept_identities
 from common.data.labelled import Split, class_number
 from common.data.synthetic import Sample
 from common.runs.networks import load_network
+from common.runs.own_classifiers import caffe_images, own_classifier
 from common.runs.run import Run, read_data, stored_classes, stored_run
 from common.system.files import InputError, data_file, first_line, home_folder, printable
 from common.system.initial import active_start
@@ -39,7 +40,8 @@ APPLICATIONS = {
     "ResNet50": Application(224, True, "resnet50_weights_tf_dim_ordering_tf_kernels.h5"),
     "VGG19": Application(224, True, "vgg19_weights_tf_dim_ordering_tf_kernels.h5"),
 }
-CAFFE_MEANS = (103.939, 116.779, 123.68)  # channel means of ImageNet: blue, green, red
+BUILT_AT_SIZE = ("NASNetMobile",)
+"""Networks for which Keras builds other layers if the size is unknown, so that no weights fit."""
 CLASS_INDEX = "imagenet_class_index.json"
 CLASS_INDEX_URL = f"https://storage.googleapis.com/download.tensorflow.org/data/{CLASS_INDEX}"
 
@@ -57,21 +59,31 @@ class Classifier(NamedTuple):
     identity: Mapping[str, Any] = {}  # fingerprint of the training files, from `identities`
 
     @classmethod
-    def load(cls, network: str, weights: str, fetch: bool = False) -> Classifier:
+    def load(
+        cls, network: str, weights: str, fetch: bool = False, preprocessing: str = "", class_names: str = ""
+    ) -> Classifier:
         """Load a classifier with frozen weights.
 
         Args:
-            network: the name of a keras.applications network, `digits` for the bundled digit classifier, or `run` for
-                the classifier of a run.
+            network: the name of a keras.applications network, `digits` for the bundled digit classifier, `run` for the
+                classifier of a run, or a .keras file with a classifier of your own.
             weights: for a keras.applications network, `imagenet` or a weights file; for `run`, a .keras file in a run
                 folder.
             fetch: allow Keras to download the weights.
+            preprocessing: the values that your own classifier expects; see `own_classifier`.
+            class_names: a text or JSON file with the class names of your own classifier.
 
         Raises:
             InputError: `network` is unknown, or the file does not exist or does not contain a classifier.
         """
+        is_file = network.endswith(".keras")
+        if (preprocessing or class_names) and not is_file:
+            raise InputError(f"--preprocessing and --classes are for --network FILE.keras, got --network {network}")
         if network in APPLICATIONS:
             classifier = imagenet_classifier(network, weights, fetch)
+        elif is_file:
+            loaded, classes, size, channels = own_classifier(Path(network), preprocessing, class_names)
+            classifier = cls(loaded, classes, size, channels, 0, any_size=True)
         elif network == "digits":
             loaded = load_keras_file(data_file("digit_classifier.keras"))
             logits = keras.Model(loaded.input, loaded.outputs[-1], name="classifier")
@@ -79,7 +91,7 @@ class Classifier(NamedTuple):
         elif network == "run":
             classifier = _classifier_of_file(Path(weights))
         else:
-            choices = ", ".join([*APPLICATIONS, "digits", "run"])
+            choices = ", ".join([*APPLICATIONS, "digits", "run", "a .keras file"])
             raise InputError(f"network must be one of {choices}, got {network!r}")
         classifier.network.trainable = False
         for variable in classifier.network.variables:
@@ -205,7 +217,8 @@ def frozen_features(
     if network in APPLICATIONS:
         application = APPLICATIONS[network]
         network_of = getattr(keras.applications, network)
-        found = network_of(include_top=False, input_shape=(None, None, 3), weights=None)
+        side = application.size if network in BUILT_AT_SIZE else None
+        found = network_of(include_top=False, input_shape=(side, side, 3), weights=None)
         top = "_notop" if network in ("InceptionV3", "ResNet50", "VGG19") else "_no_top"
         file = application.file.removesuffix(".h5") + f"{top}.h5"
         imagenet = functools.partial(network_of, include_top=False, weights="imagenet")
@@ -215,9 +228,9 @@ def frozen_features(
         if path.suffix != ".keras":
             raise InputError(f"--weights {weights}: expected a .keras file, which contains a network with its weights")
         found = load_network(path.parent, path.stem)
-        if [tuple(each.shape) for each in found.inputs] != [(None, None, None, 3)]:
+        if [tuple(each.shape)[3:] for each in found.inputs] != [(3,)]:
             raise InputError(
-                f"{path}: the network must accept colour images of any size, but its input shape is {found.input_shape}"
+                f"{path}: the network must accept colour images, but its input shape is {found.input_shape}"
             )
     else:
         choices = ", ".join(["embedded", *APPLICATIONS, "file"])
@@ -228,10 +241,14 @@ def frozen_features(
             raise InputError(
                 f"{name!r} is not a layer of {network} that outputs feature maps; choose from {', '.join(maps)}"
             )
-    seen = keras.Model(found.inputs, [maps[name] for name in names])
+    seen = keras.Model(found.inputs[0], [maps[name] for name in names])
+    if found.inputs[0].shape[1:3] != (None, None):
+        seen = rebuilt_for_any_size(seen, weights if network == "file" else network)
     images = keras.Input((None, None, 3), name="images")
-    caffe = network in APPLICATIONS and APPLICATIONS[network].caffe
-    features = keras.Model(images, seen(caffe_images(images) if caffe else images), name="features")
+    x = caffe_images(images) if network in APPLICATIONS and APPLICATIONS[network].caffe else images
+    if network in BUILT_AT_SIZE:  # its branches only have the same size for images whose sides are multiples of 32
+        x = keras.ops.depth_to_space(keras.ops.image.extract_patches(x, 32, padding="same"), 32)  # pads with zeros
+    features = keras.Model(images, seen(x), name="features")
     features.trainable = False
     if size and size < (smallest := smallest_side(features)):
         raise InputError(
@@ -240,9 +257,25 @@ def frozen_features(
     return features
 
 
-def caffe_images(images: keras.KerasTensor) -> keras.KerasTensor:
-    """Convert RGB in [-1, 1] to Caffe's input format: BGR in 0..255 minus the channel means."""
-    return (keras.ops.flip(images, -1) + 1) * 127.5 - keras.ops.convert_to_tensor(CAFFE_MEANS)
+def rebuilt_for_any_size(network: keras.Model, name: str) -> keras.Model:
+    """Return a copy, for images of any size, of a network with a fixed input size. It has the same weights.
+
+    Raises:
+        InputError: a layer needs the fixed size.
+    """
+    height, width = network.inputs[0].shape[1:3]
+    try:
+        images = keras.Input((None, None, 3), name="images")
+        copy = keras.models.clone_model(network, input_tensors=images)
+        copy.set_weights(network.get_weights())
+        for shape in ((1, height, width, 3), (1, 2 * height, 2 * width, 3)):
+            copy.compute_output_shape(shape)
+    except Exception as error:  # layers raise many kinds of exceptions
+        raise InputError(
+            f"{name}: a layer works only for images of {height}x{width} px ({first_line(error)}); choose earlier "
+            "--layers, or a network for images of any size"
+        ) from None
+    return copy
 
 
 def imagenet_classes(weights: str, fetch: bool = False) -> tuple[str, ...]:

@@ -104,6 +104,10 @@ def save_image(
             ImageDraw.Draw(sheet).text((width / 2, 13), caption, "black", ImageFont.load_default(16), "mm")
             parts.append(np.array(sheet))
         images = np.concatenate(parts, axis=1)
+    # only with: save_image(film
+    if not isinstance(images, np.ndarray | dict):  # frames that are computed now
+        check_image_path(path, film=True)
+        images = np.stack([*images])
     # only with: save_image([
     if isinstance(images, list):  # a row, 320 pixels high
         parts = [resize_image(each, 320, max(1, round(each.shape[1] * 320 / each.shape[0]))) for each in images]
