@@ -295,7 +295,7 @@ def test_the_commands_in_the_docstring_of_a_copy_are_understood(name, tmp_path, 
         (given,) = calls
         values = {**given, **given.get("attributes", {}), **vars(given.get("config", object))}
         for flag in re.findall(r"--([a-z-]+)", line):
-            assert flag == "preset" or flag.replace("-", "_") in values
+            assert flag == "preset" or {flag.replace("-", "_"), f"{flag}_"} & {*values}
         calls.clear()
         assert capsys.readouterr().out == f"{path}\n"
 
