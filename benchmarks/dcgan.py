@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,8 @@ class Labelled(NamedTuple):
     classes: np.ndarray
 
 
-def labelled_images(data: Path, config: Config) -> tuple[Labelled, Labelled]:
-    """Return the training and test images of an .npz file, resized to the run's image size.
+def labelled_images(data: Path, config: Any) -> tuple[Labelled, Labelled]:
+    """Return the training and test images of an .npz file, resized to a run's `size`, with its `channels`.
 
     Raises:
         InputError: x_train, y_train, x_test or y_test is missing, or the arrays do not match.

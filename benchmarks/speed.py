@@ -69,16 +69,20 @@ TINY: dict[str, dict[str, Any]] = {
     "pix2pix": {"size": 32, "base_filters": 4, "batch_size": 2},
     "cyclegan": {"size": 32, "base_filters": 4, "residual_blocks": 1, "patch_layers": 2},
     "fast_style_transfer": {"size": 32, "style_size": 64, "base_filters": 2, "residual_blocks": 1, "batch_size": 1},
+    "diffusion": {"size": 16, "base_filters": 8, "levels": 2, "blocks": 1, "patch": 2, "batch_size": 4},
     "fgsm": {"size": 8, "base_filters": 2, "batch_size": 4},
 }  # fmt: skip
 ONE_SIZE = ("mlp", "lenet", "gan", "fgsm")  # no separate `-paper` set-up: their demos already have full size
-SLOW = {f"{name}-paper" for name in ("cyclegan", "dcgan", "dcgan_faces", "face_swap", "fast_style_transfer")}
+SLOW = {
+    f"{name}-paper" for name in ("cyclegan", "dcgan", "dcgan_faces", "diffusion", "face_swap", "fast_style_transfer")
+}
 SETUPS = {f"{name}-demo": Setup(name, "DEMO") for name in TINY}
 SETUPS |= {f"{name}-paper": Setup(name) for name in TINY if name not in ONE_SIZE}
 SETUPS |= {
     "mlp-wide": Setup("mlp", "WIDE"),
     "lenet-modern": Setup("lenet", "MODERN"),
     "dcgan-digits": Setup("dcgan", "DIGITS"),
+    "diffusion-digits": Setup("diffusion", "DIGITS"),
     "pix2pix-64": Setup("pix2pix", changes={"size": 64, "base_filters": 24, "dropout": 0.0, "batch_size": 4}),
     "pix2pix-128-narrow": Setup("pix2pix", changes={"size": 128, "base_filters": 32}),
     "pix2pix-128": Setup("pix2pix", changes={"size": 128}),

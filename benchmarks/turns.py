@@ -71,7 +71,7 @@ def random_images(recipe: str, config: Any, batch_count: int = 4) -> tuple[np.nd
     kinds = ["image"]
     if recipe in ("pix2pix", "cyclegan", "face_swap", "ssgan") or labels == "few":
         kinds.append("image")
-    if recipe in ("mlp", "lenet", "mobilenet", "fgsm", "ssgan") or labels != "none":
+    if recipe in ("mlp", "lenet", "mobilenet", "fgsm", "ssgan", "diffusion") or labels != "none":
         kinds.append("class")
     return tuple(
         random.integers(0, 256, shape, np.uint8)

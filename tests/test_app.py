@@ -18,8 +18,8 @@ from common.runs import Run
 from common.runs.pretrained import Classifier
 from common.samples.digits import centred_digit, held_out_digits
 from common.system.files import InputError
-from recipes import dcgan_faces, pix2pix, vae
-from recipes.app import parts
+from recipes import dcgan_faces, diffusion, pix2pix, vae
+from recipes.app import parts, tabs
 from recipes.app.parts import demo_messages, epochs_done, read_upload, side_by_side
 from recipes.app.serve import recipe_of, serve, serving
 from recipes.fgsm import classify
@@ -100,12 +100,41 @@ def test_a_demo_that_fails_says_why(tmp_path, monkeypatch):
         list(demo_messages("vae", tmp_path / "run"))
 
 
+def untrained_diffusion(folder: Path) -> None:
+    """Write a run of `diffusion` with an untrained network and three classes."""
+    config = replace(diffusion.DEMO, outputs=3, base_filters=8)
+    run = Run(folder, "diffusion", config, "sample")
+    run.start(("cat", "dog", "owl"))
+    run.finish(diffusion.build(config), dict)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
+def test_generated_images_are_those_of_the_recipe(tmp_path):
+    gr = pytest.importorskip("gradio", reason="gradio is not installed")
+    untrained_diffusion(tmp_path)
+    with gr.Blocks():
+        found = tabs.generate_class(gr, {"diffusion": tmp_path})
+        absent = tabs.generate_class(gr, {"diffusion": tmp_path / "none"})
+    assert found.inputs[0].choices == [("cat", 0), ("dog", 1), ("owl", 2)]
+    way, grid = found.function(1, 3.0, 2, 4)
+    _, ema, config = diffusion.load(tmp_path, 3.0, 2)
+    images = diffusion.generate(ema, np.ones(10, int), config, 4)
+    assert way.shape == (112, 6 * 112, 3) and grid.shape == (2 * 112, 5 * 112, 3)
+    np.testing.assert_array_equal(
+        grid[::4, ::4, :1], np.concatenate([np.concatenate(r, 1) for r in (images[:5], images[5:])])
+    )
+    np.testing.assert_array_equal(way[:, -112:], grid[:112, :112])
+    assert not np.array_equal(found.function(2, 3.0, 2, 5)[1], grid)
+    assert absent.function(1, 3.0, 2, 4) == (None, None)
+
+
 # From outside
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
-    """The page, with a small run of `vae`, and runs of `pix2pix` and `dcgan_faces` whose networks are untrained."""
+    """The page, with a small run of `vae`, and untrained runs of `pix2pix`, `dcgan_faces` and `diffusion`."""
     pytest.importorskip("gradio", reason="gradio is not installed")
     folder = tmp_path_factory.mktemp("app")
     vae.run("sample", replace(vae.DEMO, units=32, batch_size=256, epochs=1, importance_samples=2), folder / "mine")
@@ -117,7 +146,8 @@ def address(tmp_path_factory) -> Iterator[str]:
     people = Run(folder / "people", "dcgan_faces", tiny, "sample")
     people.start()
     people.finish(dcgan_faces.build(tiny), dict)
-    with serving([folder / "mine", folder / "faces", folder / "people"], 0) as found:
+    untrained_diffusion(folder / "noise")
+    with serving([folder / "mine", folder / "faces", folder / "people", folder / "noise"], 0) as found:
         asyncio.set_event_loop(None)
         gc.collect()
         yield found
@@ -219,6 +249,12 @@ def test_sliders_change_pictures_and_a_bad_upload_is_said(browser, address, tmp_
     first = pictured(page, "digit")
     set_slider(page, "latent 1", 2)
     changed(page, "digit", first)
+
+    page.get_by_role("tab", name="Generate").first.click()
+    first = pictured(page, "ten-images-of-this-class")
+    assert pictured(page, "from-noise-to-an-image")
+    set_slider(page, "seed of the noise", 5)
+    changed(page, "ten-images-of-this-class", first)
 
     page.get_by_role("tab", name="Dream").first.click()
     panel = page.get_by_role("tabpanel").filter(has=page.get_by_text("step size")).first

@@ -23,6 +23,7 @@ from PIL import Image
 import recipes.dcgan
 import recipes.dcgan_faces
 import recipes.deepdream
+import recipes.diffusion
 import recipes.dog_svm
 import recipes.fgsm
 import recipes.gan
@@ -37,6 +38,7 @@ from benchmarks import (
     canvas,
     clothes,
     dcgan,
+    diffusion,
     markdown_table,
     modern,
     pix2pix,
@@ -382,6 +384,55 @@ def test_a_generator_of_one_class_is_found_out(tmp_path, capsys):
     distances = [row["frechet_distance"] for row in own.values()]
     assert min(distances[:2]) > 2 * distances[2] > 0
     assert "Test accuracy of the classifier of this data set: 1.0000" in capsys.readouterr().out
+
+
+# %% Diffusion
+
+
+def test_each_number_of_steps_and_each_guidance_is_scored_once():
+    config = recipes.diffusion.Config(steps=25, guidance=2.0)
+    found = diffusion.settings(config, (5, 25), (1.0, 2.0))
+    assert [(each.steps, each.guidance) for each in found] == [(5, 2.0), (25, 2.0), (25, 1.0)]
+    assert [diffusion.row_name(each) for each in found[1:]] == ["25 steps, guidance 2", "25 steps, guidance 1"]
+
+
+@pytest.mark.slow
+def test_images_of_the_classes_asked_for_are_recognised_and_a_second_call_measures_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    """With a classifier that compares the two halves, and a sampler that ignores the class without guidance."""
+    data = squares(tmp_path / "squares.npz")
+    images = np.load(data)["x_train"][..., None]
+    config = recipes.diffusion.Config(size=28, channels=1, outputs=2, levels=2, steps=4, guidance=2.0)
+    calls = []
+
+    def generated(network, labels, config, seed):
+        calls.append(config.guidance)
+        return images[(labels if config.guidance > 1 else 0 * labels) + 2 * (np.arange(len(labels)) % 8)]
+
+    def classifier(*_):
+        pixels = keras.Input((28, 28, 1))
+        halves = keras.layers.Flatten()(keras.layers.AveragePooling2D((28, 14))(pixels))
+        return keras.Model(pixels, [halves, keras.layers.Rescaling(5.0)(halves)])
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "ema.keras").write_bytes(b"weights")
+    monkeypatch.setattr(diffusion, "load", lambda *_: (None, None, config))
+    monkeypatch.setattr(diffusion, "generate", generated)
+    monkeypatch.setattr(diffusion, "train_classifier", classifier)
+    arguments = data, tmp_path / "run", 24, (4,), (1.0,), tmp_path / "scores"
+    found = diffusion.measure(*arguments)[diffusion.OWN]
+    guided, unguided, halves = found.values()
+    assert guided["recognised"] == halves["recognised"] == 1
+    assert unguided["recognised"] == 0.5 and unguided["rarest_class_fraction"] == 0
+    assert unguided["frechet_distance"] > 2 * guided["frechet_distance"]
+    printed = capsys.readouterr().out
+    assert "| 4 steps, guidance 2 | 1.000 | 24 | 24 |" in printed
+    assert diffusion.measure(*arguments)[diffusion.OWN] == found and len(calls) == 2
+    assert capsys.readouterr().out == printed
+    (tmp_path / "run" / "ema.keras").write_bytes(b"other weights")
+    with pytest.raises(InputError, match="has results of .*; choose another --output-dir"):
+        diffusion.measure(*arguments)
 
 
 # %% Clothes

@@ -38,7 +38,7 @@ LONGER = {  # lines of copies that would lose parts of the paper's algorithm oth
     "face_swap": 660,  # finds faces in photos
 }
 WITHOUT = {"dcgan_faces": {"colour": 0.0, "cutout": 0.0}}  # settings of a recipe with which it is as its copy
-NOT_LOGGED = {"dcgan_faces": {"diversity"}}  # by the copy
+NOT_LOGGED = {"dcgan_faces": {"diversity"}, "diffusion": {"diversity"}}  # by the copy
 TRACED = ("mlp", "pix2pix", "vae", *PIXELS)
 ROUNDED = {"diversity", "objective", "gap"}  # sums by BLAS, which depend on its threads, and grow in L-BFGS
 FORMS = [(name, is_bare) for name in RECIPES for is_bare in (False, True)]
@@ -91,11 +91,14 @@ def test_a_copy_has_the_commands_of_the_recipe(name):
     def commands(text: str) -> list[str]:
         calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
         (call,) = (each for each in calls if ast.unparse(each.func) == "run_command")
-        return [str(keyword.arg) for keyword in call.keywords if keyword.arg not in ("presets", "steps")]
+        found = [str(keyword.arg) for keyword in call.keywords if keyword.arg not in ("presets", "steps")]
+        tables = [node.value for node in ast.walk(ast.parse(text)) if ast.unparse(node).startswith("commands = {")]
+        return [*found[:-1], *(ast.literal_eval(key) for key in tables[0].keys)] if found[-1] == "None" else found
 
     left_out = {
         "adversarial_autoencoder": ["generate"],
         "dcgan_faces": ["arithmetic", "walk"],
+        "diffusion": ["walk", "inpaint"],
         "fgsm": ["evaluate"],
         "ssgan": ["generate"],
         "vae_faces": ["morph", "generate"],
@@ -292,7 +295,7 @@ def test_the_commands_in_the_docstring_of_a_copy_are_understood(name, tmp_path, 
         (given,) = calls
         values = {**given, **given.get("attributes", {}), **vars(given.get("config", object))}
         for flag in re.findall(r"--([a-z-]+)", line):
-            assert flag == "preset" or flag.replace("-", "_") in values
+            assert flag == "preset" or {flag.replace("-", "_"), f"{flag}_"} & {*values}
         calls.clear()
         assert capsys.readouterr().out == f"{path}\n"
 

@@ -17,7 +17,7 @@ from common.runs.export import EXPORT_ENDINGS, export, export_network, in_float3
 from common.runs.run import Run
 from common.system.files import InputError
 from common.training import Execution, executing
-from recipes import lenet, pix2pix
+from recipes import diffusion, lenet, pix2pix
 from tests.forked import forked_python
 from tests.test_contract import RECIPES, build_short, in_groups, load, tiny
 
@@ -206,6 +206,36 @@ def test_the_command_line_exports_a_run_again_and_again(tmp_path):
     inputs = examples(network, 1, 32, 32)
     (found,) = loaded(tmp_path / "generator", "tf_saved_model", network)(inputs)
     np.testing.assert_allclose(found, outputs_of(network, inputs)[0], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_sampling_loop_of_the_guide_gives_the_images_of_the_recipe(tmp_path):
+    needs_the_extra()
+    import onnxruntime
+
+    size = {"size": 16, "channels": 1, "outputs": 3, "base_filters": 8, "levels": 2, "blocks": 1, "patch": 2}
+    config = diffusion.Config(**size, steps=3, guidance=2.5)
+    networks = diffusion.build(config)
+    for weight in networks.ema.weights:  # the last convolutions of blocks begin with almost 0
+        if len(weight.shape) == 4:
+            weight.assign(np.random.default_rng(0).normal(0, 0.1, weight.shape))
+    run = Run(tmp_path, "diffusion", config, "sample")
+    run.start(("cat", "dog", "owl"))
+    run.finish(networks, dict)
+    export(tmp_path, "onnx", "ema")
+    assert not (tmp_path / "unet.onnx").exists()
+    guide = (ROOT / "docs" / "guides" / "export.md").read_text(encoding="utf-8")
+    (block,) = (each for each in guide.split("```python\n")[1:] if "def sample" in each)
+    exec(block.partition("```")[0], found := {})
+    labels = np.array([0, 1, 2, 1])
+    noise = diffusion.noise_of(4, len(labels), config).numpy()
+    session = onnxruntime.InferenceSession(str(tmp_path / "ema.onnx"))
+    images = found["sample"](session, noise, np.eye(3, dtype=np.float32)[labels], 2.5, 3)
+    expected = diffusion.generate(networks.ema, labels, config, 4)
+    assert np.abs(images.astype(int) - expected).max() <= 1
+    assert np.mean((expected > 0) & (expected < 255)) > 0.3
+    others = found["sample"](session, noise, np.eye(3, dtype=np.float32)[labels], 1.0, 3)
+    assert np.abs(images.astype(int) - others).max() > 1, "guidance changes nothing"
 
 
 # %% The benchmark

@@ -142,11 +142,15 @@ def _images_of_calls(tree: ast.Module, functions: set[str]) -> dict[str, np.ndar
 def _of_demo(tree: ast.Module, name: str) -> Any:
     """Return the value of a field in a recipe's preset `DEMO`, without importing the recipe."""
     values: dict[str, Any] = {}
+    presets: dict[str, dict[str, Any]] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "Config":
             values |= {ast.unparse(each.target): each.value for each in node.body if isinstance(each, ast.AnnAssign)}
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DEMO":
-            values |= {each.arg: each.value for each in getattr(node.value, "keywords", ())}
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            call, based_on = node.value, node.value.args[:1]  # `replace(DIGITS, epochs=1)` is based on `DIGITS`
+            fields = presets.get(ast.unparse(based_on[0]), {}) if based_on else {}
+            presets[ast.unparse(node.targets[0])] = fields | {str(each.arg): each.value for each in call.keywords}
+    values |= presets.get("DEMO", {})
     return ast.literal_eval(values[name])
 
 

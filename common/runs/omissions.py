@@ -10,6 +10,7 @@ import ast
 import re
 from typing import NamedTuple
 
+from common.runs.omissions_diffusion import FLOW_MATCHING, NO_INPAINTING, ONLY_TRAINING, SHORTER_SAMPLER
 from common.runs.syntax import Edits, name_of, parameters_of
 
 EVERYWHERE = {"synchronized", ".synchronized", ".check_networks"}  # several devices, and checks of your own networks
@@ -271,6 +272,11 @@ COPIES = {  # by recipe
         ranges=False,
     ),
     "deepdream": Omissions(texts=SIMPLE_FEATURES),
+    "diffusion": Omissions(
+        f"{LOOP_OPTIONS} walk walk_file inpaint inpaint_file config.objective",
+        NO_INPAINTING | FLOW_MATCHING | SHORTER_SAMPLER,
+        ranges=False,
+    ),
     "face_swap": Omissions(LOOP_OPTIONS, UNCHECKED_NETWORKS, ranges=False),
     "fast_style_transfer": Omissions(LOOP_OPTIONS, SIMPLE_FEATURES, ranges=False),
     "fgsm": Omissions(f"{LOOP_OPTIONS} evaluate_file", PAPER_NETWORKS | ATTACK_RUNS, ranges=False),
@@ -318,6 +324,7 @@ BARE = {
         PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | RESNET,
     ),
     "dcgan_faces": Omissions("colour .colour cutout .cutout", SHIFTS),
+    "diffusion": Omissions(texts=ONLY_TRAINING),
     "deepdream": Omissions(texts=SIMPLE_FEATURES),
     "fast_style_transfer": Omissions(texts=SIMPLE_FEATURES),
     "pix2pix": Omissions(texts=NO_VALIDATION_PROSE),

@@ -23,13 +23,14 @@ from common.runs.networks import Shape, load_network
 from common.samples.photos import photographs
 from common.system.files import InputError
 from common.training import read_photo
-from recipes import cyclegan, dcgan, dcgan_faces, fast_style_transfer, pix2pix, vae, vae_faces
+from recipes import cyclegan, dcgan, dcgan_faces, diffusion, fast_style_transfer, pix2pix, vae, vae_faces
 from recipes.app.guard import files_in
 
 RECIPES = {  # the recipes whose runs the page uses
     "cyclegan": cyclegan,
     "dcgan": dcgan,
     "dcgan_faces": dcgan_faces,
+    "diffusion": diffusion,
     "fast_style_transfer": fast_style_transfer,
     "pix2pix": pix2pix,
     "vae": vae,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from common.metrics.scores import attribute_probabilities
 from common.runs import Run
 from common.runs.attacks import magnified
 from common.runs.pretrained import Classifier
-from common.samples.digits import centred_digit, held_out_digits
+from common.samples.digits import DIGITS, centred_digit, held_out_digits
 from common.samples.faces import FACE_ATTRIBUTES, synthetic_faces
 from common.samples.seasons import synthetic_seasons
 from common.samples.sketches import FACE_COLOURS, plain_face, sketch_pairs, thin_paint
@@ -26,6 +27,7 @@ from recipes import (
     dcgan,
     dcgan_faces,
     deepdream,
+    diffusion,
     fast_style_transfer,
     fgsm,
     pix2pix,
@@ -354,6 +356,45 @@ def walk_digits(gr: Any, runs: dict[str, Path]) -> Answer:
     return answer(gr, go, [start, end, position], shown, made=made)
 
 
+def generate_class(gr: Any, runs: dict[str, Path]) -> Answer:
+    """Turn noise into images of a class with a diffusion model."""
+    run = runs["diffusion"]
+    classes = opened_diffusion(run, written_at(run))[0].classes if is_whole(run) else DIGITS
+    with with_run(gr, "diffusion", run) as made, gr.Row():
+        with gr.Column():
+            which = gr.Dropdown(list(zip(classes, itertools.count())), value=min(7, len(classes) - 1), label="class")
+            guidance = gr.Slider(1, 6, 2, step=0.5, label="guidance: strength of the class")
+            steps = gr.Slider(2, 50, 10, step=1, label="steps from noise to image")
+            seed = gr.Slider(0, 99, 0, step=1, label="seed of the noise")
+        with gr.Column():
+            way = result(gr, "from noise to an image")
+            shown = result(gr, "ten images of this class")
+
+    def generate(which: int, guidance: float, steps: int, seed: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        if not is_whole(run):
+            return None, None
+        trained, ema, config = opened_diffusion(run, written_at(run))
+        config = replace(config, guidance=float(guidance), steps=int(steps))
+        labels = np.full(10, min(int(which), len(trained.classes) - 1))  # the run may be newer than the page
+        states = diffusion.form(ema, labels, config, int(seed))
+        times = np.linspace(0, len(states) - 1, 6).round().astype(int)
+        rows = [side_by_side(*row, height=112) for row in (states[-1, :5], states[-1, 5:])]
+        return side_by_side(*states[times, 0], height=112), np.concatenate(rows)
+
+    return answer(gr, generate, [which, guidance, steps, seed], [way, shown], made=made)
+
+
+def written_at(run: Path) -> int:
+    """Return the time when a run finished."""
+    return (run / "results.json").stat().st_mtime_ns
+
+
+@functools.lru_cache(maxsize=2)
+def opened_diffusion(run: Path, written: int) -> Any:
+    """Return the run, its network and its settings, cached until the run changes."""
+    return diffusion.load(run, 0, 0)
+
+
 TABS = {
     "Draw a face": draw_faces,
     "Faces": edit_faces,
@@ -367,4 +408,5 @@ TABS = {
     "Attack": attack,
     "Plane": plane,
     "Digit walk": walk_digits,
+    "Generate": generate_class,
 }

@@ -53,7 +53,7 @@ def run_command(demo: Callable, *, presets: dict[str, Any], **verbs: Callable) -
         if name == "table":
             settings = {"type": Path}
         settings |= {"default": argparse.SUPPRESS, "help": f"default: {default}"}
-        parser.add_argument(f"--{name.replace('_', '-')}", **settings)
+        parser.add_argument(f"--{name.strip('_').replace('_', '-')}", dest=name, **settings)  # `class_`: --class
     given = vars(parser.parse_args())  # only without: **attributes
     options, others = parser.parse_known_args()  # only with: **attributes
     # only with: **attributes

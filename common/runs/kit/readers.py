@@ -84,7 +84,7 @@ def labelled_images(
         test = np.array([folder != folders[0] for *_, folder in items])
         test = test if test.any() else np.arange(len(labels)) % 5 == min(4, len(labels) - 1)
     # only with: outputs=len(
-    if len(classes) < 2:
+    if len(classes) < 2:  # only without: require_classes=False
         raise InputError(f"{data}: expected a sub-folder of images for each of two or more classes")
     validation, rest = np.zeros(len(labels), bool), np.flatnonzero(~test)  # 10 % of each class are for validation
     validation[rest[np.argsort(labels[rest], kind="stable")[min(9, len(rest) - 1) :: 10]]] = True

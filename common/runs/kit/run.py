@@ -74,6 +74,13 @@ class Run:
         image = read_image(path, self.config.channels, self.config.size)
         return 255 - image if invert else image
 
+    # only with: .class_number(
+    def class_number(self, name: str) -> int:
+        """Return the index of a class that is given by its name or index; -1 if `name` is empty."""
+        if name and name not in (known := [*self.classes, *map(str, range(len(self.classes)))]):
+            raise InputError(f"{name!r} is not one of the classes {', '.join(self.classes)}")
+        return known.index(name) % len(self.classes) if name else -1
+
     # only with: trained.images
     def images(self, source: Path, destination: Path, invert: bool = False) -> Iterator[tuple[Path, np.ndarray, Path]]:
         """Yield the path, the pixels and the output path of an image, or of each image in a folder."""
