@@ -401,8 +401,9 @@ def translate(generator: keras.Model, image: np.ndarray) -> np.ndarray:
 
 
 def translate_batch(generator: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Translate uint8 images [n, size, size, 3] of the training size, eight at a time."""
-    batches = [from_uint8(images[start : start + 8]) for start in range(0, len(images), 8)]
+    """Translate uint8 images [n, size, size, 3] of the training size: eight at a time, or fewer above 512 px."""
+    count = max(1, min(8, 8 * 512**2 // images[0, ..., 0].size))
+    batches = [from_uint8(images[start : start + count]) for start in range(0, len(images), count)]
     return np.concatenate([to_uint8(generator(batch, training=False)) for batch in batches])
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from common.data.batches import Examples
 from common.data.datasets import image_pairs
 from common.data.domains import Domains, unpaired_images
 from common.data.shard_writing import write_shards
@@ -137,6 +139,23 @@ def test_a_stream_that_starts_later_has_the_same_squares(tmp_path):
     whole = list(stream.at(0).take(5).as_numpy_iterator())
     for (one, other), again in zip(whole[3:], stream.at(3).take(2).as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal([one, other], again)
+
+
+@pytest.mark.parametrize("read", [image_pairs, unpaired_images])
+def test_built_in_images_are_not_made_above_512_px(read):
+    with pytest.raises(
+        InputError, match="the built-in images have at most 512 px, got --size 1024; give your own --data"
+    ):
+        read("sample", 1024, "sketches")
+
+
+@pytest.mark.parametrize(("side", "count", "asked"), [(512, 200, 201), (1024, 50, 51), (2560, 8, 9)])
+def test_fewer_large_images_are_held_out(side, count, asked):
+    """They are kept in memory: as many pixels as in 200 images of 512 px, but 8 images. The number asked for counts."""
+    numbers = np.arange(250)
+    examples = Examples(numbers, numbers, lambda item: tf.zeros((side, side, 1), tf.uint8))
+    assert len(examples.held_out()[0]) == count
+    assert len(examples.held_out(asked)[0]) == asked
 
 
 @pytest.mark.slow

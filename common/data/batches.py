@@ -264,8 +264,8 @@ class Examples(NamedTuple):
     digits: np.ndarray | None = None  # the digit that each held-out image shows, int [n]; None: unknown, or no digits
     crop: int = 0  # above 0: `decode` returns images of any size from `crop` px, of which squares of this side are used
 
-    def mean_of_train(self, most: int = 200) -> tuple[np.ndarray, ...]:
-        """Return the mean of up to `most` training examples, a baseline for scores.
+    def mean_of_train(self, most: int = 0) -> tuple[np.ndarray, ...]:
+        """Return the mean of up to `most` training examples, a baseline for scores. For 0, see `held_out`.
 
         Returns:
             uint8, one mean image per image of an example.
@@ -274,9 +274,9 @@ class Examples(NamedTuple):
         return tuple(images.mean(axis=0).round().astype(np.uint8) for images in some)
 
     def batches(
-        self, batch_size: int, seed: int, *, size: int = 0, jitter: float | None = None, held_out: int = 200
+        self, batch_size: int, seed: int, *, size: int = 0, jitter: float | None = None, held_out: int = 0
     ) -> Batches:
-        """Return shuffled batches of the training examples, with up to `held_out` held-out examples.
+        """Return shuffled batches of the training examples, with held-out examples.
 
         Args:
             batch_size: examples per batch.
@@ -285,7 +285,7 @@ class Examples(NamedTuple):
             jitter: enlargement factor of the random jitter, 1 or more (Isola et al., arXiv:1611.07004, appendix 6.2).
                 All images of an example are enlarged by this factor, then cropped and flipped in the same random way.
                 None: no augmentation. If `crop` is set, nothing is enlarged: `crop` pixels are cut out and flipped.
-            held_out: the maximum number of held-out examples.
+            held_out: the maximum number of held-out examples; for 0, see the method `held_out`.
         """
         load = cropped(self) if self.crop else undistorted(self) if jitter is None else jittered(self, size, jitter)
         return batches(self.train, batch_size, seed, load, self.held_out(held_out))
@@ -313,16 +313,23 @@ class Examples(NamedTuple):
         enough = len(other) == len(real)
         return sample_scores(data_file("digit_classifier.keras"), real, generate(len(real)), other if enough else None)
 
-    def held_out(self, most: int = 200) -> tuple[np.ndarray, ...]:
+    def held_out(self, most: int = 0) -> tuple[np.ndarray, ...]:
         """Decode up to `most` evenly spaced held-out examples; return a tuple of uint8 [n, size, size, channels].
 
-        If `crop` is set, each is the centre of an image.
+        If `crop` is set, each is the centre of an image. If `most` is 0, it is 200, or less for images above 512 px:
+        all images together then have at most as many pixels as 200 images of 512 px, but they are at least 8.
         """
-        chosen = self._spread(most)
+        chosen = self._spread(most or MOST_HELD_OUT)
         parts = as_tensors(tf.nest.map_structure(lambda part: part[chosen], self.test))
         items = tf.data.Dataset.from_tensor_slices(parts)
         with named_failures():
-            decoded = list(items.map(lambda *item: self._whole(item if len(item) > 1 else item[0])).as_numpy_iterator())
+            items = items.map(lambda *item: self._whole(item if len(item) > 1 else item[0]))
+            if not most:
+                pixels = tf.nest.flatten(items.element_spec)[0].shape[:2].num_elements() or 1
+                most = max(8, min(MOST_HELD_OUT, MOST_HELD_OUT * 512**2 // pixels))
+                if most < len(chosen):
+                    return self.held_out(most)
+            decoded = list(items.as_numpy_iterator())
         columns = zip(*decoded, strict=True) if isinstance(decoded[0], tuple) else [decoded]
         return tuple(np.stack(column) for column in columns)
 
@@ -337,6 +344,7 @@ class Examples(NamedTuple):
         return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
 
 
+MOST_HELD_OUT = 200  # held-out examples, if none of another number are asked for
 RECOGNISED = 0.8  # smallest accuracy on real images for which the scores of the digit classifier mean something
 
 

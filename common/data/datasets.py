@@ -23,6 +23,8 @@ from common.samples.digits import DIGITS
 from common.system.files import InputError, replacing
 from common.system.lazy import tf
 
+LARGEST_BUILT_IN = 512  # maximum side of the built-in pairs and domains in pixels
+
 # %% Pairs of images
 
 PAIRS = {"sketches": False, "streets": True}  # the built-in pairs, and whether their inputs are label maps
@@ -75,6 +77,7 @@ def image_pairs(
             pair. With `crop`: the images of a pair differ in size.
     """
     if data in ("sample", *PAIRS):
+        check_built_in(size)
         sample = sample if data == "sample" else data
         columns = synthetic(sample, size, seed)[:: -1 if swap else 1]
         label_maps = PAIRS.get(str(sample), True)
@@ -112,6 +115,14 @@ def image_pairs(
     kept = checked_pairs(folder, find_pairs(folder, classes), classes, skip_bad, size * crop)
     names = [np.array([[str(path) for path in pair] for pair in pairs]) for pairs in kept]
     return Examples(names[0], names[1], decode, sides, crop=size * crop)
+
+
+def check_built_in(size: int) -> None:
+    """Raise InputError if built-in images of this size would take hours to make."""
+    if size > LARGEST_BUILT_IN:
+        raise InputError(
+            f"the built-in images have at most {LARGEST_BUILT_IN} px, got --size {size}; give your own --data"
+        )
 
 
 def say_size(size: int, crop: bool) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from common.data.arrays import as_uint8, npz_entries, sized_images, tfds_builder
 from common.data.batches import Batches, Examples, as_they_are
 from common.data.class_folders import joined_folders, split_folders, split_of, unpacked
-from common.data.datasets import say_size, square_image, unscaled_image
+from common.data.datasets import check_built_in, say_size, square_image, unscaled_image
 from common.data.pairs import note_small
 from common.data.people import ColourShift
 from common.data.shards import open_shards
@@ -61,8 +61,11 @@ class Domains(NamedTuple):
         ]
         return Batches.zip(*streams)._replace(paired=self.paired)
 
-    def some(self, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
-        """Return up to `most` evenly spaced training images per domain: two arrays, uint8 [n, size, size, 3]."""
+    def some(self, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return up to `most` evenly spaced training images per domain: two arrays, uint8 [n, size, size, 3].
+
+        If `most` is 0, see `Examples.held_out`.
+        """
         one, other = (domain._replace(test=domain.train).held_out(most)[0] for domain in (self.a, self.b))
         return one, other
 
@@ -198,6 +201,7 @@ def unpaired_images(
             an image cannot be read.
     """
     if data == "sample":
+        check_built_in(size)
         if callable(sample):
             return sample()
         train, truth = synthetic(sample, size, seed)

@@ -254,6 +254,13 @@ ONLY_VECTORS: Texts = {  # VAE of faces: edits add vectors, but do not match cov
     "attribute {name!r}{meant}; choose": "attribute {name!r}; choose",
 }
 LOOP_OPTIONS = "steps_per_epoch on_epoch"  # parameters of `train`
+EIGHT_AT_A_TIME: Texts = {  # CycleGAN: the same batches for images of any size
+    ": eight at a time, or fewer above 512 px": ", eight at a time",
+    "    count = max(1, min(8, 8 * 512**2 // images[0, ..., 0].size))\n": "",
+    "images[start : start + count]) for start in range(0, len(images), count)": (
+        "images[start : start + 8]) for start in range(0, len(images), 8)"
+    ),
+}
 COPIES = {  # by recipe
     "adversarial_autoencoder": Omissions(
         f"{LOOP_OPTIONS} generate_file table classification_errors style_correlations PAPER",
@@ -262,7 +269,9 @@ COPIES = {  # by recipe
     ),
     "conv_autoencoder": Omissions(texts=NO_IMAGES_IN_PLOTS),
     "cyclegan": Omissions(
-        f"{LOOP_OPTIONS} kind config.loss crop", PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL, ranges=False
+        f"{LOOP_OPTIONS} kind config.loss crop",
+        PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | EIGHT_AT_A_TIME,
+        ranges=False,
     ),
     "dcgan": Omissions(LOOP_OPTIONS, ranges=False),
     "dcgan_faces": Omissions(
