@@ -143,9 +143,7 @@ def test_a_stream_that_starts_later_has_the_same_squares(tmp_path):
 
 @pytest.mark.parametrize("read", [image_pairs, unpaired_images])
 def test_built_in_images_are_not_made_above_512_px(read):
-    with pytest.raises(
-        InputError, match="the built-in images have at most 512 px, got --size 1024; give your own --data"
-    ):
+    with pytest.raises(InputError, match="built-in images have at most 512 px, got --size 1024; use your own"):
         read("sample", 1024, "sketches")
 
 

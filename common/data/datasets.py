@@ -121,7 +121,7 @@ def check_built_in(size: int) -> None:
     """Raise InputError if built-in images of this size would take hours to make."""
     if size > LARGEST_BUILT_IN:
         raise InputError(
-            f"the built-in images have at most {LARGEST_BUILT_IN} px, got --size {size}; give your own --data"
+            f"the built-in images have at most {LARGEST_BUILT_IN} px, got --size {size}; use your own --data"
         )
 
 
