@@ -253,7 +253,6 @@ def checked_pairs(
     firsts = dict(pairs)
     one_file = {first for first, second in pairs if first == second}
     largest: dict[Path, int] = {}  # the largest class number of each image that looks like a map of class numbers
-
     shapes: dict[Path, tuple[int, ...]] = {}
 
     def read(path: Path) -> np.ndarray:
