@@ -254,6 +254,13 @@ ONLY_VECTORS: Texts = {  # VAE of faces: edits add vectors, but do not match cov
     "attribute {name!r}{meant}; choose": "attribute {name!r}; choose",
 }
 LOOP_OPTIONS = "steps_per_epoch on_epoch"  # parameters of `train`
+EIGHT_AT_A_TIME: Texts = {  # CycleGAN: the same batches for images of any size
+    ": eight at a time, or fewer above 512 px": ", eight at a time",
+    "    count = max(1, min(8, 8 * 512**2 // images[0, ..., 0].size))\n": "",
+    "images[start : start + count]) for start in range(0, len(images), count)": (
+        "images[start : start + 8]) for start in range(0, len(images), 8)"
+    ),
+}
 COPIES = {  # by recipe
     "adversarial_autoencoder": Omissions(
         f"{LOOP_OPTIONS} generate_file table classification_errors style_correlations PAPER",
@@ -262,7 +269,9 @@ COPIES = {  # by recipe
     ),
     "conv_autoencoder": Omissions(texts=NO_IMAGES_IN_PLOTS),
     "cyclegan": Omissions(
-        f"{LOOP_OPTIONS} kind config.loss", PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL, ranges=False
+        f"{LOOP_OPTIONS} kind config.loss crop",
+        PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | EIGHT_AT_A_TIME,
+        ranges=False,
     ),
     "dcgan": Omissions(LOOP_OPTIONS, ranges=False),
     "dcgan_faces": Omissions(
@@ -274,7 +283,7 @@ COPIES = {  # by recipe
     "face_swap": Omissions(LOOP_OPTIONS, UNCHECKED_NETWORKS, ranges=False),
     "fast_style_transfer": Omissions(LOOP_OPTIONS, SIMPLE_FEATURES, ranges=False),
     "fgsm": Omissions(f"{LOOP_OPTIONS} evaluate_file", PAPER_NETWORKS | ATTACK_RUNS, ranges=False),
-    "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS | NO_VALIDATION),
+    "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS crop", NO_STREETS | NO_VALIDATION),
     "ssgan": Omissions(f"{LOOP_OPTIONS} generate_file table config.feature_matching", FEATURE_MATCHING, ranges=False),
     "style_transfer": Omissions(texts=SIMPLE_FEATURES),
     "targeted_attack": Omissions(texts=NO_OWN_CLASSIFIER),
@@ -314,13 +323,13 @@ L_BFGS: Texts = {  # style transfer: only L-BFGS, and no checkpoints
 BARE = {
     "adversarial_autoencoder": Omissions(texts=NO_SWISS_ROLL | NO_PETALS),
     "cyclegan": Omissions(
-        "kind upsample config.upsampling config.levels",
+        "kind upsample config.upsampling config.levels crop",
         PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | RESNET,
     ),
     "dcgan_faces": Omissions("colour .colour cutout .cutout", SHIFTS),
     "deepdream": Omissions(texts=SIMPLE_FEATURES),
     "fast_style_transfer": Omissions(texts=SIMPLE_FEATURES),
-    "pix2pix": Omissions(texts=NO_VALIDATION_PROSE),
+    "pix2pix": Omissions("crop", NO_VALIDATION_PROSE),
     "style_transfer": Omissions(texts=L_BFGS | SIMPLE_FEATURES),
 }
 
