@@ -129,6 +129,8 @@ FEATURE_MATCHING: Texts = {  # semi-supervised GAN: one generator loss instead o
 """,
     """    healthy = {} if config.feature_matching else gan_ranges
 """: "",
+    re.compile(r"    published = .*\n    plain = .*\n"): "",
+    '"plain": plain, ': "",
     """
     def evaluate() -> dict[str, float]:
         steps = min(2000, config.epochs * unlabelled.steps_per_epoch)
