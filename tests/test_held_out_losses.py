@@ -69,7 +69,7 @@ def test_vae_of_faces(monkeypatch):
 def test_adversarial_autoencoder(labels, monkeypatch):
     config = tiny(adversarial_autoencoder, "adversarial_autoencoder", labels=labels, dropout=0.5)
     images, classes = noise(5, 8, 8, 1, seed=3), np.array([0, 1, 1, 0, 1])
-    held_out = images, classes
+    held_out: tuple[np.ndarray, ...] = images, classes
     if labels == "few":  # also labelled images
         held_out = images, 255 - images, 1 - classes
     networks, row = validated(monkeypatch, "adversarial_autoencoder", config, held_out)

@@ -129,7 +129,7 @@ FEATURE_MATCHING: Texts = {  # semi-supervised GAN: one generator loss instead o
 """,
     """    healthy = {} if config.feature_matching else gan_ranges
 """: "",
-    re.compile(r"    published = .*\n    plain = .*\n"): "",
+    re.compile(r"(    plain = .*\n){2}"): "",
     '"plain": plain, ': "",
     """
     def evaluate() -> dict[str, float]:
