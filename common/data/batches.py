@@ -75,6 +75,12 @@ class Batches(NamedTuple):
         """
         return side_by_side(*streams)
 
+    def some_held_out(self, most: int = 200) -> tuple[np.ndarray, ...]:
+        """Return up to `most` of the held-out examples, evenly spaced; `()` if there are none."""
+        counts = [min(most, len(part)) for part in self.held_out]
+        places = [np.linspace(0, len(part) - 1, n).astype(int) for part, n in zip(self.held_out, counts, strict=True)]
+        return tuple(part[chosen] for part, chosen in zip(self.held_out, places, strict=True))
+
     def diversity(self, generate: Callable[[int], np.ndarray]) -> dict[str, float]:
         """Return the diversity of generated images, relative to held-out images, as an entry for the training history.
 
