@@ -268,6 +268,9 @@ ALGORITHMS: dict[str, Callable[..., dict[str, tf.Tensor]]] = {
 # `discriminator` is the sum of two cross entropies. In a healthy run it stays between 1.1 and 2 log 2 = 1.39, and
 # `generator` stays at or slightly above log 2 = 0.69. If `discriminator` falls far below 1 while `generator` grows, the
 # codes do not follow the prior. `samples/` shows decoded samples of the prior, one row per class.
+#
+# `validation_reconstruction` is the reconstruction loss of up to 200 held-out images, after each epoch and without the
+# noise and dropout of training. If it rises while `reconstruction` falls, the networks memorise the training images.
 
 
 def train(
@@ -286,7 +289,8 @@ def train(
         data: uint8 images [batch, size, size, channels]. With labels="discriminator" or "decoder": also integer labels
             [batch]. With `few`: unlabelled images, labelled images and their integer labels; `Batches.zip` combines
             streams of different lengths. With `Batches` or arrays, a run resumes exactly where it stopped. A
-            `tf.data.Dataset` must be batched; it is not reshuffled, and a resumed run starts a new pass over it.
+            `tf.data.Dataset` must be batched; it is not reshuffled, and a resumed run starts a new pass over it. If
+            `Batches` have held-out images, their reconstruction loss is logged.
         config: the hyperparameters.
         output_dir: the run folder, for checkpoints and generated images. If None, nothing is written.
         steps_per_epoch: batches per epoch; the default is one pass over the data.
@@ -297,7 +301,7 @@ def train(
     """
     data = Batches.of(data, config.batch_size, config.seed, steps_per_epoch)
     encoder, decoder, discriminator = networks
-    pixel_logits = keras.Model(decoder.inputs, decoder.get_layer("pixel_logits").output)  # tanh would lose precision
+    pixel_logits = keras.Model(decoder.input, decoder.get_layer("pixel_logits").output)  # tanh would lose precision
     with_logits = networks._replace(decoder=pixel_logits)
     algorithm = ALGORITHMS[config.labels]
     noise = Noise(config.seed + 1)
@@ -329,8 +333,19 @@ def train(
             samples = prior_samples(np.arange(config.outputs).repeat(10), config, Noise(0))
             save_image(generate(decoder, samples), Path(output_dir, "samples", f"epoch-{epoch:04d}.png"), columns=10)
 
+    def validate(epoch: int, losses: dict[str, float]) -> dict[str, float]:
+        if not data.held_out:
+            return {}
+        images, *others = data.some_held_out()
+        codes = predict(encoder, from_uint8(images))
+        if config.labels == "few":  # the decoder gets the predicted classes, as in training
+            codes = tf.concat([codes[:, : config.latent_dim], tf.nn.softmax(codes[:, config.latent_dim :])], axis=1)
+        elif config.labels == "decoder":
+            codes = tf.concat([codes, tf.one_hot(others[0], config.outputs)], axis=1)
+        return {"validation_reconstruction": float(reconstruction_loss(images, predict(pixel_logits, codes)))}
+
     state = networks._asdict() | {"optimizer": optimizer, "adversary": adversarial_optimizer, "noise": noise}
-    return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, validate, on_epoch])
 
 
 # %% Use

@@ -50,7 +50,8 @@ from common.training import Noise, adam, fit
 class Config:
     """The hyperparameters of the paper (section 4 and appendix). `DEMO` is a smaller version."""
 
-    size: Annotated[int, Range(32, 512, multiple_of=4)] = 256  # side of the images in pixels; U-Net: a power of two
+    size: Annotated[int, Range(32, 4096, multiple_of=4)] = 256  # side of the images in pixels; U-Net: a power of two
+    crop: bool = False  # use squares of `size` px at the scale of the files, not resized images; jitter only mirrors
     generator: Literal["resnet", "unet"] = "resnet"
     base_filters: Annotated[int, Range(1, 1024)] = 64  # filters of the outermost layers of all networks
     residual_blocks: Annotated[int, Range(0, 100)] = 9  # for the ResNet; the paper uses 6 for 128 px
@@ -73,7 +74,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check all ranges. The size must be large enough for the discriminators to return at least one logit."""
         smallest = max(32, 3 * 2**self.patch_layers)
-        Range.check(self, size=Range(smallest, 512, multiple_of=4, power_of_two=self.generator == "unet"))
+        Range.check(self, size=Range(smallest, 4096, multiple_of=4, power_of_two=self.generator == "unet"))
 
 
 DEMO = Config(size=64, generator="unet", base_filters=16, upsampling="bilinear", levels=5, patch_layers=2, batch_size=2,
@@ -400,8 +401,9 @@ def translate(generator: keras.Model, image: np.ndarray) -> np.ndarray:
 
 
 def translate_batch(generator: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Translate uint8 images [n, size, size, 3] of the training size, eight at a time."""
-    batches = [from_uint8(images[start : start + 8]) for start in range(0, len(images), 8)]
+    """Translate uint8 images [n, size, size, 3] of the training size: eight at a time, or fewer above 512 px."""
+    count = max(1, min(8, 8 * 512**2 // images[0, ..., 0].size))
+    batches = [from_uint8(images[start : start + count]) for start in range(0, len(images), count)]
     return np.concatenate([to_uint8(generator(batch, training=False)) for batch in batches])
 
 
@@ -426,7 +428,7 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score held-out images, save the run in `output_dir`, and return a figure's path."""
     folder = Run(output_dir, "cyclegan", config, data, accept_data)
-    domains = unpaired_images(data, config.size, "seasons", skip_bad, fetch, config.seed)
+    domains = unpaired_images(data, config.size, "seasons", skip_bad, fetch, config.seed, crop=config.crop)
     networks = build(config)
     stream = domains.batches(config.batch_size, config.seed, size=config.size, jitter=config.jitter)
     folder.start(domains.names)

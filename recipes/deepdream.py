@@ -333,5 +333,6 @@ def zoom_file(
 
 
 if __name__ == "__main__":
-    presets = {"demo": DEMO, "vgg19": VGG19}
+    plain = replace(VGG19, octaves=1, steps=100, smoothings=1, jitter=0)
+    presets = {"demo": DEMO, "vgg19": VGG19, "plain": plain}
     run_command(demo, presets=presets, steps=False, train=run, dream=dream_file, zoom=zoom_file)

@@ -296,5 +296,6 @@ def classify_file(
 
 
 if __name__ == "__main__":
-    presets = {"paper": Config(), "modern": MODERN, "demo": DEMO}
+    plain = Config(sqrt_pixels=False, mirror=False, shift=0, learning_rate=1e-3, epochs=50)
+    presets = {"paper": Config(), "modern": MODERN, "plain": plain, "demo": DEMO}
     run_command(demo, presets=presets, train=run, classify=classify_file)

@@ -279,5 +279,6 @@ def classify_file(
 
 
 if __name__ == "__main__":
-    presets = {"paper": Config(), "wide": WIDE, "demo": DEMO}
+    plain = Config(dropout=0.0, sqrt_pixels=False, epochs=50)
+    presets = {"paper": Config(), "wide": WIDE, "plain": plain, "demo": DEMO}
     run_command(demo, presets=presets, train=run, classify=classify_file)

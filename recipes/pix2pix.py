@@ -51,7 +51,8 @@ from common.training import adam, fit
 class Config:
     """The hyperparameters of the paper (section 3.3 and appendix 6). `DEMO` is a smaller version."""
 
-    size: Annotated[int, Range(32, 512, multiple_of=32)] = 256  # side of the images in pixels
+    size: Annotated[int, Range(32, 4096, multiple_of=32)] = 256  # side of the images in pixels
+    crop: bool = False  # use squares of `size` px at the scale of the files, not resized images; jitter only mirrors
     base_filters: Annotated[int, Range(1, 1024)] = 64  # filters of the outer layers; up to 8 times that in inner layers
     upsampling: Literal["transposed", "bilinear"] = "transposed"  # bilinear: resize instead of transposed convolutions
     patch_layers: Annotated[int, Range(1, 5)] = 3  # 1, 2 or 3: discriminator patches of 16, 34 or 70 px
@@ -322,7 +323,9 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score held-out pairs, save the run, and return the path of an image grid."""
     folder = Run(output_dir, "pix2pix", config, data, accept_data)
-    pairs = image_pairs(data, config.size, "sketches", config.classes, config.swap, skip_bad, fetch, config.seed)
+    pairs = image_pairs(
+        data, config.size, "sketches", config.classes, config.swap, skip_bad, fetch, config.seed, crop=config.crop
+    )
     networks = build(config)
     stream = pairs.batches(config.batch_size, config.seed, size=config.size, jitter=config.jitter)
     inputs, targets = pairs.held_out()

@@ -411,5 +411,7 @@ def generate_file(
 
 
 if __name__ == "__main__":
-    presets = {"clothes": CLOTHES, "digits": HANDWRITTEN, "demo": DEMO}
+    plain = Config(feature_matching=False, noise=0.0, shift=0, consistency_weight=0.0, batch_size=50, epochs=30)
+    plain = replace(plain, learning_rate=2e-4)
+    presets = {"clothes": CLOTHES, "digits": HANDWRITTEN, "plain": plain, "demo": DEMO}
     run_command(demo, presets=presets, train=run, classify=classify_file, generate=generate_file)

@@ -322,4 +322,6 @@ def stylize_file(source: Path, destination: Path, config: Config = Config(), fet
 
 
 if __name__ == "__main__":
-    run_command(demo, presets={"demo": DEMO, "vgg19": VGG19}, steps=False, train=run, stylize=stylize_file)
+    plain = replace(VGG19, colours="free", scales=1, variation_weight=0.0, steps=100, epochs=5)
+    presets = {"demo": DEMO, "vgg19": VGG19, "plain": plain}
+    run_command(demo, presets=presets, steps=False, train=run, stylize=stylize_file)

@@ -390,4 +390,6 @@ def attack_file(
 
 
 if __name__ == "__main__":
-    run_command(demo, presets={"photos": Config(), "demo": DEMO}, steps=False, train=run, attack=attack_file)
+    inception = Config(network="InceptionV3", size=299, epsilon=0.005, momentum=0.0)
+    presets = {"photos": Config(), "inception": inception, "demo": DEMO}
+    run_command(demo, presets=presets, steps=False, train=run, attack=attack_file)

@@ -154,6 +154,10 @@ def log_weights(networks: Networks, binary: tf.Tensor, noise: Noise) -> tf.Tenso
 # and then falls slowly until the end. `kl` changes most in the first epochs, then settles (near 6 in the demo). With a
 # `kl` of 6 nats, the latents can distinguish about e^6 = 400 images. If `kl` falls to 0, the decoder ignores the
 # latents (posterior collapse): use a smaller `kl_weight`.
+#
+# `validation_reconstruction` and `validation_elbo` are measured on up to 200 held-out images, with the same noise after
+# each epoch. Without overfitting, they follow `reconstruction` and minus the `loss`. If `validation_elbo` falls while
+# `loss` also falls, the networks memorise the training images; `--keep-best validation_elbo` keeps the best epoch.
 
 
 def train(
@@ -170,7 +174,8 @@ def train(
     Args:
         networks: from `build`.
         data: uint8 images [batch, size, size, channels]. With `Batches` or an array, a run resumes exactly where it
-            stopped. A `tf.data.Dataset` must be batched; it is not reshuffled, and a resumed run starts a new pass.
+            stopped. A `tf.data.Dataset` must be batched; it is not reshuffled, and a resumed run starts a new pass. If
+            `Batches` have held-out images, their reconstruction term and ELBO are logged.
         config: the hyperparameters.
         output_dir: the run folder, for checkpoints and generated images. If None, nothing is written.
         steps_per_epoch: batches per epoch; the default is one pass over the data.
@@ -204,8 +209,20 @@ def train(
         if output_dir is not None:
             save_image(generate(decoder, 64), Path(output_dir, "samples", f"epoch-{epoch:04d}.png"))
 
+    def validate(epoch: int, losses: dict[str, float]) -> dict[str, float]:
+        if not data.held_out:
+            return {}
+        images, fixed = data.some_held_out()[0], Noise(config.seed)  # the same noise after each epoch
+        grey = (from_uint8(images) + 1.0) / 2.0
+        binary = tf.cast(fixed.uniform(tf.shape(grey)) < grey, tf.float32)
+        mean, log_variance = encoder(2.0 * binary - 1.0, training=False)
+        latents = mean + tf.exp(log_variance / 2.0) * fixed.normal(tf.shape(mean))
+        reconstruction = -tf.reduce_mean(log_likelihood(binary, decoder(latents, training=False)))
+        elbo = -reconstruction - tf.reduce_mean(kl_divergence(mean, log_variance))
+        return {"validation_reconstruction": float(reconstruction), "validation_elbo": float(elbo)}
+
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
-    return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, validate, on_epoch])
 
 
 # %% Use
@@ -315,12 +332,18 @@ def generate_file(
     destination: Path,
     count: Annotated[int, Range(1, 100_000)] = 64,
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0,
+    singles: bool = False,
     run: Path = DEMO_RUN,
 ) -> Path:
-    """Generate new images with the decoder of a run, and write them as one grid."""
+    """Write a grid of generated images or, with `singles`, one PNG file per image to the folder `destination`."""
     trained = Run.load(run, "vae", Config)
     decoder = trained.network("decoder", (trained.config.latent_dim,), trained.image_shape)
-    return save_image(generate(decoder, count, seed), destination)
+    images = generate(decoder, count, seed)
+    if not singles:
+        return save_image(images, destination)
+    for number, image in enumerate(images):
+        save_image(image, destination / f"{number:06d}.png")
+    return destination
 
 
 def reconstruct_files(

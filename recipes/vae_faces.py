@@ -41,7 +41,8 @@ from common.training import Noise, adam, fit
 # glasses, hair and lighting. A `kl_weight` above 1 pulls the latents closer to the prior, which gives softer faces and
 # smoother interpolation; a value below 1 does the opposite. `mirror` augments the faces with horizontal flips.
 # Training needs no attributes, and the attribute vectors are computed from faces that are not flipped. `base_filters`
-# and `size` limit the detail of a face, and determine most of the training time.
+# and `size` limit the detail of a face, and determine most of the training time. With a `patience` above 0, training
+# stops after as many epochs without a lower reconstruction loss of held-out faces, and the best weights are kept.
 #
 # Two options save time on a CPU. `light` saves the layers at high resolution. `linear` computes a linear encoder and a
 # linear part of the decoder from the training faces, before training starts. The convolutions of the decoder then only
@@ -63,6 +64,7 @@ class Config:
     batch_size: Annotated[int, Range(1, 65_536)] = 64
     learning_rate: Annotated[float, Range(0, 10)] = 1e-3  # initial learning rate of Adam; cosine decay to 0
     epochs: Annotated[int, Range(1, 1_000_000)] = 60
+    patience: Annotated[int, Range(0, 1_000_000)] = 0  # stop after this many epochs without improvement; 0: never
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
 
     def __post_init__(self) -> None:
@@ -178,6 +180,20 @@ def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
     return 0.5 * tf.reduce_sum(mean**2 + tf.exp(log_variance) - 1.0 - log_variance, axis=1)
 
 
+def held_out_losses(networks: Networks, images: np.ndarray, seed: int) -> dict[str, float]:
+    """Return both terms of the loss for uint8 images, in nats per image. Each call samples the same latents."""
+    noise, parts = Noise(seed), [from_uint8(images[start : start + 50]) for start in range(0, len(images), 50)]
+    decoded, divergences = [], []
+    for part in parts:
+        mean, log_variance = networks.encoder(part, training=False)
+        latents = mean + tf.exp(log_variance / 2.0) * noise.normal(tf.shape(mean))
+        decoded.append(networks.decoder(latents, training=False))
+        divergences.append(kl_divergence(mean, log_variance))
+    reconstruction = negative_log_likelihood(tf.concat(parts, axis=0), tf.concat(decoded, axis=0))
+    kl = tf.reduce_mean(tf.concat(divergences, axis=0))
+    return {"validation_reconstruction": float(reconstruction), "validation_kl": float(kl)}
+
+
 # Whether errors are large or small, halving them reduces the loss by log 2 for each of the 64 x 64 x 3 values:
 # >>> grey = tf.zeros([1, 64, 64, 3])
 # >>> gain = negative_log_likelihood(grey, grey + 0.2) - negative_log_likelihood(grey, grey + 0.1)
@@ -192,6 +208,10 @@ def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
 # `kl` rises from about 100 to several hundred, because better reconstructions need more information. A `kl` near 0
 # means that the decoder ignores the latents. `loss` is `reconstruction` plus `kl_weight` times `kl`. `samples/` shows
 # held-out faces and their reconstructions.
+#
+# `validation_reconstruction` and `validation_kl` are the same terms for up to 200 held-out faces, with the same noise
+# after each epoch. If `validation_reconstruction` rises while `reconstruction` falls, the networks memorise the
+# training faces; `patience` or `--keep-best validation_reconstruction` keeps the weights of the best epoch.
 
 
 def train(
@@ -208,8 +228,9 @@ def train(
     Args:
         networks: from `build`.
         data: uint8 images [batch, size, size, channels]. With `Batches` or an array, a run resumes exactly where it
-            stopped. If `Batches` have held-out examples, they are reconstructed and written to `samples/`. A
-            `tf.data.Dataset` must be batched; it is not reshuffled, and a resumed run starts a new pass over it.
+            stopped. If `Batches` have held-out examples, their losses are logged, and the first ones are reconstructed
+            and written to `samples/`; otherwise `patience` has no effect. A `tf.data.Dataset` must be batched; it is
+            not reshuffled, and a resumed run starts a new pass over it.
         config: the hyperparameters.
         output_dir: the run folder, for checkpoints and examples. If None, nothing is written.
         steps_per_epoch: batches per epoch; the default is one pass over the data.
@@ -243,8 +264,13 @@ def train(
         if output_dir is not None and data.held_out:
             save_reconstructions(networks, data.held_out[0], Path(output_dir, "samples", f"epoch-{epoch:04d}.png"))
 
+    def validate(epoch: int, losses: dict[str, float]) -> dict[str, float]:
+        return held_out_losses(networks, data.some_held_out()[0], config.seed) if data.held_out else {}
+
     state = networks._asdict() | {"optimizer": optimizer, "noise": noise}
-    return fit(step, data, config.epochs, state, output_dir, on_epoch=[sample, on_epoch])
+    best = "validation_reconstruction" if config.patience and data.held_out else ""
+    calls = [sample, validate, on_epoch]
+    return fit(step, data, config.epochs, state, output_dir, on_epoch=calls, best=best, patience=config.patience)
 
 
 # %% Use
@@ -538,11 +564,20 @@ def generate_file(
     destination: Path,
     count: Annotated[int, Range(1, 100_000)] = 64,
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0,
+    singles: bool = False,
     run: Path = DEMO_RUN,
 ) -> Path:
-    """Sample new faces from the distribution of encoded faces, and write them as one grid."""
+    """Sample new faces from the distribution of encoded faces, and write them as one grid.
+
+    With `singles`, write one PNG file per face to the folder `destination`.
+    """
     networks, space, _ = open_run(run)
-    return save_image(generate(networks.decoder, count, seed, space), destination)
+    images = generate(networks.decoder, count, seed, space)
+    if not singles:
+        return save_image(images, destination)
+    for number, image in enumerate(images):
+        save_image(image, destination / f"{number:06d}.png")
+    return destination
 
 
 # %% Try it

@@ -38,7 +38,14 @@ LONGER = {  # lines of copies that would lose parts of the paper's algorithm oth
     "face_swap": 660,  # finds faces in photos
 }
 WITHOUT = {"dcgan_faces": {"colour": 0.0, "cutout": 0.0}}  # settings of a recipe with which it is as its copy
-NOT_LOGGED = {"dcgan_faces": {"diversity"}, "diffusion": {"diversity"}}  # by the copy
+NOT_LOGGED = {  # by the copy
+    "adversarial_autoencoder": {"validation_reconstruction"},
+    "dcgan_faces": {"diversity"},
+    "diffusion": {"diversity"},
+    "pix2pix": {"validation_l1", "validation_ssim"},
+    "vae": {"validation_reconstruction", "validation_elbo"},
+    "vae_faces": {"validation_reconstruction", "validation_kl"},
+}
 TRACED = ("mlp", "pix2pix", "vae", *PIXELS)
 ROUNDED = {"diversity", "objective", "gap"}  # sums by BLAS, which depend on its threads, and grow in L-BFGS
 FORMS = [(name, is_bare) for name in RECIPES for is_bare in (False, True)]

@@ -119,8 +119,8 @@ def test_what_a_generator_does_at_an_edge_is_what_it_does_to_the_mirror_image_be
 
 @pytest.mark.parametrize(
     ("settings", "rule"),
-    [({"size": 30}, "size must be a multiple of 4 from 32"), ({"size": 516}, "got 516"),
-     ({"size": 48, "generator": "unet"}, "size must be a power of two from 32 to 512, got 48"),
+    [({"size": 30}, "size must be a multiple of 4 from 32"), ({"size": 4100}, "got 4100"),
+     ({"size": 48, "generator": "unet"}, "size must be a power of two from 32 to 4096, got 48"),
      ({"size": 32, "patch_layers": 4}, "multiple of 4 from 48")],
 )  # fmt: skip
 def test_a_size_it_cannot_take(settings, rule):

@@ -133,7 +133,7 @@ def test_a_wrong_command_would_be_found():
         ("gan", []),
     ]
     flags, presets = flags_of("deepdream")["dream"]
-    assert {"octaves", "fetch", "preset", "max_pixels"} <= flags and presets == {"demo", "vgg19"}
+    assert {"octaves", "fetch", "preset", "max_pixels"} <= flags and presets == {"demo", "vgg19", "plain"}
     assert not {"precision", "output_dir", "smile"} & flags and "*" in flags_of("vae_faces")["edit"][0]
 
 

@@ -110,6 +110,10 @@ def test_an_image_of_any_size_is_written_next_to_its_reconstruction(tmp_path):
     pair = read_image(tmp_path / "out.png", 1)
     assert pair.shape == (8, 16, 1)
     np.testing.assert_array_equal(pair[:, 8:], vae.reconstruct(networks, pair[None, :, :8])[0])
+    singles = sorted(vae.generate_file(tmp_path / "singles", 3, singles=True, run=tmp_path / "run").iterdir())
+    assert [path.name for path in singles] == ["000000.png", "000001.png", "000002.png"]
+    expected = vae.generate(networks.decoder, 3)
+    np.testing.assert_array_equal([read_image(path, 1) for path in singles], expected)
 
 
 def test_bounds_of_a_decoder_that_ignores_its_latents():

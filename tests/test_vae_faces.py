@@ -246,7 +246,11 @@ def test_a_morph_begins_and_ends_with_the_copies_of_the_two(run, tmp_path):
     np.testing.assert_array_equal(strip[2:18, 3 * 18 + 2 : 3 * 18 + 18], copies[1])
     with Image.open(vae_faces.morph_file(*photos, tmp_path / "way.gif", 5, run)) as gif:
         assert gif.n_frames == 5
-    assert read_image(vae_faces.generate_file(tmp_path / "grid.png", 10, run=run)).shape == (2 * 18 + 2, 8 * 18 + 2, 3)
+    grid = read_image(vae_faces.generate_file(tmp_path / "grid.png", 10, run=run))
+    assert grid.shape == (2 * 18 + 2, 8 * 18 + 2, 3)
+    singles = sorted(vae_faces.generate_file(tmp_path / "singles", 10, singles=True, run=run).iterdir())
+    assert len(singles) == 10
+    np.testing.assert_array_equal(read_image(singles[1]), grid[2:18, 20:36])
 
 
 def test_a_run_without_its_space_is_named(run, tmp_path):

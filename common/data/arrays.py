@@ -13,7 +13,7 @@ import numpy as np
 
 from common.data.idx import idx_sets, read_idx_set
 from common.data.prepared_sets import prepared_set, sets_folder
-from common.images.pixels import crop_square, resize_image
+from common.images.pixels import crop_square, pad_to_least, resize_image
 from common.images.reading import ALMOST_BLACK, find_images
 from common.samples.clothes import CLOTHES_CLASSES
 from common.samples.digits import DIGITS, sklearn_digits
@@ -69,11 +69,12 @@ def _every_fifth_for_test(images: np.ndarray, labels: np.ndarray | None, names: 
     return Arrays((images[~test], images[test]), (labels[~test], labels[test]), names)
 
 
-def sized_images(images: np.ndarray, size: int, channels: int, name: str) -> np.ndarray:
+def sized_images(images: np.ndarray, size: int, channels: int, name: str, crop: bool = False) -> np.ndarray:
     """Convert images, uint8 [n, h, w] or [n, h, w, c], to [n, size, size, channels].
 
     Square images that are 2 or 4 pixels smaller than `size` are padded with black pixels. For example, MNIST images
     (28 px) are padded if `size` is 32. Other images are centre-cropped and resized if their size differs from `size`.
+    With `crop`, images keep their own scale, and are only padded by reflection to at least `size` pixels per side.
     """
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -86,7 +87,9 @@ def sized_images(images: np.ndarray, size: int, channels: int, name: str) -> np.
         images = (images @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)[..., None]
     height, width = images.shape[1:3]
     margin = size - max(height, width)
-    if height == width and 0 < margin <= 4 and margin % 2 == 0:
+    if crop:
+        images = np.stack([pad_to_least(image, size) for image in images])
+    elif height == width and 0 < margin <= 4 and margin % 2 == 0:
         images = np.pad(images, ((0, 0), (margin // 2,) * 2, (margin // 2,) * 2, (0, 0)))
     elif (height, width) != (size, size):
         images = np.stack([resize_image(crop_square(image), size, size) for image in images])

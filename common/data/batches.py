@@ -75,6 +75,12 @@ class Batches(NamedTuple):
         """
         return side_by_side(*streams)
 
+    def some_held_out(self, most: int = 200) -> tuple[np.ndarray, ...]:
+        """Return up to `most` of the held-out examples, evenly spaced; `()` if there are none."""
+        counts = [min(most, len(part)) for part in self.held_out]
+        places = [np.linspace(0, len(part) - 1, n).astype(int) for part, n in zip(self.held_out, counts, strict=True)]
+        return tuple(part[chosen] for part, chosen in zip(self.held_out, places, strict=True))
+
     def diversity(self, generate: Callable[[int], np.ndarray]) -> dict[str, float]:
         """Return the diversity of generated images, relative to held-out images, as an entry for the training history.
 
@@ -262,9 +268,10 @@ class Examples(NamedTuple):
     decode: Callable  # item -> image, uint8 [size, size, channels], or a tuple of images; works in graph mode
     label_maps: tuple[bool, ...] = (False,)  # for each image of an example, whether it is a label map
     digits: np.ndarray | None = None  # the digit that each held-out image shows, int [n]; None: unknown, or no digits
+    crop: int = 0  # above 0: `decode` returns images of any size from `crop` px, of which squares of this side are used
 
-    def mean_of_train(self, most: int = 200) -> tuple[np.ndarray, ...]:
-        """Return the mean of up to `most` training examples, a baseline for scores.
+    def mean_of_train(self, most: int = 0) -> tuple[np.ndarray, ...]:
+        """Return the mean of up to `most` training examples, a baseline for scores. For 0, see `held_out`.
 
         Returns:
             uint8, one mean image per image of an example.
@@ -273,9 +280,9 @@ class Examples(NamedTuple):
         return tuple(images.mean(axis=0).round().astype(np.uint8) for images in some)
 
     def batches(
-        self, batch_size: int, seed: int, *, size: int = 0, jitter: float | None = None, held_out: int = 200
+        self, batch_size: int, seed: int, *, size: int = 0, jitter: float | None = None, held_out: int = 0
     ) -> Batches:
-        """Return shuffled batches of the training examples, with up to `held_out` held-out examples.
+        """Return shuffled batches of the training examples, with held-out examples.
 
         Args:
             batch_size: examples per batch.
@@ -283,10 +290,10 @@ class Examples(NamedTuple):
             size: height and width of the images in pixels; needed with `jitter`.
             jitter: enlargement factor of the random jitter, 1 or more (Isola et al., arXiv:1611.07004, appendix 6.2).
                 All images of an example are enlarged by this factor, then cropped and flipped in the same random way.
-                None: no augmentation.
-            held_out: the maximum number of held-out examples.
+                None: no augmentation. If `crop` is set, nothing is enlarged: `crop` pixels are cut out and flipped.
+            held_out: the maximum number of held-out examples; for 0, see the method `held_out`.
         """
-        load = undistorted(self) if jitter is None else jittered(self, size, jitter)
+        load = cropped(self) if self.crop else undistorted(self) if jitter is None else jittered(self, size, jitter)
         return batches(self.train, batch_size, seed, load, self.held_out(held_out))
 
     def sample_scores(self, generate: Callable[[int], np.ndarray]) -> dict[str, float | int | str]:
@@ -312,15 +319,30 @@ class Examples(NamedTuple):
         enough = len(other) == len(real)
         return sample_scores(data_file("digit_classifier.keras"), real, generate(len(real)), other if enough else None)
 
-    def held_out(self, most: int = 200) -> tuple[np.ndarray, ...]:
-        """Decode up to `most` evenly spaced held-out examples; return a tuple of uint8 [n, size, size, channels]."""
-        chosen = self._spread(most)
+    def held_out(self, most: int = 0) -> tuple[np.ndarray, ...]:
+        """Decode up to `most` evenly spaced held-out examples; return a tuple of uint8 [n, size, size, channels].
+
+        If `crop` is set, each is the centre of an image. If `most` is 0, it is 200, or less for images above 512 px:
+        all images together then have at most as many pixels as 200 images of 512 px, but they are at least 8.
+        """
+        chosen = self._spread(most or MOST_HELD_OUT)
         parts = as_tensors(tf.nest.map_structure(lambda part: part[chosen], self.test))
         items = tf.data.Dataset.from_tensor_slices(parts)
         with named_failures():
-            decoded = list(items.map(lambda *item: self.decode(item if len(item) > 1 else item[0])).as_numpy_iterator())
+            items = items.map(lambda *item: self._whole(item if len(item) > 1 else item[0]))
+            if not most:
+                pixels = tf.nest.flatten(items.element_spec)[0].shape[:2].num_elements() or 1
+                most = max(8, min(MOST_HELD_OUT, MOST_HELD_OUT * 512**2 // pixels))
+                if most < len(chosen):
+                    return self.held_out(most)
+            decoded = list(items.as_numpy_iterator())
         columns = zip(*decoded, strict=True) if isinstance(decoded[0], tuple) else [decoded]
         return tuple(np.stack(column) for column in columns)
+
+    def _whole(self, item: Any) -> Any:
+        """Decode an item. If `crop` is set, return the centre of each image."""
+        decoded = self.decode(item)
+        return tf.nest.map_structure(lambda image: centre(image, self.crop), decoded) if self.crop else decoded
 
     def _spread(self, most: int) -> np.ndarray:
         """Return the indices of up to `most` evenly spaced held-out examples."""
@@ -328,6 +350,7 @@ class Examples(NamedTuple):
         return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
 
 
+MOST_HELD_OUT = 200  # held-out examples, if none of another number are asked for
 RECOGNISED = 0.8  # smallest accuracy on real images for which the scores of the digit classifier mean something
 
 
@@ -353,6 +376,35 @@ def undistorted(examples: Examples) -> Callable | None:
     if examples.decode is as_they_are:
         return None
     return lambda item, seed: tf.nest.flatten(examples.decode(item))
+
+
+def cropped(examples: Examples) -> Callable:
+    """Return the `load` function for `batches` with random crops: (item, seed) -> the images of an item.
+
+    From all images of an item, which have the same size, the same square of `examples.crop` pixels is cut out. It is
+    flipped at random. Output images are uint8 [crop, crop, channels].
+    """
+
+    def load(item: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        images = tf.nest.flatten(examples.decode(item))
+        crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+        room = tf.shape(images[0])[:2] - examples.crop + 1
+        top, left = tf.unstack(tf.random.stateless_uniform((2,), crop_seed, 0, 2**31 - 1, tf.int32) % room)
+        squares = (square(image, top, left, examples.crop) for image in images)
+        return tuple(tf.image.stateless_random_flip_left_right(image, flip_seed) for image in squares)
+
+    return load
+
+
+def centre(image: tf.Tensor, side: int) -> tf.Tensor:
+    """Return the square of `side` pixels in the centre of [height, width, channels]."""
+    top, left = tf.unstack((tf.shape(image)[:2] - side) // 2)
+    return square(image, top, left, side)
+
+
+def square(image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, side: int) -> tf.Tensor:
+    """Return the square of `side` pixels at (top, left) of [height, width, channels]."""
+    return tf.ensure_shape(image[top : top + side, left : left + side], (side, side, image.shape[-1]))
 
 
 def jittered(examples: Examples, size: int, enlarge: float) -> Callable:

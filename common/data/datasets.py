@@ -15,13 +15,15 @@ from common.data.exporting import exported
 from common.data.pairs import checked_pairs, find_pairs, sized_pair
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, synthetic
-from common.images.found import read_at, reports_files
-from common.images.pixels import colour_labels, crop_square, resize_image
+from common.images.found import add_detail, read_at, reports_files
+from common.images.pixels import colour_labels, crop_square, pad_to_least, resize_image
 from common.images.reading import ImageFile, checked_images, image_file, read_image
 from common.images.writing import write_image
 from common.samples.digits import DIGITS
 from common.system.files import InputError, replacing
 from common.system.lazy import tf
+
+LARGEST_BUILT_IN = 512  # maximum side of the built-in pairs and domains in pixels
 
 # %% Pairs of images
 
@@ -38,6 +40,7 @@ def image_pairs(
     skip_bad: bool = False,
     fetch: bool = False,
     seed: int = 0,
+    crop: bool = False,
 ) -> Examples:
     """Return image pairs (input, target), each uint8 [size, size, 3].
 
@@ -66,16 +69,20 @@ def image_pairs(
         skip_bad: skip files that cannot be read, and list them.
         fetch: allow downloading a `tfds:` data set.
         seed: random seed of the built-in data set.
+        crop: do not resize. Batches contain random crops of `size` pixels, the same for both images of a pair; held-out
+            pairs are centre-cropped. Smaller images are padded by reflection at the right and bottom.
 
     Raises:
         InputError: the folder has none of these layouts, files are unpaired or cannot be read, or there is only one
-            pair.
+            pair. With `crop`: the images of a pair differ in size.
     """
     if data in ("sample", *PAIRS):
+        check_built_in(size)
         sample = sample if data == "sample" else data
         columns = synthetic(sample, size, seed)[:: -1 if swap else 1]
         label_maps = PAIRS.get(str(sample), True)
-        return _held_out_tenth(columns)._replace(label_maps=(label_maps and not swap, label_maps and swap))
+        sides = (label_maps and not swap, label_maps and swap)
+        return _held_out_tenth(columns)._replace(label_maps=sides, crop=size * crop)
     folder = _tfds_pairs_folder(data.removeprefix("tfds:"), fetch) if data.startswith("tfds:") else Path(data)
     label_maps = classes > 0 or data.startswith("tfds:")
     sides = (label_maps and not swap, label_maps and swap)
@@ -88,12 +95,13 @@ def image_pairs(
 
     def read_pair(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         first, second = (image_file(name) if shards is None else shards.image(name) for name in names)
-        left, right = sized_pair(first, second, size, classes, label_maps)
+        left, right = sized_pair(first, second, size, classes, label_maps, crop)
         return (right, left) if swap else (left, right)
 
     def decode(item: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pair = tf.numpy_function(read_pair, [item], [tf.uint8, tf.uint8], stateful=False)
-        return tuple(tf.ensure_shape(image, (size, size, 3)) for image in pair)
+        side = None if crop else size
+        return tuple(tf.ensure_shape(image, (side, side, 3)) for image in pair)
 
     if shards is not None:
         train, test = (shards.places[shards.parts == part] for part in (0, 1))
@@ -102,11 +110,27 @@ def image_pairs(
         def decode_sides(item: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return (side(item[1]), side(item[0])) if swap else (side(item[0]), side(item[1]))
 
-        return Examples(train, test, decode_sides if shards.has_size(size) else decode, sides)
-    read_at(size)
-    kept = checked_pairs(folder, find_pairs(folder, classes), classes, skip_bad)
+        return Examples(train, test, decode_sides if shards.has_size(size) else decode, sides, crop=size * crop)
+    say_size(size, crop)
+    kept = checked_pairs(folder, find_pairs(folder, classes), classes, skip_bad, size * crop)
     names = [np.array([[str(path) for path in pair] for pair in pairs]) for pairs in kept]
-    return Examples(names[0], names[1], decode, sides)
+    return Examples(names[0], names[1], decode, sides, crop=size * crop)
+
+
+def check_built_in(size: int) -> None:
+    """Raise InputError if built-in images of this size would take hours to make."""
+    if size > LARGEST_BUILT_IN:
+        raise InputError(
+            f"the built-in images have at most {LARGEST_BUILT_IN} px, got --size {size}; use your own --data"
+        )
+
+
+def say_size(size: int, crop: bool) -> None:
+    """Record the size of the images that the reader returns, for the line about the data."""
+    if crop:
+        add_detail(f"random crops of {size}x{size} px at the scale of the files")
+    else:
+        read_at(size)
 
 
 # %% Images without labels
@@ -236,6 +260,11 @@ def _tenth_held_out(
 def square_image(path: ImageFile | str | bytes, size: int, channels: int) -> np.ndarray:
     """Read an image, centre-crop it to a square, and resize it: uint8 [size, size, channels]."""
     return resize_image(crop_square(read_image(image_file(path), channels)), size, size)
+
+
+def unscaled_image(path: ImageFile | str | bytes, size: int, channels: int) -> np.ndarray:
+    """Read an image at its own scale, uint8 [height, width, channels], padded to at least `size` pixels per side."""
+    return pad_to_least(read_image(image_file(path), channels), size)
 
 
 TFDS_PAIRS = (("segmentation_label", "image_left"), ("segmentation_mask", "image"), ("label", "image"))

@@ -12,11 +12,12 @@ import numpy as np
 from common.data.arrays import as_uint8, npz_entries, sized_images, tfds_builder
 from common.data.batches import Batches, Examples, as_they_are
 from common.data.class_folders import joined_folders, split_folders, split_of, unpacked
-from common.data.datasets import square_image
+from common.data.datasets import check_built_in, say_size, square_image, unscaled_image
+from common.data.pairs import note_small
 from common.data.people import ColourShift
 from common.data.shards import open_shards
 from common.data.synthetic import synthetic
-from common.images.found import IMAGE_SUFFIXES, add_detail, entries_of, images_in, read_at, reports_files
+from common.images.found import IMAGE_SUFFIXES, add_detail, entries_of, images_in, reports_files
 from common.images.reading import checked_images, read_image
 from common.images.writing import save_image, write_image
 from common.metrics.scores import pair_scores, sample_diversity, texture_distance
@@ -43,6 +44,10 @@ class Domains(NamedTuple):
         a, b = (Examples(images, test, as_they_are) for images, test in zip(train, truth, strict=True))
         return cls(a, b, names, paired=True)
 
+    def with_crop(self, crop: int) -> Domains:
+        """Return the same domains, of whose images squares of `crop` pixels are used; 0: whole images."""
+        return self._replace(a=self.a._replace(crop=crop), b=self.b._replace(crop=crop))
+
     def batches(self, batch_size: int, seed: int, *, size: int, jitter: float) -> Batches:
         """Return shuffled batches (images of A, images of B), with random crops and flips; see `Examples.batches`.
 
@@ -56,8 +61,11 @@ class Domains(NamedTuple):
         ]
         return Batches.zip(*streams)._replace(paired=self.paired)
 
-    def some(self, most: int = 200) -> tuple[np.ndarray, np.ndarray]:
-        """Return up to `most` evenly spaced training images per domain: two arrays, uint8 [n, size, size, 3]."""
+    def some(self, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return up to `most` evenly spaced training images per domain: two arrays, uint8 [n, size, size, 3].
+
+        If `most` is 0, see `Examples.held_out`.
+        """
         one, other = (domain._replace(test=domain.train).held_out(most)[0] for domain in (self.a, self.b))
         return one, other
 
@@ -163,6 +171,7 @@ def unpaired_images(
     skip_bad: bool = False,
     fetch: bool = False,
     seed: int = 0,
+    crop: bool = False,
 ) -> Domains:
     """Return centre-cropped images of two domains, uint8 [size, size, 3].
 
@@ -184,37 +193,41 @@ def unpaired_images(
         skip_bad: skip files that cannot be read, and list them.
         fetch: allow downloading a `tfds:` data set.
         seed: random seed of the built-in data set.
+        crop: do not resize. Batches contain random crops of `size` pixels; held-out images are centre-cropped. Smaller
+            images are padded by reflection at the right and bottom.
 
     Raises:
         InputError: `data` is none of these, a domain has fewer than two images, both domains are the same folder, or
             an image cannot be read.
     """
     if data == "sample":
+        check_built_in(size)
         if callable(sample):
             return sample()
         train, truth = synthetic(sample, size, seed)
-        return Domains.of_arrays(train, truth, ("summer", "winter"))
+        return Domains.of_arrays(train, truth, ("summer", "winter")).with_crop(size * crop)
     path = Path(data)
     shards = open_shards(path)
     if shards is not None:
         shards.expect("domains")
-        decode = shards.decoding(functools.partial(square_image, size=size, channels=3), size, 3)
+        read = functools.partial(unscaled_image if crop else square_image, size=size, channels=3)
+        decode = shards.decoding(read, None if crop else size, 3)
         sides = []
         for number, name in enumerate(shards.about["classes"]):
             own = [shards.places[(shards.labels == number) & (shards.parts == part), 0] for part in (0, 1)]
             sides.append(Examples(*_held_out(own if len(own[1]) else own[:1], f"{data}: {name}"), decode))
-        return Domains(sides[0], sides[1], tuple(shards.about["classes"]))
+        return Domains(sides[0], sides[1], tuple(shards.about["classes"])).with_crop(size * crop)
     if path.suffix == ".npz":
         stored = npz_entries(path, ("a", "b"), ("test_a", "test_b"))
         found = dict(zip(stored, as_uint8(data, *stored.values()), strict=True))
-        a, b = (_of_arrays(data, key, found, size) for key in ("a", "b"))
-        return Domains(a, b)
+        a, b = (_of_arrays(data, key, found, size, crop) for key in ("a", "b"))
+        return Domains(a, b).with_crop(size * crop)
     if data.startswith("tfds:"):
         path = _tfds_domains_folder(data.removeprefix("tfds:"), fetch)
-    read_at(size)
+    say_size(size, crop)
     (name_a, folders_a), (name_b, folders_b) = domain_folders(path)
-    a, b = (_of_files(folders, size, skip_bad) for folders in (folders_a, folders_b))
-    return Domains(a, b, (name_a, name_b))
+    a, b = (_of_files(folders, size, skip_bad, crop) for folders in (folders_a, folders_b))
+    return Domains(a, b, (name_a, name_b)).with_crop(size * crop)
 
 
 def _tenth(count: int, source: str) -> np.ndarray:
@@ -227,7 +240,7 @@ def _tenth(count: int, source: str) -> np.ndarray:
     return np.arange(count) % 10 == min(9, count - 1)
 
 
-def _of_arrays(data: str, key: str, found: dict[str, np.ndarray], size: int) -> Examples:
+def _of_arrays(data: str, key: str, found: dict[str, np.ndarray], size: int, crop: bool) -> Examples:
     held_out = f"test_{key}"
     if held_out in found:
         for name in (key, held_out):
@@ -235,10 +248,10 @@ def _of_arrays(data: str, key: str, found: dict[str, np.ndarray], size: int) -> 
                 raise InputError(
                     f"{data}: {name} is empty; a domain needs at least one training image and one held-out image"
                 )
-        train, test = (sized_images(found[name], size, 3, f"{data}: {name}") for name in (key, held_out))
+        train, test = (sized_images(found[name], size, 3, f"{data}: {name}", crop) for name in (key, held_out))
         return Examples(train, test, as_they_are)
     last = _tenth(len(found[key]), f"{data}: {key}")
-    images = sized_images(found[key], size, 3, f"{data}: {key}")
+    images = sized_images(found[key], size, 3, f"{data}: {key}", crop)
     return Examples(images[~last], images[last], as_they_are)
 
 
@@ -296,14 +309,15 @@ def _first_folder(*folders: Path) -> list[Path]:
     return [path for path in folders if path.is_dir()][:1]
 
 
-def _of_files(folders: list[Path], size: int, skip_bad: bool) -> Examples:
-    parts = [np.array([str(path) for path in domain_images(folder, skip_bad)]) for folder in folders]
+def _of_files(folders: list[Path], size: int, skip_bad: bool, crop: bool) -> Examples:
+    found = (domain_images(folder, skip_bad, size * crop) for folder in folders)
+    parts = [np.array([str(path) for path in paths]) for paths in found]
     train, test = _held_out(parts, str(folders[0]))
-    return Examples(train, test, functools.partial(_read_square, size=size))
+    return Examples(train, test, functools.partial(_read, size=size, crop=crop))
 
 
-def domain_images(folder: Path, skip_bad: bool) -> list[Path]:
-    """Return the readable images of a domain's folder.
+def domain_images(folder: Path, skip_bad: bool, crop: int = 0) -> list[Path]:
+    """Return the readable images of a domain's folder. Images smaller than `crop` pixels are noted.
 
     Raises:
         InputError: the folder has no images, or one of them is bad and `skip_bad` is not set, or all are bad.
@@ -311,7 +325,13 @@ def domain_images(folder: Path, skip_bad: bool) -> list[Path]:
     paths = images_in(folder)
     if not paths:
         raise InputError(f"{folder}: no images here ({' '.join(IMAGE_SUFFIXES)}); expected {DOMAIN_LAYOUTS}")
-    return checked_images(paths, read_image, skip_bad)[0]
+
+    def read(path: Path) -> np.ndarray:
+        image = read_image(path)
+        note_small(min(image.shape[:2]), crop)
+        return image
+
+    return checked_images(paths, read, skip_bad)[0]
 
 
 def _held_out(parts: list[np.ndarray], source: str) -> tuple[np.ndarray, np.ndarray]:
@@ -322,10 +342,11 @@ def _held_out(parts: list[np.ndarray], source: str) -> tuple[np.ndarray, np.ndar
     return parts[0][~last], parts[0][last]
 
 
-def _read_square(item: tf.Tensor, size: int) -> tf.Tensor:
-    """Read and centre-crop an image in a tf.data graph. `item` is its path."""
-    read = functools.partial(square_image, size=size, channels=3)
-    return tf.ensure_shape(tf.numpy_function(read, [item], tf.uint8, stateful=False), (size, size, 3))
+def _read(item: tf.Tensor, size: int, crop: bool) -> tf.Tensor:
+    """Read an image in a tf.data graph, and centre-crop and resize it, unless `crop` is set. `item` is its path."""
+    read = functools.partial(unscaled_image if crop else square_image, size=size, channels=3)
+    side = None if crop else size
+    return tf.ensure_shape(tf.numpy_function(read, [item], tf.uint8, stateful=False), (side, side, 3))
 
 
 # %% TensorFlow Datasets

@@ -13,8 +13,8 @@ from common.data.arrays import NOT_PATHS
 from common.data.class_folders import joined_folders, split_folders, unpacked
 from common.data.shards import open_shards
 from common.images.converting import PAIR_RATIO
-from common.images.found import add_detail, entries_of, images_in, is_hidden, leave_out, noting
-from common.images.pixels import IGNORED, colour_labels, pillow_image, resize_image
+from common.images.found import add_detail, entries_of, images_in, is_hidden, leave_out, note, noting
+from common.images.pixels import IGNORED, colour_labels, pad_to_least, pillow_image, resize_image
 from common.images.reading import ImageFile, checked_images, read_image, read_labels
 from common.system.console import say
 from common.system.files import InputError
@@ -206,18 +206,34 @@ def _holds_pair(path: Path, exact: bool = False) -> bool:
 
 
 def sized_pair(
-    first: ImageFile, second: ImageFile, size: int, classes: int, label_maps: bool
+    first: ImageFile, second: ImageFile, size: int, classes: int, label_maps: bool, crop: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return both images of a pair, uint8 [size, size, 3].
 
     If `first` and `second` are the same file, it contains both images side by side. With `classes` above 0, `first` is
     a map of integer labels; it is returned in colour. Label maps are resized with nearest-neighbour interpolation.
+
+    With `crop`, both keep their own scale, and are only padded by reflection to at least `size` pixels per side.
+
+    Raises:
+        InputError: an image cannot be read. With `crop`: the images differ in size.
     """
     if first == second:
-        left, right = (resize_image(half, size, size) for half in halves(read_image(first)))
-        return left, right
-    left = colour_labels(read_labels(first, classes)) if classes else read_image(first)
-    return resize_image(left, size, size, nearest=label_maps), resize_image(read_image(second), size, size)
+        left, right = halves(read_image(first))
+    else:
+        left, right = colour_labels(read_labels(first, classes)) if classes else read_image(first), read_image(second)
+    if crop:
+        check_equal_sizes((first, second), (left.shape, right.shape))
+        return pad_to_least(left, size), pad_to_least(right, size)
+    nearest = label_maps and first != second
+    return resize_image(left, size, size, nearest), resize_image(right, size, size)
+
+
+def check_equal_sizes(pair: tuple[object, object], shapes: tuple[Sequence[int], Sequence[int]]) -> None:
+    """Raise InputError if the images of a pair, [height, width, ...], differ in size."""
+    one, other = (f"{shape[1]}x{shape[0]} px" for shape in shapes)
+    if one != other:
+        raise InputError(f"{pair[0]}: {one}, but {pair[1]} has {other}; with --crop, both need the same size")
 
 
 def halves(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -226,20 +242,26 @@ def halves(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return image[:, :half], image[:, -half:]
 
 
-def checked_pairs(folder: Path, parts: Sequence[list[Pair]], classes: int, skip_bad: bool) -> list[list[Pair]]:
+def checked_pairs(
+    folder: Path, parts: Sequence[list[Pair]], classes: int, skip_bad: bool, crop: int = 0
+) -> list[list[Pair]]:
     """Return the readable pairs of each part, such as the training pairs; see `checked_images`.
 
-    Print a line if --classes is probably missing.
+    Print a line if --classes is probably missing. With `crop` above 0, both images of a pair must have the same size.
     """
     pairs = [pair for part in parts for pair in part]
     firsts = dict(pairs)
     one_file = {first for first, second in pairs if first == second}
     largest: dict[Path, int] = {}  # the largest class number of each image that looks like a map of class numbers
+    shapes: dict[Path, tuple[int, ...]] = {}
 
     def read(path: Path) -> np.ndarray:
-        if classes and path in firsts and path not in one_file:
-            return read_labels(path, classes)
-        image = read_image(path)
+        is_map = classes and path in firsts and path not in one_file
+        image = read_labels(path, classes) if is_map else read_image(path)
+        shapes[path] = image.shape
+        note_small(min(image.shape[0], image.shape[1] // (1 + (path in one_file))), crop)
+        if is_map:
+            return image
         if path in one_file and image.shape[1] < PAIR_RATIO * image.shape[0]:
             size = f"{image.shape[1]}x{image.shape[0]} px"
             raise InputError(f"{path}: {size}; an image that contains a pair side by side must be wider than high")
@@ -253,6 +275,8 @@ def checked_pairs(folder: Path, parts: Sequence[list[Pair]], classes: int, skip_
     if not all(kept_parts):
         raise InputError(f"{folder}: no pairs are left after skipping the files that cannot be read")
     kept = [pair for part in kept_parts for pair in part]
+    for pair in kept if crop else ():
+        check_equal_sizes(pair, (shapes[pair[0]], shapes[pair[1]]))
     for side, name in enumerate(("input", "target")):
         numbers = [largest[pair[side]] for pair in kept if pair[side] in largest]
         if len(numbers) > 0.9 * len(kept):
@@ -262,6 +286,12 @@ def checked_pairs(folder: Path, parts: Sequence[list[Pair]], classes: int, skip_
     if not classes and _targets_are_label_maps(kept):
         add_detail("the targets look like label maps: add --swap to translate label maps to photos")
     return kept_parts
+
+
+def note_small(side: int, crop: int) -> None:
+    """Note that an image, whose shorter side has `side` pixels, is smaller than the crops."""
+    if side < crop:
+        note(f"smaller than the crops of {crop} px, and padded by reflection")
 
 
 def _as_class_numbers(path: Path) -> np.ndarray:

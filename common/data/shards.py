@@ -80,18 +80,20 @@ class Shards(NamedTuple):
         """Convert `read`, which takes an image file, to a function that takes a position, int64 [3]."""
         return lambda place: read(self.image(place))
 
-    def decoding(self, read: Callable[..., np.ndarray], size: int, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    def decoding(
+        self, read: Callable[..., np.ndarray], size: int | None, channels: int
+    ) -> Callable[[tf.Tensor], tf.Tensor]:
         """Return a function for a tf.data graph: position int64 [3] -> image uint8 [size, size, channels].
 
-        Colour images that are stored at this size are decoded by TensorFlow, without Python's global interpreter lock.
-        The pixels are the same as with `read`.
+        If `size` is None, `read` may return images of any size. Otherwise, colour images that are stored at this size
+        are decoded by TensorFlow, without Python's global interpreter lock. The pixels are the same as with `read`.
         """
-        as_written = self.has_size(size) and channels == 3
+        as_written = size is not None and self.has_size(size) and channels == 3
 
         def content(place: np.ndarray) -> bytes:
             image = self.image(place)
             found = image.read_bytes()
-            if not _is_whole_png(found, size):
+            if not _is_whole_png(found, size or 0):
                 problem = f"not a PNG of {size}x{size} px"
                 raise InputError(f"{image}: {problem}; restore this shard, or write all shards again")
             return found

@@ -142,6 +142,12 @@ def crop_square(image: np.ndarray) -> np.ndarray:
     return image[top : top + side, left : left + side]
 
 
+def pad_to_least(image: np.ndarray, size: int) -> np.ndarray:
+    """Pad [height, width, ...] by reflection at the bottom and right, to at least `size` pixels per side."""
+    margins = [(0, max(0, size - side)) for side in image.shape[:2]]
+    return np.pad(image, [*margins, *[(0, 0)] * (image.ndim - 2)], "symmetric") if np.any(margins) else image
+
+
 def pad_to_multiple(image: np.ndarray, multiple: int) -> np.ndarray:
     """Pad [height, width, channels] by reflection at the bottom and right; both sides become multiples of `multiple`.
 

@@ -130,6 +130,8 @@ FEATURE_MATCHING: Texts = {  # semi-supervised GAN: one generator loss instead o
 """,
     """    healthy = {} if config.feature_matching else gan_ranges
 """: "",
+    re.compile(r"(    plain = .*\n){2}"): "",
+    '"plain": plain, ': "",
     """
     def evaluate() -> dict[str, float]:
         steps = min(2000, config.epochs * unlabelled.steps_per_epoch)
@@ -254,16 +256,50 @@ ONLY_VECTORS: Texts = {  # VAE of faces: edits add vectors, but do not match cov
     re.compile(r"    similar = .*\n    meant = .*\n"): "",
     "attribute {name!r}{meant}; choose": "attribute {name!r}; choose",
 }
+HELD_OUT_PROSE: Texts = {  # autoencoders with a prior: the paragraph on the losses of held-out images
+    re.compile(r"#\n# `validation_reconstruction` .*\n(?:# .*\n)*"): "",
+}
+HELD_OUT: Texts = HELD_OUT_PROSE | {  # no losses of held-out images
+    re.compile(r"    def validate\(.*\n(?:(?: {8}.*)?\n)*(?=    state = )"): "",
+    "[sample, validate, on_epoch]": "[sample, on_epoch]",
+}
+ONE_GRID: Texts = {  # VAE: generated images only as a grid
+    "    singles: bool = False,\n": "",
+    "a grid of generated images or, with `singles`, one PNG file per image to the folder `destination`.": (
+        "a grid of generated images."
+    ),
+    """    images = generate(decoder, count, seed)
+    if not singles:
+        return save_image(images, destination)
+    for number, image in enumerate(images):
+        save_image(image, destination / f"{number:06d}.png")
+    return destination
+""": """    return save_image(generate(decoder, count, seed), destination)
+""",
+}
+NO_PATIENCE: Texts = {  # VAE of faces: the last weights are kept
+    re.compile(r" With a `patience` above 0[^.]*\."): "",
+    re.compile(r"    best = .*\n    calls = (.*)\n(    return fit.*on_epoch=)calls, .*\n"): r"\2\1)\n",
+}
 LOOP_OPTIONS = "steps_per_epoch on_epoch"  # parameters of `train`
+EIGHT_AT_A_TIME: Texts = {  # CycleGAN: the same batches for images of any size
+    ": eight at a time, or fewer above 512 px": ", eight at a time",
+    "    count = max(1, min(8, 8 * 512**2 // images[0, ..., 0].size))\n": "",
+    "images[start : start + count]) for start in range(0, len(images), count)": (
+        "images[start : start + 8]) for start in range(0, len(images), 8)"
+    ),
+}
 COPIES = {  # by recipe
     "adversarial_autoencoder": Omissions(
         f"{LOOP_OPTIONS} generate_file table classification_errors style_correlations PAPER",
-        NO_SWISS_ROLL | FEWER_SCORES,
+        NO_SWISS_ROLL | FEWER_SCORES | HELD_OUT,
         ranges=False,
     ),
     "conv_autoencoder": Omissions(texts=NO_IMAGES_IN_PLOTS),
     "cyclegan": Omissions(
-        f"{LOOP_OPTIONS} kind config.loss", PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL, ranges=False
+        f"{LOOP_OPTIONS} kind config.loss crop",
+        PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | EIGHT_AT_A_TIME,
+        ranges=False,
     ),
     "dcgan": Omissions(LOOP_OPTIONS, ranges=False),
     "dcgan_faces": Omissions(
@@ -280,13 +316,15 @@ COPIES = {  # by recipe
     "face_swap": Omissions(LOOP_OPTIONS, UNCHECKED_NETWORKS, ranges=False),
     "fast_style_transfer": Omissions(LOOP_OPTIONS, SIMPLE_FEATURES, ranges=False),
     "fgsm": Omissions(f"{LOOP_OPTIONS} evaluate_file", PAPER_NETWORKS | ATTACK_RUNS, ranges=False),
-    "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS", NO_STREETS | NO_VALIDATION),
+    "pix2pix": Omissions(f"{LOOP_OPTIONS} STREETS crop", NO_STREETS | NO_VALIDATION),
     "ssgan": Omissions(f"{LOOP_OPTIONS} generate_file table config.feature_matching", FEATURE_MATCHING, ranges=False),
     "style_transfer": Omissions(texts=SIMPLE_FEATURES),
     "targeted_attack": Omissions(texts=NO_OWN_CLASSIFIER),
+    "vae": Omissions(texts=HELD_OUT | ONE_GRID),
     "vae_faces": Omissions(
-        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate changed_attributes SMALL covariance_maps",
-        NO_SAMPLES | ONLY_VECTORS,
+        f"{LOOP_OPTIONS} morph_file generate_file generate evaluate changed_attributes SMALL covariance_maps"
+        " config.patience held_out_losses",
+        NO_SAMPLES | ONLY_VECTORS | HELD_OUT | NO_PATIENCE,
         ranges=False,
     ),
 }
@@ -318,17 +356,19 @@ L_BFGS: Texts = {  # style transfer: only L-BFGS, and no checkpoints
     """range(sum(row["pixels"] == pixels for row in progress.history), config.epochs)""": "range(config.epochs)",
 }
 BARE = {
-    "adversarial_autoencoder": Omissions(texts=NO_SWISS_ROLL | NO_PETALS),
+    "adversarial_autoencoder": Omissions(texts=NO_SWISS_ROLL | NO_PETALS | HELD_OUT_PROSE),
     "cyclegan": Omissions(
-        "kind upsample config.upsampling config.levels",
+        "kind upsample config.upsampling config.levels crop",
         PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | RESNET,
     ),
     "dcgan_faces": Omissions("colour .colour cutout .cutout", SHIFTS),
     "diffusion": Omissions(texts=ONLY_TRAINING),
     "deepdream": Omissions(texts=SIMPLE_FEATURES),
     "fast_style_transfer": Omissions(texts=SIMPLE_FEATURES),
-    "pix2pix": Omissions(texts=NO_VALIDATION_PROSE),
+    "pix2pix": Omissions("crop", NO_VALIDATION_PROSE),
     "style_transfer": Omissions(texts=L_BFGS | SIMPLE_FEATURES),
+    "vae": Omissions(texts=HELD_OUT_PROSE),
+    "vae_faces": Omissions("config.patience", HELD_OUT_PROSE | NO_PATIENCE),
 }
 
 

@@ -438,5 +438,5 @@ def _show(show: Callable[..., Any], *arguments: Any) -> None:
         show(*arguments)
 
 
-HIGHER_IS_BETTER = ("accuracy", "ssim", "psnr", "diversity")  # endings of columns whose best value is the highest
+HIGHER_IS_BETTER = ("accuracy", "ssim", "psnr", "diversity", "elbo")  # endings of columns whose highest value is best
 UNSUMMED = ("epoch", "seconds", "steps_per_second")  # columns of the history that are not losses
