@@ -642,5 +642,13 @@ def inpaint_file(
 
 
 if __name__ == "__main__":
-    commands = {"generate": generate_file, "walk": walk_file, "edit": edit_file, "inpaint": inpaint_file}
-    run_command(demo, presets={"paper": Config(), "digits": DIGITS, "demo": DEMO}, train=run, **commands)
+    presets = {"paper": Config(), "digits": DIGITS, "demo": DEMO}
+    run_command(
+        demo,
+        presets=presets,
+        train=run,
+        generate=generate_file,
+        walk=walk_file,
+        edit=edit_file,
+        inpaint=inpaint_file,
+    )

@@ -107,7 +107,9 @@ BUNDLES = {
     "adversarial_autoencoder": Bundle(*DIGITS, "--preset demo --epochs 24", ("encoder", "decoder")),
     "autoencoder": Bundle(*DIGITS, "--preset demo --epochs 20", ("encoder", "decoder")),
     "conv_autoencoder": Bundle(*DIGITS, "--preset demo --epochs 12", ("encoder", "decoder")),
-    "cyclegan": Bundle("synthetic landscapes", None, "", "--preset demo --size 128 --epochs 18", ("generator_a2b", "generator_b2a")),
+    "cyclegan": Bundle(
+        *("synthetic landscapes", None, ""), "--preset demo --size 128 --epochs 18", ("generator_a2b", "generator_b2a")
+    ),
     "dcgan": Bundle(*DIGITS, "--preset modern --keep 50", ("generator", "discriminator")),
     "dcgan_faces": Bundle("synthetic faces", None, "", "--preset demo", ("ema",)),
     "diffusion": Bundle(*DIGITS, "--preset digits", ("ema",)),

@@ -32,7 +32,8 @@ GRID_BEGINS, GRID_ENDS = "<!-- gallery, written by `python -m tools.pages` -->\n
 # The recipes in the order of the grid.
 ORDER = ["pix2pix", "style_transfer", "deepdream", "cyclegan", "fgsm", "fast_style_transfer"]
 ORDER += ["face_swap", "autoencoder", "conv_autoencoder", "vae_faces", "dcgan_faces", "targeted_attack"]
-ORDER += ["diffusion", "vae", "adversarial_autoencoder", "dcgan", "lenet", "ssgan", "mlp", "mobilenet", "dog_svm", "gan"]
+ORDER += ["diffusion", "vae", "adversarial_autoencoder", "dcgan", "lenet", "ssgan", "mlp", "mobilenet"]
+ORDER += ["dog_svm", "gan"]
 
 
 def grid(table: str) -> str:

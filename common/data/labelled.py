@@ -177,8 +177,8 @@ class Labelled(NamedTuple):
             most: the number of test images, and of generated ones, if there are so many test images.
 
         Returns:
-            `recognised_as_class`, the fraction of generated images that the classifier recognises as their class, and the
-            scores of `common.metrics.sample_scores`. Empty for images other than greyscale digits, and if the
+            `recognised_as_class`, the fraction of generated images that the classifier recognises as their class,
+            and the scores of `common.metrics.sample_scores`. Empty for images other than greyscale digits, and if the
             classifier recognises less than RECOGNISED of the test images.
         """
         real, labels = self.test.loaded(most)
@@ -190,10 +190,9 @@ class Labelled(NamedTuple):
         images = generate(labels)
         recognised = classifier_features(classifier, images)[1].argmax(1) == labels
         others, _ = self.train.loaded(len(real))
-        others = others if len(others) == len(real) else None
-        return {"recognised_as_class": float(recognised.mean())} | sample_scores(
-            data_file("digit_classifier.keras"), real, images, others
-        )
+        enough = len(others) == len(real)
+        scores = sample_scores(data_file("digit_classifier.keras"), real, images, others if enough else None)
+        return {"recognised_as_class": float(recognised.mean())} | scores
 
     def evaluate(self, classify: Callable[[np.ndarray], np.ndarray], output_dir: Path) -> tuple[Path, dict[str, float]]:
         """Classify the test images, write a figure, and return its path and the scores.

@@ -17,8 +17,7 @@ NO_INPAINTING: Texts = {  # without inpainting and animations
     ),
     re.compile(r"; as \.gif or \.mp4, an animation[^.]*"): "",
     re.compile(r"    if destination.suffix.lower\(\) in .*\n(?:        .*\n)+"): "",
-    re.compile(r"    commands = .*\n    run_command\(.*\n"): """\
-    presets = {"paper": Config(), "digits": DIGITS, "demo": DEMO}
+    re.compile(r"    run_command\(\n(?:        .*\n)*    \)\n"): """\
     run_command(demo, presets=presets, train=run, generate=generate_file, edit=edit_file)
 """,
     re.compile(r"^Guidance = .*\nSteps = .*\nSeed = .*\n\n\n", re.MULTILINE): "",
