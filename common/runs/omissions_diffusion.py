@@ -17,7 +17,7 @@ NO_INPAINTING: Texts = {  # without inpainting and animations
     ),
     re.compile(r"; as \.gif or \.mp4, an animation[^.]*"): "",
     re.compile(r"    if destination.suffix.lower\(\) in .*\n(?:        .*\n)+"): "",
-    re.compile(r"    commands = .*\n    run_command\(.*\n"): """\
+    re.compile(r"(?<=__main__\":\n)(?:    .*\n)+"): """\
     presets = {"paper": Config(), "digits": DIGITS, "demo": DEMO}
     run_command(demo, presets=presets, train=run, generate=generate_file, edit=edit_file)
 """,
