@@ -7,8 +7,8 @@ Paper    Lipman et al., "Flow Matching for Generative Modeling", ICLR 2023, arXi
 Images   uint8 [n, size, size, channels] at the API boundary; float32 in [-1, 1] in the networks.
 Time     float32 [n, 1] in [0, 1]. 0 is noise, 1 is the image.
 Labels   class indices, int [n], in the data; one-hot vectors, float32 [n, outputs], in the networks. Zeros: any class.
-Differs  1. The U-Net is small: at most two residual blocks per resolution, and attention only at the lowest one. With
-            `patch`, its first layer halves the resolution, and its last layer doubles it again.
+Differs  1. The U-Net is small, with attention only at the lowest resolution. With a `patch` of 2, it works at half of
+            the image's resolution. Its output is added to the best linear prediction (see Networks).
          2. Times are drawn from a logit-normal distribution (Esser et al., ICML 2024, arXiv:2403.03206, section 3.1).
          3. With `--objective ddpm`, time is continuous and has the cosine schedule (Nichol & Dhariwal, ICML 2021,
             arXiv:2102.09672). The variance is not learned, and the sampler is DDIM, not the paper's.
@@ -84,89 +84,7 @@ DIGITS = Config(size=28, channels=1, base_filters=32, levels=2, blocks=1, patch=
 DEMO = replace(DIGITS, base_filters=24, ema_decay=0.998, batch_size=16, epochs=4)
 DEMO_RUN = Path("runs/diffusion-demo")
 
-# %% Networks
-# The input is a noisy image x, its time t and the label; the output has the shape of the image. The U-Net halves the
-# resolution several times and doubles it again, with a skip connection at each resolution. Its residual blocks have two
-# 3 x 3 convolutions. At the lowest resolution, self-attention lets each position use all others.
-#
-# Time and label become one vector, the condition. In each residual block, it sets the scale and the shift of the second
-# normalisation (Dhariwal & Nichol, NeurIPS 2021, arXiv:2105.05233, section 3.1). A network cannot resolve small
-# differences of a single number, so t is first expanded to sines of different frequencies and phases (Fourier
-# features). Each block starts close to the identity, because its last convolution has small weights.
-#
-# Part of the answer is known: how much of x is noise at time t. The output is the best prediction that is linear in x,
-# plus the output of the U-Net, scaled so that the U-Net always predicts values of about the same size (Karras et al.,
-# NeurIPS 2022, arXiv:2206.00364, section 5). See `precondition` below.
-#
-# `ema` is a copy of the U-Net with the exponential moving average (EMA) of its weights. It generates the images.
-
-
-class Networks(NamedTuple):
-    """The U-Net, and a copy of it with EMA weights."""
-
-    unet: keras.Model  # [x [n, size, size, channels], t [n, 1], labels [n, outputs]] -> shape of x, float32
-    ema: keras.Model  # the same with the EMA of its weights; use it to generate images
-
-
-def build(config: Config = Config()) -> Networks:
-    """Return the untrained networks."""
-    layers, init = keras.layers, keras.initializers
-    seeds = keras.random.SeedGenerator(config.seed)
-    conv = functools.partial(layers.Conv2D, padding="same", kernel_initializer=init.HeNormal(seeds))
-    dense = functools.partial(layers.Dense, kernel_initializer=init.GlorotUniform(seeds))
-    almost_zero = init.VarianceScaling(1e-4, seed=seeds)
-    widths = [config.base_filters * min(2, 2**level) for level in range(config.levels)]
-
-    def normalise(x):
-        return layers.GroupNormalization(8, epsilon=1e-5)(x)
-
-    def block(x, width, condition):
-        y = conv(width, 3)(layers.Activation("swish")(normalise(x)))
-        scale, shift = (layers.Reshape((1, 1, width))(dense(width)(condition)) for _ in range(2))
-        y = conv(width, 3, kernel_initializer=almost_zero)(
-            layers.Activation("swish")(normalise(y) * (1 + scale) + shift)
-        )
-        return layers.Add()([y, x if x.shape[-1] == width else conv(width, 1)(x)])
-
-    def attend(x):
-        width = x.shape[-1]
-        y = layers.Reshape((-1, width))(normalise(x))
-        query, key, value = dense(width)(y), dense(width)(y), dense(width)(y)
-        y = dense(width)(layers.Attention()([query * width**-0.5, value, key]))
-        return layers.Add()([x, layers.Reshape(x.shape[1:])(y)])
-
-    def unet(name: str) -> keras.Model:
-        images = keras.Input((config.size, config.size, config.channels), name="images")
-        time, labels = keras.Input((1,), name="time"), keras.Input((config.outputs,), name="labels")
-        phases = {"bias_initializer": init.RandomUniform(-math.pi, math.pi, seeds), "dtype": "float32"}
-        waves = layers.Dense(64, kernel_initializer=init.RandomNormal(stddev=8.0, seed=seeds), **phases)(time)
-        of_label = layers.Dense(128, use_bias=False, kernel_initializer=init.RandomNormal(stddev=1.0, seed=seeds))(
-            labels
-        )
-        condition = layers.Add()([dense(128)(keras.ops.sin(waves)), of_label])
-        condition = layers.Activation("swish")(dense(128)(layers.Activation("swish")(condition)))
-        x = conv(widths[0], 2 * config.patch + 1, config.patch)(images)
-        skips = []
-        for level, width in enumerate(widths):
-            x = conv(width, 3, 2)(x) if level else x
-            for _ in range(config.blocks):
-                x = block(x, width, condition)
-                skips.append(x)
-        x = block(attend(x), widths[-1], condition)
-        for level, width in reversed(list(enumerate(widths))):
-            for _ in range(config.blocks):
-                x = block(layers.Concatenate()([x, skips.pop()]), width, condition)
-            x = conv(widths[level - 1], 3)(layers.UpSampling2D()(x)) if level else x
-        x = layers.Activation("swish")(normalise(x))
-        last = {"padding": "same", "kernel_initializer": almost_zero, "dtype": "float32"}
-        x = layers.Conv2DTranspose(config.channels, config.patch + 2, config.patch, **last)(x)
-        x = precondition(images, x, layers.Reshape((1, 1, 1), dtype="float32")(time), config.objective)
-        return keras.Model([images, time, labels], x, name=name)
-
-    return Networks(unet("unet"), unet("ema"))
-
-
-# %% Losses
+# %% The path
 # A path leads from noise to each training image: at time t, x = a(t) image + b(t) noise. The objectives differ in the
 # path, and in what the network predicts.
 #
@@ -175,8 +93,8 @@ def build(config: Config = Config()) -> Networks:
 #   images of a sampler that follows these velocities have the distribution of the training images (theorem 2).
 # - Denoising diffusion (`ddpm`): a and b are the sine and cosine of an angle. The network predicts the noise.
 #
-# Both losses are the mean squared error. From x and the prediction, one can compute both the image and the noise. The
-# objectives are therefore two views of one method: each weights the errors at different times differently.
+# From x and the prediction, one can compute both the image and the noise. The objectives are therefore two views of one
+# method: each weights the errors at different times differently.
 
 
 def signal_and_noise(t, objective: str):
@@ -206,6 +124,30 @@ def separate(x, prediction, t, objective: str):
     return (x - b * prediction) / a, prediction
 
 
+# The path of a digit, with the times 0, 1/7, 2/7 and so on. First row: flow matching. Second row: denoising diffusion.
+# >>> digits = labelled_images("sample", DEMO.size, DEMO.channels, "many_digits")
+# >>> digit, times = from_uint8(digits.train.items[:1]), tf.linspace(0.0, 1.0, 8)[:, None]
+# >>> random = Noise(0).normal(digit.shape)
+# >>> show(np.concatenate([to_uint8(mix(digit, random, times, objective)) for objective in ("flow", "ddpm")]))
+
+
+# %% Networks
+# The input is a noisy image x, its time t and the label; the output has the shape of the image. The U-Net halves the
+# resolution several times and doubles it again, with a skip connection at each resolution. Its residual blocks have two
+# 3 x 3 convolutions. At the lowest resolution, self-attention lets each position use all others.
+#
+# Time and label become one vector, the condition. In each residual block, it sets the scale and the shift of the second
+# normalisation (Dhariwal & Nichol, NeurIPS 2021, arXiv:2105.05233, section 3.1). A network cannot resolve small
+# differences of a single number, so t is first expanded to sines of different frequencies and phases (Fourier
+# features). Each block starts close to the identity, because its last convolution has small weights.
+#
+# Part of the answer is known: how much of x is noise at time t. The output is the best prediction that is linear in x,
+# plus the output of the last layer, scaled so that this layer always predicts values of about the same size (Karras et al.,
+# NeurIPS 2022, arXiv:2206.00364, section 5).
+#
+# `ema` is a copy of the U-Net with the exponential moving average (EMA) of its weights. It generates the images.
+
+
 def precondition(x, output, t, objective: str):
     """Return the best linear prediction of the target from x, plus the scaled `output`; t is [n, 1, 1, 1].
 
@@ -219,11 +161,76 @@ def precondition(x, output, t, objective: str):
     return explained + keras.ops.absolute(of_image * b - of_noise * a) * s / keras.ops.sqrt(variance) * output
 
 
-# The path of a digit, with the times 0, 1/7, 2/7 and so on. First row: flow matching. Second row: denoising diffusion.
-# >>> digits = labelled_images("sample", DEMO.size, DEMO.channels, "many_digits")
-# >>> digit, times = from_uint8(digits.train.items[:1]), tf.linspace(0.0, 1.0, 8)[:, None]
-# >>> random = Noise(0).normal(digit.shape)
-# >>> show(np.concatenate([to_uint8(mix(digit, random, times, objective)) for objective in ("flow", "ddpm")]))
+class Networks(NamedTuple):
+    """The U-Net, and a copy of it with EMA weights."""
+
+    unet: keras.Model  # [x [n, size, size, channels], t [n, 1], labels [n, outputs]] -> shape of x, float32
+    ema: keras.Model  # the same with the EMA of its weights; use it to generate images
+
+
+def build(config: Config = Config()) -> Networks:
+    """Return the untrained networks."""
+    layers, init = keras.layers, keras.initializers
+    seeds = keras.random.SeedGenerator(config.seed)
+    conv = functools.partial(layers.Conv2D, padding="same", kernel_initializer=init.HeNormal(seeds))
+    dense = functools.partial(layers.Dense, kernel_initializer=init.GlorotUniform(seeds))
+    almost_zero = init.VarianceScaling(1e-4, seed=seeds)
+    widths = [config.base_filters * min(2, 2**level) for level in range(config.levels)]
+
+    def normalise(x):
+        return layers.GroupNormalization(8, epsilon=1e-5)(x)
+
+    def block(x, width, condition):
+        y = conv(width, 3)(layers.Activation("swish")(normalise(x)))
+        scale, shift = (layers.Reshape((1, 1, width))(dense(width)(condition)) for _ in range(2))
+        y = layers.Activation("swish")(normalise(y) * (1 + scale) + shift)
+        y = conv(width, 3, kernel_initializer=almost_zero)(y)
+        return layers.Add()([y, x if x.shape[-1] == width else conv(width, 1)(x)])
+
+    def attend(x):
+        width = x.shape[-1]
+        y = layers.Reshape((-1, width))(normalise(x))
+        query, key, value = dense(width)(y), dense(width)(y), dense(width)(y)
+        y = dense(width)(layers.Attention()([query * width**-0.5, value, key]))
+        return layers.Add()([x, layers.Reshape(x.shape[1:])(y)])
+
+    def unet(name: str) -> keras.Model:
+        images = keras.Input((config.size, config.size, config.channels), name="images")
+        time, labels = keras.Input((1,), name="time"), keras.Input((config.outputs,), name="labels")
+        phases = {"bias_initializer": init.RandomUniform(-math.pi, math.pi, seeds), "dtype": "float32"}
+        waves = layers.Dense(64, kernel_initializer=init.RandomNormal(stddev=8.0, seed=seeds), **phases)(time)
+        embed = layers.Dense(128, use_bias=False, kernel_initializer=init.RandomNormal(stddev=1.0, seed=seeds))
+        condition = layers.Add()([dense(128)(keras.ops.sin(waves)), embed(labels)])
+        condition = layers.Activation("swish")(dense(128)(layers.Activation("swish")(condition)))
+        x = conv(widths[0], 2 * config.patch + 1, config.patch)(images)
+        skips = []
+        for level, width in enumerate(widths):
+            x = conv(width, 3, 2)(x) if level else x
+            for _ in range(config.blocks):
+                x = block(x, width, condition)
+                skips.append(x)
+        x = block(attend(x), widths[-1], condition)
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(config.blocks):
+                x = block(layers.Concatenate()([x, skips.pop()]), width, condition)
+            x = conv(widths[level - 1], 3)(layers.UpSampling2D()(x)) if level else x
+        x = layers.Activation("swish")(normalise(x))
+        last = {"padding": "same", "kernel_initializer": almost_zero, "dtype": "float32"}
+        x = layers.Conv2DTranspose(config.channels, config.patch + 2, config.patch, **last)(x)
+        x = precondition(images, x, layers.Reshape((1, 1, 1), dtype="float32")(time), config.objective)
+        return keras.Model([images, time, labels], x, name=name)
+
+    return Networks(unet("unet"), unet("ema"))
+
+
+# %% Losses
+# Both losses are the mean squared error of the prediction. An image is not compared with the image that is generated
+# from its noise: that would take many passes. Each step of training looks at a single time instead.
+
+
+def regression_loss(prediction, image, noise, objective: str):
+    """Return the mean squared error of predictions [n, size, size, channels] (Lipman et al., eq. 9; Ho et al., 14)."""
+    return tf.reduce_mean(tf.square(prediction - target(image, noise, objective)))
 
 
 # %% Training
@@ -278,7 +285,7 @@ def train(
         x = mix(images, random, t, config.objective)
         with tf.GradientTape() as tape:
             prediction = unet([x, t, one_hot], training=True)
-            loss = tf.reduce_mean(tf.square(prediction - target(images, random, config.objective)))
+            loss = regression_loss(prediction, images, random, config.objective)
             scaled = optimizer.scale_loss(loss)  # float16 gradients would underflow; `apply` unscales them
         optimizer.apply(tape.gradient(scaled, unet.trainable_variables), unet.trainable_variables)
         decay = tf.minimum(config.ema_decay, 1 - 1 / tf.cast(optimizer.iterations, tf.float32))  # 0, 1/2, 2/3...

@@ -110,6 +110,26 @@ def test_a_path_begins_with_noise_and_ends_with_the_image(objective):
     np.testing.assert_allclose(end, image, atol=1e-6)
 
 
+@OBJECTIVES
+@pytest.mark.parametrize("time", [0.0, 0.3, 0.9])
+def test_the_known_part_of_the_answer_is_a_linear_regression(objective, time):
+    rng = np.random.default_rng(12)
+    image, noise = 0.5 * rng.normal(size=100_000), rng.normal(size=100_000)
+    a, b = factors(np.array(time), objective)
+    x, wanted = a * image + b * noise, image - noise if objective == "flow" else noise
+    slope = (x @ wanted) / (x @ x)
+    known, scaled = (
+        float(
+            tf.squeeze(
+                diffusion.precondition(tf.fill((1, 1, 1, 1), 1.0), output, tf.fill((1, 1, 1, 1), time), objective)
+            )
+        )
+        for output in (0.0, 1.0)
+    )
+    assert known == pytest.approx(slope, abs=0.01)
+    assert scaled - known == pytest.approx(np.std(wanted - slope * x), abs=0.01)
+
+
 # The sampler
 
 

@@ -110,6 +110,7 @@ BUNDLES = {
     "cyclegan": Bundle("synthetic landscapes", None, "", "--preset demo --size 128 --epochs 18", ("generator_a2b", "generator_b2a")),
     "dcgan": Bundle(*DIGITS, "--preset modern --keep 50", ("generator", "discriminator")),
     "dcgan_faces": Bundle("synthetic faces", None, "", "--preset demo", ("ema",)),
+    "diffusion": Bundle(*DIGITS, "--preset digits", ("ema",)),
     "face_swap": Bundle(
         *("faces of two synthetic people", None, ""),
         "--preset demo --base-filters 32 --epochs 40",

@@ -188,7 +188,8 @@ class _Progress:
         self.recent: list[tf.Tensor] = []  # losses of later steps, which may still be running; one row per step
         self.within = self.first = 0  # steps of this epoch: done so far, done before this process started
         self.started = self.saved = self.shown = 0.0
-        self.begun, self.resumed_at = time.monotonic(), self.done
+        self.begun = time.monotonic()
+        self.paced: tuple[float, int] | None = None  # time and steps done at the first line
         self.line_due = self.begun + Progress.FIRST_LINE  # of the next line without a terminal
         bar.n = bar.initial = self.done
 
@@ -212,11 +213,19 @@ class _Progress:
                 self.show_line(now)
 
     def show_line(self, now: float) -> None:
-        """Print where training is, and how long it will take. Without a terminal, there is no bar that says so."""
-        left = (now - self.begun) * (self.epochs * self.steps - self.done) / (self.done - self.resumed_at)
+        """Print where training is, and how long it will take. Without a terminal, there is no bar that says so.
+
+        The first line has no time: until then, most of the time went into tracing the step.
+        """
+        left = ""
+        if self.paced:
+            then, done = self.paced
+            remaining = (now - then) * (self.epochs * self.steps - self.done) / (self.done - done)
+            left = f"  about {duration(remaining)} left"
+        self.paced = self.paced or (now, self.done)
         losses = "  ".join(f"{name} {total / self.within:.4g}" for name, total in self.totals.items())
         where = f"epoch {self.done // self.steps + 1}/{self.epochs}, step {self.within:,} of {self.steps:,}"
-        _show(self.bar.write, f"{where}  {losses}  about {duration(left)} left")
+        _show(self.bar.write, f"{where}  {losses}{left}")
         self.line_due = now + Progress.pause(now - self.begun)
 
     def announce(self, seconds_per_step: float) -> None:
