@@ -45,8 +45,9 @@ FLOW_MATCHING: Texts = {  # without denoising diffusion
     t = t[:, :, None, None]
     return t * image + (1 - t) * noise
 """,
-    re.compile(r"def target\((?:.*\n)*?(?=def precondition\()"): "",
-    "prediction - target(images, random)": "prediction - (images - random)",  # images - noise: the velocity
+    re.compile(r"def target\((?:.*\n)*?(?=# %% )"): "",
+    "prediction, image, noise, objective: str):": "prediction, image, noise):",
+    "prediction - target(image, noise, objective)": "prediction - (image - noise)",  # the velocity
     "output, t, objective: str):": "output, t):",
     re.compile(r"    a, b = signal_and_noise\(t, objective\)\n(?:    .*\n)*?(?=\n)"): """\
     s = 0.5  # standard deviation of the images
@@ -59,8 +60,12 @@ FLOW_MATCHING: Texts = {  # without denoising diffusion
 """,
 }
 SHORTER_SAMPLER: Texts = {  # no scores of held-out images, and one function that generates images
-    re.compile(r"        return data\.diversity\(.*\n"): "",
     re.compile(r"(?<=losses: dict\[str, float\]\) -> )dict\[str, float\](?=:\n        some =)"): "None",
+    re.compile(r"        some = functools.*\n(?:        .*\n)*?        return data\.diversity\(.*\n"): """\
+        if output_dir is not None:
+            some = generate(ema, np.arange(40) % config.outputs, replace(config, steps=min(config.steps, 10)))
+            save_image(some, Path(output_dir, "samples", f"epoch-{epoch:04d}.png"), columns=10)
+""",
     re.compile(r"    if len\(labels\) == 0:\n(?:    .*\n)+?    return np.concatenate\(parts\)\n"): """\
     return form(network, labels, config, seed)[-1]
 """,
