@@ -142,8 +142,8 @@ def separate(x, prediction, t, objective: str):
 # features). Each block starts close to the identity, because its last convolution has small weights.
 #
 # Part of the answer is known: how much of x is noise at time t. The output is the best prediction that is linear in x,
-# plus the output of the last layer, scaled so that this layer always predicts values of about the same size (Karras et al.,
-# NeurIPS 2022, arXiv:2206.00364, section 5).
+# plus the output of the last layer, scaled so that this layer always predicts values of about the same size (Karras et
+# al., NeurIPS 2022, arXiv:2206.00364, section 5).
 #
 # `ema` is a copy of the U-Net with the exponential moving average (EMA) of its weights. It generates the images.
 

@@ -46,8 +46,8 @@ FLOW_MATCHING: Texts = {  # without denoising diffusion
     return t * image + (1 - t) * noise
 """,
     re.compile(r"def target\((?:.*\n)*?(?=# %% )"): "",
-    "prediction, image, noise, objective: str):": "prediction, image, noise):",
-    "prediction - target(image, noise, objective)": "prediction - (image - noise)",  # the velocity
+    re.compile(r"def regression_loss\((?:.*\n)*?(?=def train\()"): "",
+    "regression_loss(prediction, images, random)": "tf.reduce_mean(tf.square(prediction - (images - random)))",
     "output, t, objective: str):": "output, t):",
     re.compile(r"    a, b = signal_and_noise\(t, objective\)\n(?:    .*\n)*?(?=\n)"): """\
     s = 0.5  # standard deviation of the images
