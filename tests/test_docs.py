@@ -89,7 +89,8 @@ def flags_of(recipe: str) -> dict[str, tuple[set[str], set[str]]]:
     execution = fields(options, "Execution")
     found = {}
     for name, function in commands.items():
-        flags = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)} | {"help", "max_pixels"}
+        names = (each.arg.rstrip("_") for each in (*function.args.args, *function.args.kwonlyargs))
+        flags = {*names, "help", "max_pixels"}
         if "config" in flags:
             flags |= fields(tree, "Config") | {"preset"} | (execution if trains else set())
             flags |= {"from"} if trains and {"data", "output_dir"} <= flags else set()
