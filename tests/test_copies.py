@@ -40,6 +40,7 @@ LONGER = {  # lines of copies that would lose parts of the paper's algorithm oth
 WITHOUT = {"dcgan_faces": {"colour": 0.0, "cutout": 0.0}}  # settings of a recipe with which it is as its copy
 NOT_LOGGED = {  # by the copy
     "adversarial_autoencoder": {"validation_reconstruction"},
+    "cyclegan": {f"{score}_{way}" for score in ("frechet", "l1", "ssim") for way in ("a2b", "b2a")} | {"frechet"},
     "dcgan_faces": {"diversity"},
     "diffusion": {"diversity"},
     "pix2pix": {"validation_l1", "validation_ssim"},
