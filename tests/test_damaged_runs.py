@@ -58,7 +58,7 @@ WITH_RUNS = [name for name in RECIPES if verbs_of(name)]
 
 def test_all_verbs_that_open_a_run_are_under_test():
     assert set(RECIPES) - set(WITH_RUNS) == {"deepdream", "style_transfer", "targeted_attack"}
-    assert sum(len(verbs_of(name)) for name in WITH_RUNS) == 27
+    assert sum(len(verbs_of(name)) for name in WITH_RUNS) == 31
 
 
 @functools.cache
@@ -119,7 +119,13 @@ def call(folder, tmp_path, monkeypatch) -> Callable[[str, Path], Iterator[str]]:
     monkeypatch.setattr("recipes.face_swap.convert_faces", swapped)
 
     def verbs(recipe: str, run: Path) -> Iterator[str]:
-        given = {"source": folder / "in.png", "photo": folder / "in.png", "other": folder / "in.png", "run": run}
+        given = {
+            "mask": folder / "in.png",
+            "source": folder / "in.png",
+            "photo": folder / "in.png",
+            "other": folder / "in.png",
+            "run": run,
+        }
         given |= SMALL | {"destination": tmp_path / "out.png"}
         for name, verb in verbs_of(recipe).items():
             wanted = inspect.signature(verb).parameters
