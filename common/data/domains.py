@@ -123,7 +123,7 @@ def save_translations(data: Batches, a2b: Translation, b2a: Translation, path: P
         "l1", "ssim": the scores of `pair_scores`. Only if the held-out images are paired.
     """
     a, b = (_evenly(images, SCORED) for images in data.held_out[:2])
-    few_a, few_b = _evenly(a, 8), _evenly(b, 8)
+    few_a, few_b = (_evenly(images, 8) for images in data.held_out[:2])
     to_b, to_a = a2b(few_a), b2a(few_b)
     if path is not None:
         rows = {"A": few_a, "A to B": to_b, "back to A": b2a(to_b), "B": few_b, "B to A": to_a, "back to B": a2b(to_a)}
