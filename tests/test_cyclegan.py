@@ -436,7 +436,7 @@ def test_a_run_of_the_sample_is_scored_by_the_truth(tmp_path, monkeypatch):
     summer, winter = noise(6, 32, 32, 3), noise(6, 32, 32, 3, seed=1)
     truth = noise(3, 32, 32, 3, seed=2), noise(3, 32, 32, 3, seed=3)
     domains = Domains.of_arrays((summer, winter), truth, ("summer", "winter"))
-    monkeypatch.setattr(cyclegan, "unpaired_images", lambda *_: domains)
+    monkeypatch.setattr(cyclegan, "unpaired_images", lambda *_, **__: domains)
     cyclegan.run("sample", TINY, tmp_path)
     scores = json.loads((tmp_path / "results.json").read_text())
     translated = translate_batch(Run.load(tmp_path, "cyclegan", Config).network("generator_a2b"), truth[0])
