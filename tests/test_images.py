@@ -273,7 +273,7 @@ BAD = {
     "zero.jpg": ("empty file", lambda path: path.touch()),
     "text.jpg": ("not a PNG, JPEG", lambda path: path.write_text("hello, I am\na text")),
     "binary.tif": ("not a PNG, JPEG", lambda path: path.write_bytes(bytes(range(256)))),
-    "page.webp": ("damaged or cut short", lambda path: path.write_bytes(b"RIFF\0\0\0\0AVI LIST")),
+    "page.webp": ("a video, but an image is expected", lambda path: path.write_bytes(b"RIFF\0\0\0\0AVI LIST")),
     "float.tif": ("floating-point", lambda path: Image.fromarray(np.zeros((4, 4), np.float32)).save(path)),
     "lab.tif": ("CIELAB", lambda path: Image.new("LAB", (4, 4)).save(path)),
     "int32.tif": (
