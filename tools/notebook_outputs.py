@@ -22,7 +22,7 @@ from common.system.files import InputError
 
 IMAGE_BYTES = 200_000, 175_000, 150_000, 130_000, 110_000, 90_000, 75_000, 60_000, 45_000, 30_000  # the largest image
 REPORT_IMAGE_BYTES = 25_000  # the largest image of the report, whose images the notebook often also shows on their own
-NOTEBOOK_BYTES = 560_000  # images become smaller until the notebook fits, or until each has 30,000 bytes
+NOTEBOOK_BYTES = 530_000  # images become smaller until the notebook fits, or until each has 30,000 bytes
 STREAM_LINES = 12  # longer texts are shortened: the first and the last half of the lines are kept
 WARNING = re.compile(r"Warning: |WARNING")  # of Python and of libraries; a recipe's own `warning: ...` is a result
 KEY, SETUP_TAG = "outputs_of", "setup"  # in the metadata of a notebook and of a cell
