@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,10 +109,17 @@ def untrained_diffusion(folder: Path) -> None:
     run.finish(diffusion.build(config), dict)
 
 
+@pytest.fixture
+def gr() -> Iterator[Any]:
+    """gradio. The event loop that it leaves open is collected here, where its warning is ignored."""
+    yield pytest.importorskip("gradio", reason="gradio is not installed")
+    asyncio.set_event_loop(None)
+    gc.collect()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("untraced")
-def test_generated_images_are_those_of_the_recipe(tmp_path):
-    gr = pytest.importorskip("gradio", reason="gradio is not installed")
+def test_generated_images_are_those_of_the_recipe(gr, tmp_path):
     untrained_diffusion(tmp_path)
     with gr.Blocks():
         found = tabs.generate_class(gr, {"diffusion": tmp_path})
