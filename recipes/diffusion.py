@@ -9,7 +9,7 @@ Time     float32 [n, 1] in [0, 1]. 0 is noise, 1 is the image.
 Labels   class indices, int [n], in the data; one-hot vectors, float32 [n, outputs], in the networks. Zeros: any class.
 Differs  1. The U-Net is small, with attention only at the lowest resolution. With a `patch` of 2, it works at half of
             the image's resolution. Its output is added to the best linear prediction (see Networks).
-         2. Times are drawn from a logit-normal distribution (Esser et al., ICML 2024, arXiv:2403.03206, section 3.1).
+         2. Times are sampled from a logit-normal distribution (Esser et al., ICML 2024, arXiv:2403.03206, section 3.1).
          3. With `--objective ddpm`, time is continuous and has the cosine schedule (Nichol & Dhariwal, ICML 2021,
             arXiv:2102.09672). The variance is not learned, and the sampler is DDIM, not the paper's.
          4. The optimizer is Adam with a learning rate that decays linearly. Dropout is not used.
@@ -234,9 +234,9 @@ def regression_loss(prediction, image, noise, objective: str):
 
 
 # %% Training
-# Each step draws a time and noise for each image, and the network predicts the target from the point of the path. The
-# times are drawn from a logit-normal distribution, which prefers the middle of the path: near its ends, the prediction
-# is easy. For some images, the label is replaced by zeros.
+# Each step samples a time and noise for each image, and the network predicts the target from the point of the path. The
+# times have a logit-normal distribution, so most are near the middle of the path: near its ends, the prediction is
+# easy. For some images, the label is replaced by zeros.
 #
 # What is logged: `loss`, averaged over all times. It does not fall to 0, because several images and noises lead to the
 # same point. In the demo, it falls from 1 to about 0.17. After the first epochs, it hardly changes any more, although
