@@ -281,10 +281,10 @@ def train(
         random = noise.normal((count, *images.shape[1:]))
         t = tf.sigmoid(noise.normal((count, 1)))
         known = noise.uniform((count, 1), 0, 1) >= config.label_dropout
-        one_hot = tf.one_hot(labels, config.outputs) * tf.cast(known, tf.float32)
+        vectors = tf.one_hot(labels, config.outputs) * tf.cast(known, tf.float32)
         x = mix(images, random, t, config.objective)
         with tf.GradientTape() as tape:
-            prediction = unet([x, t, one_hot], training=True)
+            prediction = unet([x, t, vectors], training=True)
             loss = regression_loss(prediction, images, random, config.objective)
             scaled = optimizer.scale_loss(loss)  # float16 gradients would underflow; `apply` unscales them
         optimizer.apply(tape.gradient(scaled, unet.trainable_variables), unet.trainable_variables)
@@ -306,11 +306,11 @@ def train(
 
 
 # %% Use
-# To generate an image, start with noise at time 0 and follow the path in small steps. Each step computes the image and
-# the noise that the current point seems to consist of, and mixes them again for the next time. At first, this image is
-# a blur, the mean of all images that are possible. It becomes sharper with each step. With `flow`, this is Euler's
-# method for the differential equation dx/dt = v(x, t). With `ddpm`, it is DDIM (Song et al., eq. 12 with sigma = 0).
-# Only the initial noise is random, so the same noise always gives the same image.
+# To generate an image, start with noise at time 0 and follow the path in small steps. At each step, the network
+# predicts an image and the noise, and their mixture for the next time is the new point. The first predicted image is a
+# blur: the mean of all plausible images. It becomes sharper with each step. With `flow`, this is Euler's method for the
+# differential equation dx/dt = v(x, t). With `ddpm`, it is DDIM (Song et al., eq. 12 with sigma = 0). Only the initial
+# noise is random, so the same noise always gives the same image.
 #
 # Guidance extrapolates from the prediction without the label to the prediction with it. With a `guidance` of 1, the
 # result is the prediction with the label. Above 1, images show their class more clearly, but are less varied.
@@ -323,7 +323,7 @@ def compiled(network: keras.Model) -> Callable[[list[tf.Tensor]], tf.Tensor]:
 
 
 def estimate(network: Callable[[list[tf.Tensor]], tf.Tensor], x, t, labels, guidance: float, objective: str):
-    """Return the image and the noise of points x of the path, as the network sees them.
+    """Return the image and the noise that the network predicts for points x of the path.
 
     Args:
         network: the U-Net; see `compiled`.
