@@ -12,7 +12,7 @@ import tensorflow as tf
 from common.data.batches import batches
 from common.system import cluster
 from common.system.cluster import all_devices
-from common.training import Execution, Noise, adam, executing, fit
+from common.training import Execution, Noise, adam, executing, fit, precision
 from common.training.execution import active_execution
 from recipes import pix2pix
 from tests.forked import forked_python
@@ -142,8 +142,8 @@ def test_a_policy_that_the_program_set_itself_stays_and_is_known():
 
 def test_a_training_without_a_gradient_for_a_variable_goes_on():
     used, unused = keras.Variable(np.ones(2, np.float32)), keras.Variable(np.ones(2, np.float32))
-    for precision in ("float32", "mixed_float16"):
-        with executing(Execution(precision=precision)):
+    for name in ("float32", "mixed_float16"):
+        with executing(Execution(precision=name)):
             optimizer = adam(0.1, [used, unused])
         with pytest.warns(UserWarning, match="Gradients do not exist"):
             optimizer.apply([tf.ones(2), None], [used, unused])
@@ -294,3 +294,22 @@ def test_scores_are_computed_as_the_run_is(tmp_path, monkeypatch):
             run = Run(tmp_path, "pix2pix", pix2pix.Config(), "sample")
             run.finish(networks, lambda found=found: found.append((policy(), active_execution())) or {"l1": 1.0})
         assert found == [("mixed_bfloat16", execution)]
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_step_is_timed_in_each_precision_and_both_train_the_same_network(monkeypatch):
+    monkeypatch.setattr(precision, "ROUNDS", 1)
+    times = precision.step_times(["float32", "mixed_bfloat16"])
+    assert [*times] == ["float32", "mixed_bfloat16"] and all(0 < seconds < 600 for seconds in times.values())
+    exact, rounded = (precision._training_step(name)() for name in times)
+    assert len(exact) == len(rounded) == 24 and all(part.dtype == np.float32 for part in rounded)
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_gain_that_is_hardly_one_is_not_worth_sixteen_bits(monkeypatch):
+    monkeypatch.setattr(precision, "step_times", lambda names: dict(zip(names, (1.0, 0.95), strict=True)))
+    with executing(Execution(precision="auto")):
+        assert active_execution().precision == "float32" == keras.config.dtype_policy().name
+    monkeypatch.setattr(precision, "step_times", lambda names: dict(zip(names, (1.0, 0.5), strict=True)))
+    with executing(Execution(precision="auto")):
+        assert active_execution().precision == "mixed_bfloat16" == keras.config.dtype_policy().name

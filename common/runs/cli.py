@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import inspect
 import math
@@ -26,6 +27,7 @@ from common.system.files import InputError, printable, read_numbers, shown_nonfi
 from common.system.locks import only_process_in
 from common.system.options import check_arguments, range_checks
 from common.training.execution import Execution, executing
+from common.training.precision import in_a_precision
 
 
 def run_command(
@@ -231,8 +233,12 @@ def _in_a_run(function: Callable[..., object], steps: bool) -> Callable[..., obj
     @functools.wraps(function)
     def call(*values: object, execution: Execution = Execution(), **flags: Any) -> object:
         devices = all_devices(flags["config"].batch_size) if steps else nullcontext()
-        with only_process_in(flags.get("output_dir")), executing(execution), devices:
-            return function(*values, **flags)
+        with only_process_in(flags.get("output_dir")):
+            if execution.precision == "auto" and "output_dir" in flags and has_saves(flags["output_dir"]):
+                precision = read_execution(flags["output_dir"]).precision  # a resumed run keeps its precision
+                execution = dataclasses.replace(execution, precision=precision)
+            with executing(in_a_precision(execution)), devices:
+                return function(*values, **flags)
 
     if steps:
         signature = inspect.signature(function)

@@ -11,14 +11,14 @@ from typing import Annotated, Literal, get_args
 from common.system.lazy import keras
 from common.system.options import Range
 
-Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """Execution options for training. The command line has one flag for each field."""
 
-    precision: Precision = "float32"  # Keras's global dtype policy
+    precision: Precision = "float32"  # Keras's global dtype policy; auto: the fastest on this machine
     xla: bool = False  # compile the step with XLA; slower on a CPU in every recipe that was measured
     steps_per_call: Annotated[int, Range(0, 10_000)] = (
         0  # training steps per call from Python; 0: choose a number by timing
@@ -37,13 +37,18 @@ _ACTIVE: ContextVar[Execution | None] = ContextVar("execution", default=None)
 def executing(execution: Execution) -> Iterator[None]:
     """Apply execution options to all training in the block, in the same way as the scope of a `tf.distribute` strategy.
 
-    The precision becomes Keras's global dtype policy, which applies to networks built in the block. Weights stay
-    float32. In mixed precision, layers compute in 16 bits, except layers with `dtype="float32"`, such as the last layer
-    of each network (Micikevicius et al., arXiv:1710.03740).
+    The precision becomes Keras's global dtype policy, which applies to networks built in the block. `auto` measures
+    which precision is fastest on this machine. Weights stay float32. In mixed precision, layers compute in 16 bits,
+    except layers with `dtype="float32"`, such as the last layer of each network (Micikevicius et al.,
+    arXiv:1710.03740).
 
     The options apply to the thread that enters the block, but not to threads that it starts. In the outermost block,
     the precision `float32` leaves Keras's dtype policy unchanged.
     """
+    if execution.precision == "auto":
+        from common.training.precision import in_a_precision  # imports Execution from here
+
+        execution = in_a_precision(execution)
     outer = _ACTIVE.get()
     before = None
     if execution.precision != (outer.precision if outer else "float32"):  # if they are equal, do not import Keras yet
