@@ -35,7 +35,7 @@ def in_a_precision(execution: Execution) -> Execution:
             raise InputError(f"--precision auto works on one machine; with several, choose one of {choices}")
         on_gpu = bool(tf.config.list_logical_devices("GPU"))  # float16 is for GPUs
         times = step_times(["float32", "mixed_bfloat16"] + ["mixed_float16"] * on_gpu)
-        precision = min(times, key=lambda name: times[name])
+        precision = min(times, key=lambda name: times[name])  # type: ignore[arg-type, assignment]
         if times[precision] * SLOWER > times["float32"]:  # no clear gain, so keep what works everywhere
             precision = "float32"
         measured = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in times.items())
