@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.metrics.class_scores import RECOGNISED
 from common.metrics.scores import classifier_features, sample_diversity, sample_scores
 from common.system.console import say
 from common.system.files import InputError, data_file
@@ -351,7 +352,6 @@ class Examples(NamedTuple):
 
 
 MOST_HELD_OUT = 200  # held-out examples, if none of another number are asked for
-RECOGNISED = 0.8  # smallest accuracy on real images for which the scores of the digit classifier mean something
 
 
 @contextmanager
