@@ -492,8 +492,15 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score generated images, save the run, and return the path of an image."""
     folder = Run(output_dir, "diffusion", config, data, accept_data)
-    sample = "many_digits" if config.channels == 1 else "face_classes"
-    images = labelled_images(data, config.size, config.channels, sample, skip_bad, fetch, require_classes=False)
+    images = labelled_images(
+        data,
+        config.size,
+        config.channels,
+        "many_digits" if config.channels == 1 else "face_classes",
+        skip_bad,
+        fetch,
+        require_classes=False,
+    )
     config = replace(config, outputs=len(images.classes))
     networks = build(config)
     stream = images.batches(config.batch_size, config.seed, validate=100)

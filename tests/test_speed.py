@@ -99,7 +99,11 @@ def test_networks_are_the_same_in_pytorch(recipe):
         with torch.no_grad():
             found = keras.tree.flatten(module(*(torch.from_numpy(each.copy()) for each in maps)))
         for mine, other in zip(expected, found, strict=True):
-            other = np.moveaxis(other.numpy(), 1, -1)[:, flipped, flipped] if other.ndim == 4 else other.numpy().reshape(mine.shape)
+            other = (
+                np.moveaxis(other.numpy(), 1, -1)[:, flipped, flipped]
+                if other.ndim == 4
+                else other.numpy().reshape(mine.shape)
+            )
             assert mine.numpy().std() > 1e-3
             np.testing.assert_allclose(other, mine, atol=1e-4 * max(1.0, np.abs(mine).max()))
 

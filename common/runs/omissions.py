@@ -10,7 +10,7 @@ import ast
 import re
 from typing import NamedTuple
 
-from common.runs.omissions_diffusion import FLOW_MATCHING, NO_INPAINTING, ONLY_TRAINING, SHORTER_SAMPLER
+from common.runs.omissions_diffusion import FLOW_MATCHING, NO_FACES, NO_INPAINTING, ONLY_TRAINING, SHORTER_SAMPLER
 from common.runs.syntax import Edits, name_of, parameters_of
 
 EVERYWHERE = {"synchronized", ".synchronized", ".check_networks"}  # several devices, and checks of your own networks
@@ -309,8 +309,8 @@ COPIES = {  # by recipe
     ),
     "deepdream": Omissions(texts=SIMPLE_FEATURES),
     "diffusion": Omissions(
-        f"{LOOP_OPTIONS} walk walk_file inpaint inpaint_file config.objective",
-        NO_INPAINTING | FLOW_MATCHING | SHORTER_SAMPLER,
+        f"{LOOP_OPTIONS} FACES walk walk_file inpaint inpaint_file config.objective",
+        NO_FACES | NO_INPAINTING | FLOW_MATCHING | SHORTER_SAMPLER,
         ranges=False,
     ),
     "face_swap": Omissions(LOOP_OPTIONS, UNCHECKED_NETWORKS, ranges=False),
