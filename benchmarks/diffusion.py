@@ -90,7 +90,7 @@ def measure(
 
 
 def settings(config: Config, steps: tuple[int, ...], guidance: tuple[float, ...]) -> list[Config]:
-    """Return the settings of the rows: each number of steps with the first guidance, then the run's with each guidance."""
+    """Return the settings of the rows: each number of steps with the first guidance, then each guidance."""
     first = replace(config, guidance=guidance[0]) if guidance else config
     found = [replace(first, steps=each) for each in steps] + [replace(config, guidance=each) for each in guidance]
     return list(dict.fromkeys(found))

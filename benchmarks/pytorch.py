@@ -2,8 +2,8 @@
 
 The architectures match those of the recipes; `benchmarks.speed` checks that the parameter counts are equal. A step has
 the same forward and backward passes as the recipe's step, in the same order, and computes all gradients before any
-update. The learning rate is constant here; the recipes of the VAE and of diffusion decay it. On a CPU, fused Adam and contiguous memory are
-faster than PyTorch's default Adam and the channels-last format.
+update. The learning rate is constant here; the recipes of the VAE and of diffusion decay it. On a
+CPU, fused Adam and contiguous memory are faster than PyTorch's default Adam and the channels-last format.
 """
 
 from __future__ import annotations

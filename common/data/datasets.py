@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -145,6 +146,7 @@ def images_of(
     skip_bad: bool = False,
     fetch: bool = False,
     seed: int = 0,
+    classes: bool = False,
 ) -> Examples:
     """Return images, uint8 [size, size, channels].
 
@@ -164,10 +166,14 @@ def images_of(
         skip_bad: skip files that cannot be read, and list them.
         fetch: allow downloading a data set.
         seed: random seed of the built-in data set.
+        classes: also return the classes. Examples and batches are then (images, labels), and `data` must have classes;
+            see `common.data.labelled.labelled_images`. A fifth of the images is held out, unless `data` says which.
 
     Raises:
         InputError: `data` is none of these, or cannot be used.
     """
+    if classes:
+        return _with_classes(data, size, channels, sample, skip_bad, fetch, seed)
     if data == "sample":
         found = synthetic(sample, size, seed)
         images, *labels = found if isinstance(found, tuple) else (found,)
@@ -200,6 +206,25 @@ def images_of(
     train, test = (sized_images(images, size, channels, data) for images in arrays.images)
     digits = _digits(arrays.labels[1], arrays.names) if arrays.labels else None
     return Examples(train, test, as_they_are, digits=digits)
+
+
+def _with_classes(data: str, size: int, channels: int, *options: Any) -> Examples:
+    """Return the images of `labelled_images` with their labels. Its validation images are training images here."""
+    from common.data.labelled import labelled_images  # imports from this module
+
+    found = labelled_images(data, size, channels, *options[:3], seed=options[3])
+    read = found.test.read
+
+    def decode(item: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.numpy_function(read, [item[0]], tf.uint8, stateful=False)
+        return tf.ensure_shape(image, (size, size, channels)), item[1]
+
+    parts = (found.train, found.validation), (found.test,)
+    train, test = (
+        (np.concatenate([split.items for split in part]), np.concatenate([split.labels for split in part]))
+        for part in parts
+    )
+    return Examples(train, test, as_they_are if read is None else decode, classes=found.classes)
 
 
 def _digits(labels: np.ndarray, names: Sequence[str] = ()) -> np.ndarray | None:

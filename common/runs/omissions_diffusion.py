@@ -89,7 +89,8 @@ SHORTER_SAMPLER: Texts = {  # no scores of held-out images, and one function tha
     *_, x = follow(network, x, tf.one_hot(np.full(len(images), label), config.outputs), shorter, 1 - strength)
 """,
     re.compile(
-        r"    columns = min\(10, .*\n(.*)np.tile\(np.arange\(columns\), 5\), config\)\n    rows = .*\n.*\n    image = .*\n"
+        r"    columns = min\(10, .*\n(.*)np.tile\(np.arange\(columns\), 5\), config\)\n"
+        r"    rows = .*\n.*\n    image = .*\n"
     ): r"""\1np.arange(10) % config.outputs, config)
     shown = np.concatenate(states[np.linspace(0, config.steps, 5).astype(int)])
     image = save_image(shown, Path(output_dir, "samples.png"), columns=10, zoom=2)

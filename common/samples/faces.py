@@ -180,7 +180,7 @@ def synthetic_faces(
 
 
 def face_classes(per_class: int, seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Return faces of the classes in `FACE_CLASSES`, in turn: RGB uint8 [n, size, size, 3], and class indices int64 [n].
+    """Return faces of the classes in `FACE_CLASSES`, in turn: RGB uint8 [n, size, size, 3], and class indices [n].
 
     The faces are like `PORTRAITS`, but each has or lacks a hat, glasses and a smile. There are `per_class` faces of
     each class. A smaller set is a prefix of a larger one.
