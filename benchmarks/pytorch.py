@@ -324,7 +324,7 @@ def _diffusion_networks(config: Any) -> list[nn.Module]:
 def _diffusion_step(config: Any, networks: Sequence[nn.Module]) -> Step:
     unet, ema = networks
     optimizers = [_adam(config, unet)]
-    averages, weights = list(ema.parameters()), list(unet.parameters())
+    averages, weights = tuple(ema.parameters()), tuple(unet.parameters())
     steps = 0
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> Losses:

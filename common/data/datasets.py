@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from common.images.writing import write_image
 from common.samples.digits import DIGITS
 from common.system.files import InputError, replacing
 from common.system.lazy import tf
+
+if TYPE_CHECKING:
+    from common.data.labelled import Labelled
 
 LARGEST_BUILT_IN = 512  # maximum side of the built-in pairs and domains in pixels
 
@@ -173,7 +176,9 @@ def images_of(
         InputError: `data` is none of these, or cannot be used.
     """
     if classes:
-        return _with_classes(data, size, channels, sample, skip_bad, fetch, seed)
+        from common.data.labelled import labelled_images  # imports from this module
+
+        return _with_labels(labelled_images(data, size, channels, sample, skip_bad, fetch, seed=seed))
     if data == "sample":
         found = synthetic(sample, size, seed)
         images, *labels = found if isinstance(found, tuple) else (found,)
@@ -208,16 +213,13 @@ def images_of(
     return Examples(train, test, as_they_are, digits=digits)
 
 
-def _with_classes(data: str, size: int, channels: int, *options: Any) -> Examples:
-    """Return the images of `labelled_images` with their labels. Its validation images are training images here."""
-    from common.data.labelled import labelled_images  # imports from this module
-
-    found = labelled_images(data, size, channels, *options[:3], seed=options[3])
-    read = found.test.read
+def _with_labels(found: Labelled) -> Examples:
+    """Return labelled images as examples (image, label). The validation images become training images."""
+    read, shape = found.test.read, found.test.images(np.arange(1)).shape[1:]
 
     def decode(item: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.numpy_function(read, [item[0]], tf.uint8, stateful=False)
-        return tf.ensure_shape(image, (size, size, channels)), item[1]
+        return tf.ensure_shape(image, shape), item[1]
 
     parts = (found.train, found.validation), (found.test,)
     train, test = (

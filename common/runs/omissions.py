@@ -10,6 +10,7 @@ import ast
 import re
 from typing import NamedTuple
 
+from common.runs.omissions_dcgan import NO_CLASSES, UNCONDITIONAL
 from common.runs.omissions_diffusion import FLOW_MATCHING, NO_FACES, NO_INPAINTING, ONLY_TRAINING, SHORTER_SAMPLER
 from common.runs.syntax import Edits, name_of, parameters_of
 
@@ -301,7 +302,9 @@ COPIES = {  # by recipe
         PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | EIGHT_AT_A_TIME,
         ranges=False,
     ),
-    "dcgan": Omissions(LOOP_OPTIONS, ranges=False),
+    "dcgan": Omissions(
+        f"{LOOP_OPTIONS} config.conditional config.outputs class_", UNCONDITIONAL | NO_CLASSES, ranges=False
+    ),
     "dcgan_faces": Omissions(
         f"{LOOP_OPTIONS} arithmetic_file walk_file walk config.images .images colour .colour cutout .cutout",
         SHIFTS | NO_DIVERSITY,
@@ -361,6 +364,7 @@ BARE = {
         "kind upsample config.upsampling config.levels crop",
         PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | RESNET,
     ),
+    "dcgan": Omissions("config.conditional config.outputs", UNCONDITIONAL),
     "dcgan_faces": Omissions("colour .colour cutout .cutout", SHIFTS),
     "diffusion": Omissions(texts=ONLY_TRAINING),
     "deepdream": Omissions(texts=SIMPLE_FEATURES),
