@@ -549,5 +549,6 @@ def load(run: Path, class_: str = "") -> tuple[Run, keras.Model, int]:
 
 
 if __name__ == "__main__":
-    presets = {"paper": Config(), "digits": DIGITS, "modern": MODERN, "demo": DEMO}
+    emnist = replace(DIGITS, base_filters=64, batch_size=512, learning_rate=1e-4, epochs=200)
+    presets = {"paper": Config(), "digits": DIGITS, "emnist": emnist, "modern": MODERN, "demo": DEMO}
     run_command(demo, presets=presets, train=run, generate=generate_file, walk=walk_file)

@@ -284,6 +284,9 @@ NO_PATIENCE: Texts = {  # VAE of faces: the last weights are kept
 }
 LOOP_OPTIONS = "steps_per_epoch on_epoch"  # parameters of `train`
 EIGHT_AT_A_TIME: Texts = {  # CycleGAN: the same batches for images of any size
+    re.compile(r"    yosemite = .*\n    presets = .*\n(    run_command\(demo, presets=)presets"): (
+        r'\1{"paper": Config(), "demo": DEMO}'
+    ),
     ": eight at a time, or fewer above 512 px": ", eight at a time",
     "    count = max(1, min(8, 8 * 512**2 // images[0, ..., 0].size))\n": "",
     "images[start : start + count]) for start in range(0, len(images), count)": (
