@@ -42,6 +42,7 @@ def cases(weights: str) -> dict[str, tuple[str, Any]]:
     found: dict[str, tuple[str, Any]] = {
         "dog_svm, Gaussian pyramid": ("dog_svm", dog_svm.PYRAMID),
         "dog_svm": ("dog_svm", dog_svm.Config()),
+        "dog_svm, oriented": ("dog_svm", dog_svm.ORIENTED),
         "mlp": ("mlp", mlp.Config()),
         "mlp, wide": ("mlp", mlp.WIDE),
         "lenet": ("lenet", lenet.Config()),

@@ -6,7 +6,7 @@ and kernel distances to the test images, and predictions. Each image is generate
 and this command train the same classifier, so their tables can be compared. The last row compares two halves of the
 test images. The bundled classifier of digits, which also scores the images in a run's report, scores all images again.
 
-The number of steps varies at the run's guidance, and the guidance varies at the run's number of steps.
+The number of steps varies at the first guidance, and the guidance varies at the run's number of steps.
 
 Run      python -m benchmarks.diffusion --data mnist.npz --run runs/diffusion-mnist     run again to resume
 """
@@ -51,7 +51,7 @@ def measure(
         run: the folder of a finished run.
         samples: the number of images to generate for each row.
         steps: numbers of steps from noise to image.
-        guidance: strengths of the class; 1 is none.
+        guidance: strengths of the class; 1 is none. If there are none, the run's is used.
         output_dir: the folder for results.json and classifier.keras.
         epochs: the number of training epochs of the classifier.
 
@@ -90,8 +90,9 @@ def measure(
 
 
 def settings(config: Config, steps: tuple[int, ...], guidance: tuple[float, ...]) -> list[Config]:
-    """Return the run's settings with each number of steps, then with each guidance, without repetitions."""
-    found = [replace(config, steps=each) for each in steps] + [replace(config, guidance=each) for each in guidance]
+    """Return the settings of the rows: each number of steps with the first guidance, then each guidance."""
+    first = replace(config, guidance=guidance[0]) if guidance else config
+    found = [replace(first, steps=each) for each in steps] + [replace(config, guidance=each) for each in guidance]
     return list(dict.fromkeys(found))
 
 

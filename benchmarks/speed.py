@@ -1,11 +1,12 @@
-"""Time the training steps of the recipes. Three recipes are compared with a tutorial-style baseline and PyTorch.
+"""Time the training steps of the recipes. Four recipes are compared with PyTorch, and three with a plain baseline.
 
 All variants train the same networks with the same optimizers on the same random images in memory:
 
 - recipe: the recipe's `train`, as users run it, including batches, mean losses and progress output.
 - bfloat16: the recipe's `train` with `--precision mixed_bfloat16`.
 - plain: a tutorial-style baseline in Keras (`benchmarks.plain`), for five set-ups of pix2pix, dcgan and vae.
-- pytorch: the same networks and steps in eager PyTorch (`benchmarks.pytorch`), for the same five set-ups.
+- pytorch: the same networks and steps in eager PyTorch (`benchmarks.pytorch`), for the same set-ups and three of
+  diffusion.
 
 Each variant runs in a separate process, so memory and start-up time are measured separately. The processes run
 alternately, about two seconds at a time, so other load on the machine affects all of them equally. One step updates all
@@ -83,6 +84,7 @@ SETUPS |= {
     "lenet-modern": Setup("lenet", "MODERN"),
     "dcgan-digits": Setup("dcgan", "DIGITS"),
     "diffusion-digits": Setup("diffusion", "DIGITS"),
+    "diffusion-faces": Setup("diffusion", "FACES"),
     "pix2pix-64": Setup("pix2pix", changes={"size": 64, "base_filters": 24, "dropout": 0.0, "batch_size": 4}),
     "pix2pix-128-narrow": Setup("pix2pix", changes={"size": 128, "base_filters": 32}),
     "pix2pix-128": Setup("pix2pix", changes={"size": 128}),
@@ -90,8 +92,9 @@ SETUPS |= {
 }
 SETUPS = {name: setup._replace(steps=int(name in SLOW)) for name, setup in sorted(SETUPS.items())}
 QUICK_SETUPS = {f"{name}-quick": Setup(name, changes=changes, steps=2) for name, changes in TINY.items()}
-PEERS = {"pix2pix-64", "pix2pix-paper", "dcgan-demo", "dcgan-digits", "vae-demo"}
-PEERS |= {"pix2pix-quick", "dcgan-quick", "vae-quick"}  # set-ups that are also timed as plain and pytorch
+PLAIN = {"pix2pix-64", "pix2pix-paper", "dcgan-demo", "dcgan-digits", "vae-demo"}
+PLAIN |= {"pix2pix-quick", "dcgan-quick", "vae-quick"}  # set-ups that are also timed as plain
+PYTORCH = PLAIN | {f"diffusion-{name}" for name in ("demo", "digits", "faces", "quick")}  # also timed as pytorch
 
 # %% Variants
 
@@ -127,7 +130,8 @@ def run_pytorch(turns: Turns, setup: Setup, rounds: int, fields: Mapping[str, An
     networks, torch_step = make_torch_step(setup.recipe, config)
     weights = [[weight.detach() for weight in network.parameters()] for network in networks]
     before = sampled(weights)
-    parts = [torch.from_numpy(part).permute(0, 3, 1, 2).contiguous() for part in random_images(setup.recipe, config)]
+    parts = [torch.from_numpy(part) for part in random_images(setup.recipe, config)]
+    parts = [part.permute(0, 3, 1, 2).contiguous() if part.ndim == 4 else part for part in parts]
 
     def step(number: int) -> None:
         first = number * config.batch_size % len(parts[0])
@@ -180,7 +184,7 @@ def time_setup(name: str, setup: Setup, rounds: int, threads: int) -> list[dict[
         RuntimeError: the parameter counts of a variant differ from the recipe's, its weights do not change, or its
             process failed.
     """
-    variants = ["recipe", "bfloat16"] + (["plain", "pytorch"] if name in PEERS else [])
+    variants = ["recipe", "bfloat16"] + ["plain"] * (name in PLAIN) + ["pytorch"] * (name in PYTORCH)
     workers: dict[str, Worker] = {}
     first: dict[str, float] = {}
     for variant in variants:
@@ -312,7 +316,7 @@ def measure(
     if against is not None:
         print(compare_checkouts(names, setups, rounds, threads, against))
         return
-    if PEERS & {*names} and not importlib.util.find_spec("torch"):
+    if PYTORCH & {*names} and not importlib.util.find_spec("torch"):
         print("PyTorch is not installed, so it is not timed", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     for name in names:

@@ -472,4 +472,6 @@ def translate_files(
 
 
 if __name__ == "__main__":
-    run_command(demo, presets={"paper": Config(), "demo": DEMO}, train=run, translate=translate_files)
+    yosemite = Config(generator="unet", loss="cross_entropy", pool_size=0, decay_from=1.0, epochs=40)
+    presets = {"paper": Config(), "yosemite": yosemite, "demo": DEMO}
+    run_command(demo, presets=presets, train=run, translate=translate_files)

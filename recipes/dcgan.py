@@ -5,6 +5,8 @@ Paper    Radford, Metz & Chintala, "Unsupervised Representation Learning with De
 Images   uint8 [n, size, size, channels] at the API boundary; float32 in [-1, 1] in the networks.
 Latents  float32 [n, latent_dim], standard normal.
 Logits   float32 [n, 1]; positive means real.
+Labels   class indices, int [n], in the data; one-hot vectors, float32 [n, outputs], in the networks. Only with
+         `--conditional`.
 Differs  1. Latents are normal, not uniform, so that interpolation can follow a great circle.
          2. Kernels are 4 x 4, not 5 x 5.
          3. The size can be 4, 5, 6 or 7 times a power of two, such as 28 (for digits), 64 (as in the paper) or 128.
@@ -14,10 +16,13 @@ Differs  1. Latents are normal, not uniform, so that interpolation can follow a 
             weights (Yazici et al., ICLR 2019, arXiv:1806.04498), a hidden dense layer in both networks, learning rates
             that decay, and a selection of generated images by the discriminator (after Azadi et al., ICLR 2019,
             arXiv:1810.06758).
+         5. With `--conditional concat`, both networks also get the class (Mirza & Osindero 2014, arXiv:1411.1784). With
+            `--conditional projection`, the discriminator uses it as in Miyato & Koyama, ICLR 2018, arXiv:1802.05637.
 Run      python -m recipes.dcgan                                             the demo: handwritten digits, offline
          python -m recipes.dcgan train --preset digits --data mnist --fetch  MNIST, downloaded once
          python -m recipes.dcgan train --data DIR --output-dir runs/mine     your own images; run again to resume
          python -m recipes.dcgan generate grid.png --count 64 --run runs/mine
+         python -m recipes.dcgan generate grid.png --class 7 --run runs/mine  of a run with --conditional
          python -m recipes.dcgan walk walk.gif --seed 3 --to-seed 8 --run runs/mine
 """
 
@@ -48,6 +53,9 @@ from common.training import Noise, adam, fit
 #
 # The options `loss`, `gradient_penalty`, `ema_decay`, `hidden_units`, `final_rate` and `keep` are not from the
 # paper. They are off by default and on in the preset `modern`, which reaches better images in the same time.
+#
+# With `conditional`, the data needs classes, such as one folder per class. You can then choose the class of an image.
+# The two kinds differ in the discriminator (see Networks).
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +76,8 @@ class Config:
     ema_decay: Annotated[float, Range(0, 1)] = 0.0  # EMA of the generator's weights, per step; 0: off
     hidden_units: Annotated[int, Range(0, 65_536)] = 0  # extra dense layer in both networks; 0: none
     keep: Annotated[int, Range(1, 100)] = 100  # images to keep of every 100 generated ones (see Use); 100: all
+    conditional: Literal["none", "concat", "projection"] = "none"  # images of a class; and how the class is used
+    outputs: Annotated[int, Range(1, 100_000)] = 10  # classes, with `conditional`; set by the data
     epochs: Annotated[int, Range(1, 1_000_000)] = 25
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     synchronized: bool = False  # with several devices: normalise over the global batch, not per device
@@ -107,6 +117,11 @@ MODERN = replace(DEMO, base_filters=32, batch_size=32, ema_decay=0.999, keep=80,
 # Batch normalisation stabilises training. The output layer of the generator and the input layer of the discriminator
 # are not normalised, so the networks can learn the mean and scale of the pixels. The discriminator uses leaky ReLU, so
 # inactive units still pass a gradient to the generator.
+#
+# A conditional GAN gives the label, a one-hot vector, to both networks. The generator gets it together with the
+# latents. The discriminator then recognises an image of the wrong class as generated. With `concat`, it gets the label
+# as further channels of the image, one constant map per class. With `projection`, it adds the inner product of its last
+# features and an embedding of the label to the logit: each class has its own direction in the space of the features.
 
 
 class Networks(NamedTuple):
@@ -114,6 +129,7 @@ class Networks(NamedTuple):
 
     generator: keras.Model  # latents [n, latent_dim] -> images [n, size, size, channels] in [-1, 1]
     discriminator: keras.Model  # images -> logits [n, 1], positive means real
+    # With `conditional`, labels [n, outputs] are a second input of both.
 
 
 def build(config: Config = Config()) -> Networks:
@@ -130,8 +146,9 @@ def build(config: Config = Config()) -> Networks:
     if config.gradient_penalty:  # keep the scale of activations in a discriminator without normalisation
         init = {"kernel_initializer": keras.initializers.HeNormal(seeds)}
 
-    latents = keras.Input((config.latent_dim,), name="latents")
-    x = latents
+    latents, labels = keras.Input((config.latent_dim,), name="latents"), keras.Input((config.outputs,), name="labels")
+    vectors = [labels] if config.conditional != "none" else []
+    x = layers.Concatenate()([latents, labels]) if vectors else latents
     if config.hidden_units:
         x = layers.ReLU()(normalise()(layers.Dense(config.hidden_units, use_bias=False, **init)(x)))
     x = layers.Dense(smallest * smallest * widths[-1], use_bias=False, **init)(x)
@@ -141,9 +158,11 @@ def build(config: Config = Config()) -> Networks:
         x = layers.Conv2DTranspose(width, 4, 2, "same", use_bias=False, **init)(x)
     x = layers.ReLU()(normalise()(x))
     x = layers.Conv2DTranspose(config.channels, 4, 2, "same", activation="tanh", dtype="float32", **init)(x)
-    generator = keras.Model(latents, x, name="generator")
+    generator = keras.Model(with_labels(latents, vectors), x, name="generator")
 
     x = images = keras.Input((config.size, config.size, config.channels), name="images")
+    if config.conditional == "concat":
+        x = layers.Concatenate()([x, layers.UpSampling2D(config.size)(layers.Reshape((1, 1, config.outputs))(labels))])
     for level, width in enumerate(widths):  # size -> ... -> smallest
         normalised = level and not config.gradient_penalty  # no normalisation in the first layer (section 3)
         x = layers.Conv2D(width, 4, 2, "same", use_bias=not normalised, **init)(x)
@@ -153,7 +172,15 @@ def build(config: Config = Config()) -> Networks:
     if config.hidden_units:
         x = layers.LeakyReLU(negative_slope=0.2)(layers.Dense(config.hidden_units, **init)(x))
     logits = layers.Dense(1, dtype="float32", **init)(x)
-    return Networks(generator, keras.Model(images, logits, name="discriminator"))
+    if config.conditional == "projection":  # Miyato & Koyama, eq. 4
+        embedding = layers.Dense(x.shape[-1], use_bias=False, dtype="float32", **init)(labels)
+        logits = logits + keras.ops.sum(embedding * x, axis=1, keepdims=True)
+    return Networks(generator, keras.Model(with_labels(images, vectors), logits, name="discriminator"))
+
+
+def with_labels(inputs, vectors: list):
+    """Return the inputs of a network: latents or images, and the labels if the networks are conditional."""
+    return [inputs, *vectors] if vectors else inputs
 
 
 # %% Losses
@@ -192,11 +219,11 @@ def pairing_loss(lower: tf.Tensor, higher: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.softplus(lower - higher))
 
 
-def squared_gradient(discriminator: keras.Model, images: tf.Tensor) -> tf.Tensor:
+def squared_gradient(discriminator: keras.Model, images: tf.Tensor, *vectors: tf.Tensor) -> tf.Tensor:
     """Return the squared gradient of each logit with respect to its image, averaged over the images."""
     with tf.GradientTape() as tape:
         tape.watch(images)
-        logits = discriminator(images, training=True)
+        logits = discriminator(with_labels(images, [*vectors]), training=True)
     return tf.reduce_mean(tf.reduce_sum(tf.square(tape.gradient(logits, images)), axis=(1, 2, 3)))
 
 
@@ -231,7 +258,7 @@ def squared_gradient(discriminator: keras.Model, images: tf.Tensor) -> tf.Tensor
 
 def train(
     networks: Networks,
-    data: Batches | tf.data.Dataset | np.ndarray,
+    data: Batches | tf.data.Dataset | np.ndarray | tuple[np.ndarray, np.ndarray],
     config: Config = Config(),
     output_dir: Path | None = None,
     *,
@@ -242,9 +269,10 @@ def train(
 
     Args:
         networks: the result of `build`.
-        data: uint8 images [batch, size, size, channels]. With `Batches`, held-out images are used to compute
-            `diversity`. A `tf.data.Dataset` must be batched; it is not reshuffled, and a resumed run starts a new pass
-            over it. With `Batches` or an array, a run resumes exactly where it stopped.
+        data: uint8 images [batch, size, size, channels], and with `conditional` also integer labels [batch]. With
+            `Batches`, held-out images are used to compute `diversity`. A `tf.data.Dataset` must be batched; it is not
+            reshuffled, and a resumed run starts a new pass over it. With `Batches` or arrays, a run resumes exactly
+            where it stopped.
         config: the hyperparameters.
         output_dir: the run folder, for checkpoints and `samples/`. If None, nothing is written.
         steps_per_epoch: batches per epoch; the default is one pass over the data.
@@ -265,13 +293,13 @@ def train(
     noise = Noise(config.seed + 1)
 
     @tf.function
-    def step(real: tf.Tensor) -> dict[str, tf.Tensor]:
-        real = from_uint8(real)
+    def step(real: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        real, vectors = from_uint8(real), [tf.one_hot(each, config.outputs) for each in labels]
         latents = noise.normal((tf.shape(real)[0], config.latent_dim))
         with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
-            fake = generator(latents, training=True)
-            real_logits = discriminator(real, training=True)
-            fake_logits = discriminator(fake, training=True)
+            fake = generator(with_labels(latents, vectors), training=True)
+            real_logits = discriminator(with_labels(real, vectors), training=True)
+            fake_logits = discriminator(with_labels(fake, vectors), training=True)
             if config.loss == "relativistic":
                 g_loss = pairing_loss(lower=real_logits, higher=fake_logits)
                 d_loss = pairing_loss(lower=fake_logits, higher=real_logits)
@@ -281,8 +309,9 @@ def train(
             penalty = 0.0
             if config.gradient_penalty:
                 count = math.ceil(config.penalty_fraction * config.batch_size)
-                some = tf.concat([real[:count], fake[:count]], axis=0)
-                penalty = config.gradient_penalty * squared_gradient(discriminator, some)  # gamma / 2 (R1 + R2)
+                pairs = zip([real, *vectors], [fake, *vectors], strict=True)
+                some = [tf.concat([one[:count], other[:count]], axis=0) for one, other in pairs]
+                penalty = config.gradient_penalty * squared_gradient(discriminator, *some)  # gamma / 2 (R1 + R2)
             g_scaled = g_optimizer.scale_loss(g_loss)  # float16 gradients would underflow; `apply` unscales them
             d_scaled = d_optimizer.scale_loss(d_loss + penalty)
         g_gradients = g_tape.gradient(g_scaled, generator.trainable_variables)
@@ -330,36 +359,66 @@ def generate(
     seed: int = 0,
     discriminator: keras.Model | None = None,
     keep: int = 100,
+    labels: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return `count` generated images, uint8 [count, size, size, channels]; the same seed gives the same images.
 
-    With a `discriminator`, these are the `keep` images with the highest logits of every 100 generated images.
+    With a `discriminator`, these are the `keep` images with the highest logits of every 100 generated images. A
+    conditional generator generates images of the classes in `labels`, class indices [count]; by default, of all classes
+    in turn.
     """
     if count < 1 or not 1 <= keep <= 100:
         raise InputError(f"count must be 1 or more and keep from 1 to 100, got {count} and {keep}")
     keep = keep if discriminator else 100
+    if len(generator.inputs) == 1:
+        return generate_class(generator, count, seed, discriminator, keep)
+    outputs = generator.inputs[1].shape[-1]
+    labels = np.arange(count) % outputs if labels is None else labels
+    images = np.empty((count, *generator.output_shape[1:]), np.uint8)
+    for label in np.unique(labels):
+        chosen = labels == label
+        vector = tf.one_hot(label, outputs)
+        images[chosen] = generate_class(generator, int(chosen.sum()), int(seed + label), discriminator, keep, vector)
+    return images
+
+
+def generate_class(
+    generator: keras.Model,
+    count: int,
+    seed: int,
+    discriminator: keras.Model | None,
+    keep: int,
+    label: tf.Tensor | None = None,
+) -> np.ndarray:
+    """Generate images, all with the same `label`, a one-hot vector [outputs]; select as described in `generate`."""
     total = 100 * math.ceil(count / keep) if keep < 100 else count
-    latents = keras.random.normal((total, generator.input_shape[-1]), seed=seed)
+    latents = keras.random.normal((total, generator.inputs[0].shape[-1]), seed=seed)
     parts = []
     for start in range(0, total, 100):  # limits memory use
-        images = generator(latents[start : start + 100], training=False)
+        part = latents[start : start + 100]
+        vectors = [] if label is None else [tf.repeat(label[None], len(part), axis=0)]
+        images = generator(with_labels(part, vectors), training=False)
         if discriminator and keep < 100:
-            logits = discriminator(images, training=False)[:, 0]
+            logits = discriminator(with_labels(images, vectors), training=False)[:, 0]
             images = tf.gather(images, tf.sort(tf.math.top_k(logits, keep).indices))
         parts.append(to_uint8(images))
     return np.concatenate(parts)[:count]
 
 
-def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np.ndarray:
-    """Interpolate between the first images of two seeds, without selection; return uint8 [steps, *image_shape]."""
+def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24, label: int = 0) -> np.ndarray:
+    """Interpolate between the first images of two seeds, without selection; return uint8 [steps, *image_shape].
+
+    `label` is the class index of all images, for a conditional generator.
+    """
     if seed == to_seed or steps < 2:
         raise InputError(f"walk needs different seeds and 2 or more steps, got {seed} and {to_seed}, {steps} steps")
-    shape = (1, generator.input_shape[-1])
+    shape = (1, generator.inputs[0].shape[-1])
     start, end = (keras.random.normal(shape, seed=each)[0].numpy() for each in (seed, to_seed))
     angle = np.arccos(start @ end / (np.linalg.norm(start) * np.linalg.norm(end)))
     t = np.linspace(0, 1, steps)[:, None]
     latents = (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.sin(angle)
-    return to_uint8(generator(latents.astype(np.float32), training=False))
+    vectors = [tf.one_hot([label] * steps, each.shape[-1]) for each in generator.inputs[1:]]
+    return to_uint8(generator(with_labels(tf.constant(latents, tf.float32), vectors), training=False))
 
 
 # %% A whole run
@@ -371,6 +430,9 @@ def walk(generator: keras.Model, seed: int, to_seed: int, steps: int = 24) -> np
 # - `confidence` is the mean probability of the predicted class. It is about 0.99 for real digits.
 # - `rarest_class_fraction`, `commonest_class_fraction` and `class_entropy` measure how evenly the generated images are
 #   spread over the classes. With ten equally frequent classes, they are 0.1, 0.1 and ln 10 = 2.30.
+#
+# A conditional run is also scored by `recognised_as_class`: the fraction of generated images that the classifier
+# recognises as the class asked for.
 #
 # The image grid and the scores are of the images that the discriminator keeps: in the demo, 70 of 100.
 # >>> digits = images_of("sample", DEMO.size, DEMO.channels, "many_digits")
@@ -387,14 +449,17 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score generated images, save the run in `output_dir`, and return a grid's path."""
     folder = Run(output_dir, "dcgan", config, data, accept_data)
-    images = images_of(data, config.size, config.channels, "many_digits", skip_bad, fetch)
+    classes = config.conditional != "none"
+    images = images_of(data, config.size, config.channels, "many_digits", skip_bad, fetch, classes=classes)
+    config = replace(config, outputs=len(images.classes) or config.outputs)
     networks = build(config)
     stream = images.batches(config.batch_size, config.seed, held_out=500)
-    folder.start()
+    folder.start(images.classes)
     train(networks, stream, config, output_dir)
     judge = networks.discriminator
     selected = functools.partial(generate, networks.generator, discriminator=judge, keep=config.keep)
-    grid = save_image(selected(64), Path(output_dir, "samples.png"), zoom=2)
+    columns = min(10, len(images.classes) or 8)
+    grid = save_image(selected(8 * columns), Path(output_dir, "samples.png"), columns=columns, zoom=2)
     return folder.finish(networks, lambda: images.sample_scores(functools.partial(selected, seed=1)), grid)
 
 
@@ -413,19 +478,22 @@ def generate_file(
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0,
     keep: Annotated[int, Range(0, 100)] = 0,
     singles: bool = False,
+    class_: str = "",
     run: Path = DEMO_RUN,
 ) -> Path:
     """Write a grid of generated images or, with `singles`, one PNG file per image to the folder `destination`.
 
-    Of every 100 generated images, the discriminator keeps `keep`; 0 stands for the value of the run.
+    Of every 100 generated images, the discriminator keeps `keep`; 0 stands for the value of the run. `class_` is the
+    name or index of the class of all images, for a run with `--conditional`; empty: all classes in turn.
     """
-    trained = Run.load(run, "dcgan", Config)
-    generator = trained.network("generator", (trained.config.latent_dim,), trained.image_shape)
-    keep = keep or trained.config.keep
-    judge = trained.network("discriminator", trained.image_shape, (1,)) if keep < 100 else None
-    images = generate(generator, count, seed, judge, keep)
+    trained, generator, label = load(run, class_)
+    config = trained.config
+    keep = keep or config.keep
+    vectors = [] if config.conditional == "none" else [(config.outputs,)]
+    judge = trained.network("discriminator", with_labels(trained.image_shape, vectors), (1,)) if keep < 100 else None
+    images = generate(generator, count, seed, judge, keep, None if label < 0 else np.full(count, label))
     if not singles:
-        return save_image(images, destination)
+        return save_image(images, destination, columns=min(10, config.outputs) if vectors and label < 0 else 8)
     for number, image in enumerate(images):
         save_image(image, destination / f"{number:06d}.png")
     return destination
@@ -437,17 +505,25 @@ def walk_file(
     to_seed: Annotated[int, Range(0, 2**31 - 1)] = 1,
     steps: Annotated[int, Range(2, 10_000)] = 24,
     zoom: Annotated[int, Range(1, 64)] = 4,
+    class_: str = "",
     run: Path = DEMO_RUN,
 ) -> Path:
-    """Interpolate between images of two seeds; write an animation (.gif, .mp4) or a strip. `zoom` enlarges pixels."""
-    images = walk(load_generator(run), seed, to_seed, steps)
+    """Interpolate between images of two seeds; write an animation (.gif, .mp4) or a strip. `zoom` enlarges pixels.
+
+    `class_` is the name or index of a class, for a run with `--conditional`; empty: the first class.
+    """
+    _, generator, label = load(run, class_)
+    images = walk(generator, seed, to_seed, steps, max(0, label))
     return save_image(images.repeat(zoom, axis=1).repeat(zoom, axis=2), destination, columns=steps)
 
 
-def load_generator(run: Path) -> keras.Model:
-    """Return the generator of a run."""
+def load(run: Path, class_: str = "") -> tuple[Run, keras.Model, int]:
+    """Return a run, its generator, and the index of one of its classes; -1 if `class_` is empty."""
     trained = Run.load(run, "dcgan", Config)
-    return trained.network("generator", (trained.config.latent_dim,), trained.image_shape)
+    config = trained.config
+    vectors = [] if config.conditional == "none" else [(config.outputs,)]
+    shapes = with_labels((config.latent_dim,), vectors)
+    return trained, trained.network("generator", shapes, trained.image_shape), trained.class_number(class_)
 
 
 # %% Try it
@@ -457,7 +533,7 @@ def load_generator(run: Path) -> keras.Model:
 # >>> from common.system.files import data_file
 # >>> from common.system.keras_files import load_keras_file
 # >>>
-# >>> generator = load_generator(DEMO_RUN)
+# >>> _, generator, _ = load(DEMO_RUN)
 # >>> generated = generate(generator, 1000, seed=1)
 # >>> _, probabilities = classifier_features(load_keras_file(data_file("digit_classifier.keras")), generated)
 # >>> ranked = np.argsort(-probabilities, axis=0)  # most probable first, one column per digit
@@ -473,5 +549,6 @@ def load_generator(run: Path) -> keras.Model:
 
 
 if __name__ == "__main__":
-    presets = {"paper": Config(), "digits": DIGITS, "modern": MODERN, "demo": DEMO}
+    emnist = replace(DIGITS, base_filters=64, batch_size=512, learning_rate=1e-4, epochs=200)
+    presets = {"paper": Config(), "digits": DIGITS, "emnist": emnist, "modern": MODERN, "demo": DEMO}
     run_command(demo, presets=presets, train=run, generate=generate_file, walk=walk_file)

@@ -53,7 +53,7 @@ from common.training import Noise, adam, fit
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A network for images of 32 px (after Ho et al., appendix B). `DIGITS` is for 28 px digits, such as MNIST."""
+    """A network for images of 32 px (after Ho et al., appendix B). `DIGITS` and `FACES` are smaller ones."""
 
     size: Annotated[int, Range(16, 256)] = 32  # side in pixels, a multiple of patch * 2 ** (levels - 1)
     channels: Literal[1, 3] = 3  # 1: greyscale, 3: colour
@@ -81,6 +81,8 @@ class Config:
 
 DIGITS = Config(size=28, channels=1, base_filters=32, levels=2, blocks=1, patch=2, guidance=2.0, ema_decay=0.999,
                 batch_size=32, learning_rate=6e-3, epochs=5)  # fmt: skip
+FACES = Config(size=64, outputs=8, base_filters=32, levels=3, blocks=1, patch=2, guidance=2.0, ema_decay=0.999,
+               batch_size=16, learning_rate=4e-3, epochs=40)  # fmt: skip
 DEMO = replace(DIGITS, base_filters=24, ema_decay=0.998, batch_size=16, epochs=4)
 DEMO_RUN = Path("runs/diffusion-demo")
 
@@ -490,15 +492,24 @@ def run(
 ) -> Path:
     """Train on `data` or resume, score generated images, save the run, and return the path of an image."""
     folder = Run(output_dir, "diffusion", config, data, accept_data)
-    images = labelled_images(data, config.size, config.channels, "many_digits", skip_bad, fetch, require_classes=False)
+    images = labelled_images(
+        data,
+        config.size,
+        config.channels,
+        "many_digits" if config.channels == 1 else "face_classes",
+        skip_bad,
+        fetch,
+        require_classes=False,
+    )
     config = replace(config, outputs=len(images.classes))
     networks = build(config)
     stream = images.batches(config.batch_size, config.seed, validate=100)
     folder.start(images.classes)
     train(networks, stream, config, output_dir)
-    states = form(networks.ema, np.tile(np.arange(10) % config.outputs, 5), config)
-    rows = {f"t = {time}": states[round(time * config.steps), :10] for time in (0, 0.25, 0.5, 0.75, 1)}
-    rows |= {f"image {number}": states[-1, 10 * number - 10 :][:10] for number in (2, 3, 4, 5)}
+    columns = min(10, config.outputs)
+    states = form(networks.ema, np.tile(np.arange(columns), 5), config)
+    rows = {f"t = {time}": states[round(time * config.steps), :columns] for time in (0, 0.25, 0.5, 0.75, 1)}
+    rows |= {f"image {number}": states[-1, columns * (number - 1) :][:columns] for number in (2, 3, 4, 5)}
     image = save_image(rows, Path(output_dir, "samples.png"), zoom=2)
     sampled = functools.partial(generate, networks.ema, config=config)
     return folder.finish(networks, lambda: images.sample_scores(sampled, most=500), image)
@@ -642,7 +653,7 @@ def inpaint_file(
 
 
 if __name__ == "__main__":
-    presets = {"paper": Config(), "digits": DIGITS, "demo": DEMO}
+    presets = {"paper": Config(), "digits": DIGITS, "faces": FACES, "demo": DEMO}
     run_command(
         demo,
         presets=presets,

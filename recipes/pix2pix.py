@@ -368,5 +368,5 @@ def translate_files(source: Path, destination: Path, run: Path = DEMO_RUN, skip_
 
 
 if __name__ == "__main__":
-    presets = {"paper": Config(), "demo": DEMO, "streets": STREETS}
+    presets = {"paper": Config(), "cityscapes": Config(epochs=150), "demo": DEMO, "streets": STREETS}
     run_command(demo, presets=presets, train=run, translate=translate_files)

@@ -9,6 +9,7 @@ Latents  float32 [n, latent_dim]; the prior is standard normal.
 Logits   float32 [n, size, size, channels]; the sigmoid is the probability that a pixel is white.
 Differs  1. As in later papers, each network has two hidden layers of 500 units, and there are 50 latents.
          2. SiLU and Adam replace tanh and Adagrad. The learning rate follows a cosine decay to 0.
+         3. `--preset convolutional` replaces the first hidden layers by convolutions.
 Run      python -m recipes.vae                                            the demo: handwritten digits, offline
          python -m recipes.vae train --preset paper --data mnist --fetch  MNIST, downloaded once
          python -m recipes.vae train --data DIR --output-dir runs/mine    a folder of your own images
@@ -30,7 +31,7 @@ import tensorflow as tf
 
 from common.data import Batches, labelled_images
 from common.images import from_uint8, save_image
-from common.runs import Range, Run, run_command
+from common.runs import InputError, Range, Run, run_command
 from common.training import Noise, adam, fit, predict
 
 # %% Configuration
@@ -40,16 +41,19 @@ from common.training import Noise, adam, fit, predict
 # the likelihood. With 0, the VAE reconstructs well but cannot generate. With 10, only a few latents are active on
 # MNIST. With a weight of 50, no latent is active, and every reconstruction is the mean image. `importance_samples` only
 # affects the scores. More samples make the importance-weighted bound tighter, but take longer.
+#
+# With `filters`, both networks have two strided convolutions and one dense hidden layer instead of two dense ones.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Hyperparameters of the usual architecture for binary MNIST. `DEMO` has two latents."""
+    """Hyperparameters of the usual architecture for binary MNIST. `DEMO` and `CONVOLUTIONAL` have two latents."""
 
     size: Annotated[int, Range(4, 512)] = 28  # side of the images in pixels
     channels: Literal[1, 3] = 1  # 1: greyscale, 3: colour
     latent_dim: Annotated[int, Range(1, 65_536)] = 50
-    units: Annotated[int, Range(1, 65_536)] = 500  # width of the two hidden layers in the encoder and in the decoder
+    units: Annotated[int, Range(1, 65_536)] = 500  # width of the dense hidden layers
+    filters: Annotated[int, Range(0, 1024)] = 0  # filters of the first convolution; 0: dense layers only
     kl_weight: Annotated[float, Range(0, 1e9)] = 1.0  # below 1: better reconstructions; above 1: better samples
     batch_size: Annotated[int, Range(1, 65_536)] = 100
     learning_rate: Annotated[float, Range(0, 10)] = 1e-3  # initial learning rate of Adam; cosine decay to 0
@@ -59,8 +63,11 @@ class Config:
 
     def __post_init__(self) -> None:
         Range.check(self)
+        if self.filters and self.size % 4:
+            raise InputError(f"with filters, size must be a multiple of 4, got {self.size}")
 
 
+CONVOLUTIONAL = Config(filters=32, latent_dim=2, units=128, epochs=30, batch_size=50)
 DEMO = Config(latent_dim=2, units=256, epochs=200, batch_size=50)
 DEMO_RUN = Path("runs/vae-demo")
 
@@ -89,9 +96,12 @@ def build(config: Config = Config()) -> Networks:
     shape = (config.size, config.size, config.channels)
 
     images = keras.Input(shape, name="images")
-    x = layers.Flatten()(images)
+    x, widths = images, [config.filters, 2 * config.filters] if config.filters else []
+    for width in widths:  # size -> size / 4
+        x = layers.Conv2D(width, 4, 2, "same", activation="silu", **init)(x)
+    x = layers.Flatten()(x)
     x = layers.Dense(config.units, activation="silu", **init)(x)
-    x = layers.Dense(config.units, activation="silu", **init)(x)
+    x = x if widths else layers.Dense(config.units, activation="silu", **init)(x)
     mean = layers.Dense(config.latent_dim, name="mean", dtype="float32", **init)(x)
     log_variance = layers.Dense(config.latent_dim, name="log_variance", dtype="float32", **init)(x)
     encoder = keras.Model(images, [mean, log_variance], name="encoder")
@@ -105,9 +115,15 @@ def build(config: Config = Config()) -> Networks:
 
     latents = keras.Input((config.latent_dim,), name="latents")
     x = layers.Dense(config.units, activation="silu", **init)(latents)
-    x = layers.Dense(config.units, activation="silu", **init)(x)
-    x = layers.Dense(int(np.prod(shape)), dtype="float32", **init)(x)
-    logits = layers.Reshape(shape, dtype="float32")(x)
+    if widths:
+        smallest = (config.size // 4, config.size // 4, widths[-1])
+        x = layers.Reshape(smallest)(layers.Dense(int(np.prod(smallest)), activation="silu", **init)(x))
+        x = layers.Conv2DTranspose(widths[0], 4, 2, "same", activation="silu", **init)(x)
+        logits = layers.Conv2DTranspose(config.channels, 4, 2, "same", dtype="float32", **init)(x)
+    else:
+        x = layers.Dense(config.units, activation="silu", **init)(x)
+        x = layers.Dense(int(np.prod(shape)), dtype="float32", **init)(x)
+        logits = layers.Reshape(shape, dtype="float32")(x)
     return Networks(encoder, sampler, keras.Model(latents, logits, name="decoder"))
 
 
@@ -389,5 +405,5 @@ def reconstruct_files(
 
 
 if __name__ == "__main__":
-    presets = {"paper": Config(), "demo": DEMO}
+    presets = {"paper": Config(), "convolutional": CONVOLUTIONAL, "demo": DEMO}
     run_command(demo, presets=presets, train=run, generate=generate_file, reconstruct=reconstruct_files)

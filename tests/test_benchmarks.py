@@ -392,8 +392,9 @@ def test_a_generator_of_one_class_is_found_out(tmp_path, capsys):
 def test_each_number_of_steps_and_each_guidance_is_scored_once():
     config = recipes.diffusion.Config(steps=25, guidance=2.0)
     found = diffusion.settings(config, (5, 25), (1.0, 2.0))
-    assert [(each.steps, each.guidance) for each in found] == [(5, 2.0), (25, 2.0), (25, 1.0)]
-    assert [diffusion.row_name(each) for each in found[1:]] == ["25 steps, guidance 2", "25 steps, guidance 1"]
+    assert [(each.steps, each.guidance) for each in found] == [(5, 1.0), (25, 1.0), (25, 2.0)]
+    assert [diffusion.row_name(each) for each in found[1:]] == ["25 steps, guidance 1", "25 steps, guidance 2"]
+    assert diffusion.settings(config, (5,), ()) == [dataclasses.replace(config, steps=5)]
 
 
 @pytest.mark.slow
@@ -420,7 +421,7 @@ def test_images_of_the_classes_asked_for_are_recognised_and_a_second_call_measur
     monkeypatch.setattr(diffusion, "load", lambda *_: (None, None, config))
     monkeypatch.setattr(diffusion, "generate", generated)
     monkeypatch.setattr(diffusion, "train_classifier", classifier)
-    arguments = data, tmp_path / "run", 24, (4,), (1.0,), tmp_path / "scores"
+    arguments = data, tmp_path / "run", 24, (4,), (2.0, 1.0), tmp_path / "scores"
     found = diffusion.measure(*arguments)[diffusion.OWN]
     guided, unguided, halves = found.values()
     assert guided["recognised"] == halves["recognised"] == 1

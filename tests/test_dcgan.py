@@ -182,7 +182,7 @@ def test_a_walk_begins_and_ends_at_the_two_seeds_and_keeps_to_their_sphere(gener
     class Latents:
         """A generator that keeps the latents it is called with."""
 
-        input_shape = (None, 100)
+        inputs = [keras.Input((100,))]
 
         def __call__(self, latents, training):
             self.seen = np.asarray(latents)
@@ -214,6 +214,119 @@ def test_files(generator, tmp_path):
         assert gif.n_frames == 6 and gif.size == (84, 84)
     with Image.open(walk_file(tmp_path / "walk.png", 0, 1, 6, zoom=1, run=tmp_path / "run")) as strip:
         assert strip.size == (6 * 30 + 2, 32)
+
+
+# %% Conditional
+
+
+KINDS = pytest.mark.parametrize("kind", ["concat", "projection"])
+
+
+def conditional(kind: str) -> Config:
+    return Config(**TINY | {"conditional": kind, "outputs": 3, "epochs": 2, "latent_dim": 5})
+
+
+def test_options_of_conditional_networks_do_not_change_the_others():
+    with_defaults, plain = (build(Config(size=16, base_filters=2, outputs=outputs)) for outputs in (3, 10))
+    for one, other in zip(with_defaults, plain, strict=True):
+        assert len(one.inputs) == 1
+        for weight, same in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, same)
+
+
+def test_the_projection_is_added_to_the_logit():
+    """Miyato & Koyama, eq. 4: the logit is psi(phi(x)) + y' V phi(x)."""
+    discriminator = build(conditional("projection")).discriminator
+    random = np.random.default_rng(0)
+    images = random.normal(size=(4, 16, 16, 1)).astype(np.float32)
+    labels = np.eye(3, dtype=np.float32)[[0, 2, 1, 2]]
+    *_, embed, psi = [layer for layer in discriminator.layers if isinstance(layer, keras.layers.Dense)]
+    if psi.units != 1:
+        embed, psi = psi, embed
+    psi.set_weights([random.normal(size=(3, 1)), np.array([0.3])])
+    phi = keras.Model(discriminator.inputs, psi.input)([images, labels]).numpy()
+    (v,) = embed.get_weights()
+    assert v.shape == (3, 3) and phi.std() > 0
+    expected = phi @ psi.kernel.numpy() + 0.3 + np.sum((labels @ v) * phi, axis=1, keepdims=True)
+    np.testing.assert_allclose(discriminator([images, labels]), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_labels_are_constant_maps_beside_the_image():
+    networks = build(conditional("concat"))
+    first = next(layer for layer in networks.discriminator.layers if isinstance(layer, keras.layers.Conv2D))
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 1)).astype(np.float32)
+    seen = keras.Model(networks.discriminator.inputs, first.input)([images, np.eye(3, dtype=np.float32)[[2, 0]]])
+    np.testing.assert_array_equal(seen[..., :1], images)
+    np.testing.assert_array_equal(seen[..., 1:], np.broadcast_to(np.eye(3)[[2, 0]][:, None, None], (2, 16, 16, 3)))
+
+
+@KINDS
+def test_penalties_are_those_of_the_image_given_its_label(kind):
+    discriminator = build(conditional(kind)).discriminator
+    images = tf.constant(np.random.default_rng(0).normal(size=(2, 16, 16, 1)), tf.float32)
+    labels = tf.one_hot([0, 2], 3)
+    found = []
+    for image, label in zip(images, labels, strict=True):
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            logit = discriminator([image[None], label[None]])
+        found.append(np.sum(np.square(tape.gradient(logit, image))))
+    assert float(squared_gradient(discriminator, images, labels)) == pytest.approx(np.mean(found), rel=1e-5)
+    assert found[0] > 0
+
+
+@KINDS
+@pytest.mark.usefixtures("untraced")
+def test_a_conditional_gan_trains_with_images_and_labels(kind, tmp_path):
+    config = conditional(kind)
+    networks = build(config)
+    before = [network.get_weights() for network in networks]
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (8, 16, 16, 1)).astype(np.uint8), np.arange(8) % 3
+    history = dcgan.train(networks, (images, labels), config, tmp_path, steps_per_epoch=1)
+    assert all(np.isfinite(row["discriminator"]) for row in history)
+    for network, weights in zip(networks, before, strict=True):
+        assert all(np.isfinite(weight).all() for weight in network.get_weights())
+        assert any((new != old).any() for new, old in zip(network.get_weights(), weights, strict=True))
+
+
+@KINDS
+def test_images_of_a_class_depend_on_their_label_and_their_seed_alone(kind):
+    networks = build(conditional(kind))
+    every = generate(networks.generator, 7, seed=4)
+    for label in range(3):
+        count = len(every[label::3])
+        alone = generate(networks.generator, count, seed=4, labels=np.full(count, label))
+        np.testing.assert_array_equal(every[label::3], alone)
+    best = generate(networks.generator, 5, 4, networks.discriminator, 20, np.array([0, 2, 2, 0, 1]))
+    two = generate(networks.generator, 2, 4, networks.discriminator, 20, np.array([2, 2]))
+    np.testing.assert_array_equal(best[1:3], two)
+
+
+def test_a_class_is_chosen_by_its_name_or_its_index(tmp_path):
+    run = Run(tmp_path / "run", "dcgan", conditional("projection"), "sample")
+    run.start(("cat", "dog", "owl"))
+    networks = build(conditional("projection"))
+    run.finish(networks, dict)
+    for name in ("owl", "2"):
+        generate_file(tmp_path / name, 3, seed=1, keep=50, singles=True, class_=name, run=run.folder)
+        found = [read_image(tmp_path / name / f"00000{number}.png", 1) for number in range(3)]
+        expected = generate(networks.generator, 3, 1, networks.discriminator, 50, np.full(3, 2))
+        np.testing.assert_array_equal(found, expected)
+    with Image.open(generate_file(tmp_path / "grid.png", 6, run=run.folder)) as grid:
+        assert grid.width < 4 * 20  # a column per class
+    walk_file(tmp_path / "walk.png", 0, 1, 3, zoom=1, class_="dog", run=run.folder)
+    first = generate(networks.generator, 1, 3, labels=np.array([1]))  # its latents are those of the seed 3 + 1
+    np.testing.assert_array_equal(walk(networks.generator, 4, 0, 3, label=1)[:1], first)
+    with pytest.raises(ValueError, match="'fox' is not one of the 3 classes"):
+        generate_file(tmp_path / "grid.png", class_="fox", run=run.folder)
+
+
+def test_a_run_without_classes_has_none_to_choose(generator, tmp_path):
+    Run(tmp_path, "dcgan", DIGITS, "sample").start()
+    generator.save(tmp_path / "generator.keras")
+    with pytest.raises(ValueError, match="was trained without classes, so the class '7' cannot be chosen"):
+        generate_file(tmp_path / "grid.png", class_="7", run=tmp_path)
 
 
 @pytest.mark.slow

@@ -62,6 +62,27 @@ def test_difference_features_are_those_that_scipy_and_scikit_image_give():
     )  # roots of 1e-8
 
 
+def test_directional_features_are_those_that_scipy_and_scikit_image_give():
+    images = pictures(2, 20)
+    config = Config(size=20, features="oriented")
+    found = extract_features(build(config).features, images)
+    plain = extract_features(build(Config(size=20)).features, images)
+    np.testing.assert_allclose(found[:, : plain.shape[1] - 1], plain[:, :-1], atol=1e-6)
+    expected = []
+    for image in images[..., 0] / 255:
+        cells = []
+        for sigma in (0, *SIGMAS[:2]):
+            blurred = gaussian_filter(image, sigma, mode="reflect") if sigma else image
+            down, right = np.gradient(blurred)
+            down[[0, -1]], right[:, [0, -1]] = 0, 0  # no neighbour on one side
+            for number in range(8):
+                slope = np.cos(number * np.pi / 4) * right + np.sin(number * np.pi / 4) * down
+                windows = view_as_windows(np.maximum(slope, 0), (4, 4), 2)
+                cells.append(np.sqrt(windows.mean((2, 3))).ravel())
+        expected.append(np.concatenate([*cells, [1]]))
+    np.testing.assert_allclose(found[:, plain.shape[1] - 1 :], expected, atol=2e-4)  # roots of 1e-8
+
+
 def problem(count: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Three overlapping clouds, their labels, and the signs of one class against the rest."""
     generator = np.random.default_rng(1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common.data.datasets import images_of
+from common.data.labelled import labelled_images
 from common.data.shard_writing import write_shards
 from common.images.writing import write_image
 from common.samples.clothes import synthetic_clothes
@@ -77,3 +78,32 @@ def test_shards_of_classes_are_scored_as_their_folder(name, tmp_path, digits, cl
     folder = as_folder(tmp_path / name, *(digits if name == "digits" else clothes), "0123456789")
     write_shards(folder, tmp_path / "shards", "classes")
     assert bool(scores(tmp_path / "shards")) == (name == "digits")
+
+
+def test_images_with_classes_are_scored_by_the_classes_asked_for():
+    examples = images_of("sample", 28, 1, "held_out_digits", classes=True)
+    labelled = labelled_images("sample", 28, 1, "held_out_digits")
+    assert examples.classes == labelled.classes
+    images, labels = examples.held_out(10_000)
+    np.testing.assert_array_equal(images, labelled.test.items)
+    np.testing.assert_array_equal(labels, labelled.test.labels)
+    assert len(examples.train[0]) == len(labelled.train.labels) + len(labelled.validation.labels)
+    scores = examples.sample_scores(lambda count, labels: images)
+    assert scores["recognised_as_class"] >= 0.9 and scores["frechet_distance"] == pytest.approx(0, abs=1e-3)
+    turned = examples.sample_scores(lambda count, labels: images[np.argsort((labels + 1) % 10, kind="stable")])
+    assert turned["recognised_as_class"] < 0.3
+
+
+def test_batches_of_a_folder_have_the_class_of_each_image(tmp_path):
+    """Each image has the grey value of its class."""
+    for number, name in enumerate(("cat", "dog")):
+        for image in range(6):
+            write_image(np.full((10, 12, 1), 100 * number + 50, np.uint8), tmp_path / name / f"{image}.png")
+    examples = images_of(str(tmp_path), 8, 1, "digits", classes=True)
+    stream = examples.batches(4, 0, held_out=5)
+    for images, labels in stream.at(0).take(3):
+        assert images.shape == (4, 8, 8, 1) and labels.shape == (4,)
+        np.testing.assert_array_equal(images.numpy()[:, 0, 0, 0], 100 * labels.numpy() + 50)
+    held_out, labels = stream.held_out
+    np.testing.assert_array_equal(held_out[:, 0, 0, 0], 100 * labels + 50)
+    assert examples.classes == ("cat", "dog") and examples.sample_scores(lambda count, labels: held_out) == {}

@@ -4,13 +4,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 from scipy.special import logsumexp
 
 from common.images.pixels import from_uint8
 from common.images.reading import read_image
 from common.images.writing import write_image
 from common.runs.run import Run
+from common.system.files import InputError
+from common.training import Noise
 from recipes import vae
 
 TINY = vae.Config(size=4, units=6, latent_dim=1, seed=3)
@@ -126,3 +128,37 @@ def test_bounds_of_a_decoder_that_ignores_its_latents():
     kl = vae.kl_divergence(*networks.encoder(from_uint8(images * 255))).numpy()
     np.testing.assert_allclose(elbo, known - kl, atol=0.15)
     np.testing.assert_allclose(importance_weighted, known, atol=0.15)
+
+
+def test_the_convolutional_networks_counted_by_hand_and_the_dense_ones_unchanged():
+    networks = vae.build(vae.Config(filters=4, latent_dim=2, units=6))
+    encoder = 16 * 1 * 4 + 4 + 16 * 4 * 8 + 8 + 7 * 7 * 8 * 6 + 6 + 2 * (6 * 2 + 2)
+    decoder = 2 * 6 + 6 + 6 * 7 * 7 * 8 + 7 * 7 * 8 + 16 * 8 * 4 + 4 + 16 * 4 * 1 + 1
+    assert networks.encoder.count_params() == encoder and networks.decoder.count_params() == decoder
+    dense = vae.build(vae.Config(latent_dim=2, units=6))
+    pixels = 28 * 28
+    assert dense.encoder.count_params() == pixels * 6 + 6 + 6 * 6 + 6 + 2 * (6 * 2 + 2)
+    assert dense.decoder.count_params() == 2 * 6 + 6 + 6 * 6 + 6 + 6 * pixels + pixels
+
+
+def test_the_elbo_of_convolutional_networks_is_that_of_their_outputs():
+    """With SciPy: the likelihood of independent coins, and the densities of the normal prior and posterior."""
+    networks = vae.build(vae.Config(size=8, filters=2, latent_dim=3, units=4, seed=5))
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 2, (6, 8, 8, 1)).astype(np.float32)
+    found = vae.log_weights(networks, tf.constant(pixels), Noise(4)).numpy()
+    normal = Noise(4).normal((6, 3)).numpy()
+    mean, log_variance = (part.numpy() for part in networks.encoder(2 * pixels - 1))
+    deviation = np.exp(log_variance / 2)
+    latents = mean + deviation * normal
+    white = special.expit(networks.decoder(latents).numpy())
+    coins = stats.bernoulli.logpmf(pixels, white).sum((1, 2, 3))
+    prior, posterior = stats.norm.logpdf(latents).sum(1), stats.norm.logpdf(latents, mean, deviation).sum(1)
+    assert white.std() > 0
+    np.testing.assert_allclose(found, coins + prior - posterior, rtol=1e-4)
+
+
+def test_convolutions_need_a_size_that_can_be_halved_twice():
+    assert vae.Config(size=30).size == 30
+    with pytest.raises(InputError, match="with filters, size must be a multiple of 4, got 30"):
+        vae.Config(size=30, filters=8)

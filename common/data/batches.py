@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.metrics.class_scores import RECOGNISED, class_scores
 from common.metrics.scores import classifier_features, sample_diversity, sample_scores
 from common.system.console import say
 from common.system.files import InputError, data_file
@@ -268,6 +269,7 @@ class Examples(NamedTuple):
     decode: Callable  # item -> image, uint8 [size, size, channels], or a tuple of images; works in graph mode
     label_maps: tuple[bool, ...] = (False,)  # for each image of an example, whether it is a label map
     digits: np.ndarray | None = None  # the digit that each held-out image shows, int [n]; None: unknown, or no digits
+    classes: tuple[str, ...] = ()  # names of the classes, if an example is an image and its label
     crop: int = 0  # above 0: `decode` returns images of any size from `crop` px, of which squares of this side are used
 
     def mean_of_train(self, most: int = 0) -> tuple[np.ndarray, ...]:
@@ -296,18 +298,29 @@ class Examples(NamedTuple):
         load = cropped(self) if self.crop else undistorted(self) if jitter is None else jittered(self, size, jitter)
         return batches(self.train, batch_size, seed, load, self.held_out(held_out))
 
-    def sample_scores(self, generate: Callable[[int], np.ndarray]) -> dict[str, float | int | str]:
+    def sample_scores(self, generate: Callable[..., np.ndarray]) -> dict[str, float | int | str]:
         """Use a digit classifier to compare generated images with held-out images (at most 10,000 each).
 
         Args:
-            generate: n -> n generated images, uint8 [n, height, width, channels].
+            generate: n -> n generated images, uint8 [n, height, width, channels]. If the examples have classes, it is
+                called as `generate(n, labels=labels)`, with the class indices [n] of the held-out images.
 
         Returns:
+            With classes, see `common.metrics.class_scores`. Without:
             See `common.metrics.sample_scores`. Empty with fewer than two held-out images, and for images other than
             greyscale digits: the classifier knows nothing else. The data must have labels, and the classifier must
             predict at least RECOGNISED of those of the held-out images. As many training images as held-out ones, if
             there are so many, give the distances between real images.
         """
+        if self.classes:
+            real, labels = self.held_out(10_000)
+            other, _ = self._replace(test=self.train).held_out(len(real))
+            enough = len(other) == len(real)
+
+            def of_classes(labels: np.ndarray) -> np.ndarray:
+                return generate(len(labels), labels=labels)
+
+            return class_scores(self.classes, real, labels, of_classes, other if enough else None)
         if self.digits is None or len(self.digits) < 2 or self.held_out(1)[0].shape[-1] != 1:
             return {}
         (real,) = self.held_out(10_000)
@@ -351,7 +364,6 @@ class Examples(NamedTuple):
 
 
 MOST_HELD_OUT = 200  # held-out examples, if none of another number are asked for
-RECOGNISED = 0.8  # smallest accuracy on real images for which the scores of the digit classifier mean something
 
 
 @contextmanager

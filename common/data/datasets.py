@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from common.images.writing import write_image
 from common.samples.digits import DIGITS
 from common.system.files import InputError, replacing
 from common.system.lazy import tf
+
+if TYPE_CHECKING:
+    from common.data.labelled import Labelled
 
 LARGEST_BUILT_IN = 512  # maximum side of the built-in pairs and domains in pixels
 
@@ -145,6 +149,7 @@ def images_of(
     skip_bad: bool = False,
     fetch: bool = False,
     seed: int = 0,
+    classes: bool = False,
 ) -> Examples:
     """Return images, uint8 [size, size, channels].
 
@@ -164,10 +169,16 @@ def images_of(
         skip_bad: skip files that cannot be read, and list them.
         fetch: allow downloading a data set.
         seed: random seed of the built-in data set.
+        classes: also return the classes. Examples and batches are then (images, labels), and `data` must have classes;
+            see `common.data.labelled.labelled_images`. A fifth of the images is held out, unless `data` says which.
 
     Raises:
         InputError: `data` is none of these, or cannot be used.
     """
+    if classes:
+        from common.data.labelled import labelled_images  # imports from this module
+
+        return _with_labels(labelled_images(data, size, channels, sample, skip_bad, fetch, seed=seed))
     if data == "sample":
         found = synthetic(sample, size, seed)
         images, *labels = found if isinstance(found, tuple) else (found,)
@@ -200,6 +211,22 @@ def images_of(
     train, test = (sized_images(images, size, channels, data) for images in arrays.images)
     digits = _digits(arrays.labels[1], arrays.names) if arrays.labels else None
     return Examples(train, test, as_they_are, digits=digits)
+
+
+def _with_labels(found: Labelled) -> Examples:
+    """Return labelled images as examples (image, label). The validation images become training images."""
+    read, shape = found.test.read, found.test.images(np.arange(1)).shape[1:]
+
+    def decode(item: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.numpy_function(read, [item[0]], tf.uint8, stateful=False)
+        return tf.ensure_shape(image, shape), item[1]
+
+    parts = (found.train, found.validation), (found.test,)
+    train, test = (
+        (np.concatenate([split.items for split in part]), np.concatenate([split.labels for split in part]))
+        for part in parts
+    )
+    return Examples(train, test, as_they_are if read is None else decode, classes=found.classes)
 
 
 def _digits(labels: np.ndarray, names: Sequence[str] = ()) -> np.ndarray | None:

@@ -13,20 +13,18 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from common.data.arrays import read_arrays, sized_images
-from common.data.batches import RECOGNISED, Batches, batches
+from common.data.batches import Batches, batches
 from common.data.class_folders import ONE_CLASS, Part, class_folders, fifth_for_test
 from common.data.datasets import square_image
 from common.data.exporting import exported
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, sample_styles, synthetic
 from common.images.found import read_at, reports_files
+from common.metrics.class_scores import class_scores
 from common.metrics.latents import knn_agreement, save_latents
-from common.metrics.scores import classifier_features, sample_scores
-from common.samples.digits import DIGITS
 from common.system.console import tracked
-from common.system.files import InputError, cached_array, data_file, printable, replacing
+from common.system.files import InputError, cached_array, printable, replacing
 from common.system.initial import active_start
-from common.system.keras_files import load_keras_file
 from common.system.lazy import keras, tf
 
 
@@ -170,29 +168,18 @@ class Labelled(NamedTuple):
         return batches((train, self.train.labels), min(batch_size, len(train)), seed, held_out=held_out)
 
     def sample_scores(self, generate: Callable[[np.ndarray], np.ndarray], most: int) -> dict[str, float | int | str]:
-        """Use the project's digit classifier to compare generated images with test images of the same classes.
+        """Compare generated images with test images of the same classes; see `common.metrics.class_scores`.
 
         Args:
             generate: integer labels [n] -> generated images of these classes, uint8 [n, height, width, channels].
             most: the number of test images, and of generated ones, if there are so many test images.
 
         Returns:
-            `recognised_as_class`, the fraction of generated images that the classifier recognises as their class,
-            and the scores of `common.metrics.sample_scores`. Empty for images other than greyscale digits, and if the
-            classifier recognises less than RECOGNISED of the test images.
+            Scores by name. Empty for images other than digits and the built-in classes of faces.
         """
         real, labels = self.test.loaded(most)
-        if self.classes != DIGITS or real.shape[-1] != 1 or len(real) < 2:
-            return {}
-        classifier = load_keras_file(data_file("digit_classifier.keras"))
-        if np.mean(classifier_features(classifier, real)[1].argmax(1) == labels) < RECOGNISED:
-            return {}
-        images = generate(labels)
-        recognised = classifier_features(classifier, images)[1].argmax(1) == labels
         others, _ = self.train.loaded(len(real))
-        enough = len(others) == len(real)
-        scores = sample_scores(data_file("digit_classifier.keras"), real, images, others if enough else None)
-        return {"recognised_as_class": float(recognised.mean())} | scores
+        return class_scores(self.classes, real, labels, generate, others if len(others) == len(real) else None)
 
     def evaluate(self, classify: Callable[[np.ndarray], np.ndarray], output_dir: Path) -> tuple[Path, dict[str, float]]:
         """Classify the test images, write a figure, and return its path and the scores.

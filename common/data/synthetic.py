@@ -11,7 +11,7 @@ import numpy as np
 from common.images.pixels import colour_labels
 from common.samples.clothes import CLOTHES_CLASSES, synthetic_clothes
 from common.samples.digits import DIGITS, held_out_digits
-from common.samples.faces import FACE_ATTRIBUTES, PORTRAITS, synthetic_faces
+from common.samples.faces import FACE_ATTRIBUTES, FACE_CLASSES, PORTRAITS, face_classes, synthetic_faces
 from common.samples.handwriting import STYLES, handwritten_digits
 from common.samples.photos import photo_squares
 from common.samples.seasons import synthetic_seasons, unpaired_seasons
@@ -79,6 +79,10 @@ def _frontal_faces(size: int, seed: int) -> Any:
     return images, labels
 
 
+def _face_classes(size: int, seed: int) -> Any:
+    return face_classes(500, seed, size)
+
+
 def _seasons(size: int, seed: int) -> Any:
     return unpaired_seasons(300, seed, size), synthetic_seasons(40, seed, size)
 
@@ -95,6 +99,7 @@ SETS: dict[str, Callable[[int, int], Any]] = {
     "photos": _photos,  # crops of scikit-image's photographs, and synthetic landscapes, uint8 [495, size, size, 3]
     "faces": _faces,  # 3,000 faces, uint8 [3000, size, size, 3], and nine attributes per face, uint8 [3000, 9]
     "frontal_faces": _frontal_faces,  # 3,000 faces that are turned by at most 12 degrees, and nine attributes per face
+    "face_classes": _face_classes,  # 4,000 portraits with or without hat, glasses and smile, and integer labels
     "portraits": _portraits,  # 1,500 young faces with short hair, and nine attributes per face; half have glasses
     "held_out_digits": _held_out_digits,  # 400 handwritten digits of writers that the bundled classifier does not know
     "seasons": _seasons,  # landscapes in summer and winter: 300 unpaired images per season, then 40 pairs
@@ -104,6 +109,7 @@ SETS: dict[str, Callable[[int, int], Any]] = {
 SET_CLASSES = {"clothes": CLOTHES_CLASSES, "digits": DIGITS, "held_out_digits": DIGITS, "faces": FACE_ATTRIBUTES}
 SET_CLASSES["frontal_faces"] = FACE_ATTRIBUTES
 SET_CLASSES["many_digits"] = DIGITS
+SET_CLASSES["face_classes"] = tuple(FACE_CLASSES)
 SET_CLASSES["portraits"] = FACE_ATTRIBUTES
 
 

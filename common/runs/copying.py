@@ -109,8 +109,9 @@ def sample_of(recipe: str, root: Path = COOKBOOK) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for call in calls:
         reader = str(getattr(call.func, "attr", getattr(call.func, "id", "")))
-        for value in call.args if reader in SAMPLES and not found else ():
-            if isinstance(value, ast.Constant) and value.value in SETS:
+        values = [node for argument in call.args for node in ast.walk(argument)]
+        for value in values if reader in SAMPLES else ():
+            if isinstance(value, ast.Constant) and value.value in SETS and not found:
                 keeps_size = any(ast.unparse(keyword) == "enlarge=False" for keyword in call.keywords)
                 parts = SETS[value.value](28 if keeps_size else _of_demo(tree, "size"), _of_demo(tree, "seed"))
                 arrays = [part for group in parts for part in (group if isinstance(group, tuple) else [group])]

@@ -10,7 +10,8 @@ import ast
 import re
 from typing import NamedTuple
 
-from common.runs.omissions_diffusion import FLOW_MATCHING, NO_INPAINTING, ONLY_TRAINING, SHORTER_SAMPLER
+from common.runs.omissions_dcgan import NO_CLASSES, UNCONDITIONAL
+from common.runs.omissions_diffusion import FLOW_MATCHING, NO_FACES, NO_INPAINTING, ONLY_TRAINING, SHORTER_SAMPLER
 from common.runs.syntax import Edits, name_of, parameters_of
 
 EVERYWHERE = {"synchronized", ".synchronized", ".check_networks"}  # several devices, and checks of your own networks
@@ -283,6 +284,9 @@ NO_PATIENCE: Texts = {  # VAE of faces: the last weights are kept
 }
 LOOP_OPTIONS = "steps_per_epoch on_epoch"  # parameters of `train`
 EIGHT_AT_A_TIME: Texts = {  # CycleGAN: the same batches for images of any size
+    re.compile(r"    yosemite = .*\n    presets = .*\n(    run_command\(demo, presets=)presets"): (
+        r'\1{"paper": Config(), "demo": DEMO}'
+    ),
     ": eight at a time, or fewer above 512 px": ", eight at a time",
     "    count = max(1, min(8, 8 * 512**2 // images[0, ..., 0].size))\n": "",
     "images[start : start + count]) for start in range(0, len(images), count)": (
@@ -301,7 +305,9 @@ COPIES = {  # by recipe
         PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | EIGHT_AT_A_TIME,
         ranges=False,
     ),
-    "dcgan": Omissions(LOOP_OPTIONS, ranges=False),
+    "dcgan": Omissions(
+        f"{LOOP_OPTIONS} config.conditional config.outputs class_", UNCONDITIONAL | NO_CLASSES, ranges=False
+    ),
     "dcgan_faces": Omissions(
         f"{LOOP_OPTIONS} arithmetic_file walk_file walk config.images .images colour .colour cutout .cutout",
         SHIFTS | NO_DIVERSITY,
@@ -309,8 +315,8 @@ COPIES = {  # by recipe
     ),
     "deepdream": Omissions(texts=SIMPLE_FEATURES),
     "diffusion": Omissions(
-        f"{LOOP_OPTIONS} walk walk_file inpaint inpaint_file config.objective",
-        NO_INPAINTING | FLOW_MATCHING | SHORTER_SAMPLER,
+        f"{LOOP_OPTIONS} FACES walk walk_file inpaint inpaint_file config.objective",
+        NO_FACES | NO_INPAINTING | FLOW_MATCHING | SHORTER_SAMPLER,
         ranges=False,
     ),
     "face_swap": Omissions(LOOP_OPTIONS, UNCHECKED_NETWORKS, ranges=False),
@@ -361,6 +367,7 @@ BARE = {
         "kind upsample config.upsampling config.levels crop",
         PAPER_NETWORKS | SHORTER_STEP | LEAST_SQUARES | ONE_POOL | RESNET,
     ),
+    "dcgan": Omissions("config.conditional config.outputs", UNCONDITIONAL),
     "dcgan_faces": Omissions("colour .colour cutout .cutout", SHIFTS),
     "diffusion": Omissions(texts=ONLY_TRAINING),
     "deepdream": Omissions(texts=SIMPLE_FEATURES),

@@ -6,6 +6,10 @@ import re
 
 Texts = dict[str | re.Pattern[str], str]
 
+NO_FACES: Texts = {
+    ' if config.channels == 1 else "face_classes"': "",
+    "`DIGITS` and `FACES` are smaller ones.": "`DIGITS` is for 28 px digits, such as MNIST.",
+}
 NO_INPAINTING: Texts = {  # without inpainting and animations
     re.compile(r"         python \S+ (generate \S+\.gif|inpaint) .*\n"): "",
     "    known: tf.Tensor | None = None,\n    masks: np.ndarray | None = None,\n": "",
@@ -85,8 +89,9 @@ SHORTER_SAMPLER: Texts = {  # no scores of held-out images, and one function tha
     *_, x = follow(network, x, tf.one_hot(np.full(len(images), label), config.outputs), shorter, 1 - strength)
 """,
     re.compile(
-        r"np.tile\((np.arange\(10\) % config.outputs), 5\), config\)\n    rows = .*\n.*\n    image = .*\n"
-    ): r"""\1, config)
+        r"    columns = min\(10, .*\n(.*)np.tile\(np.arange\(columns\), 5\), config\)\n"
+        r"    rows = .*\n.*\n    image = .*\n"
+    ): r"""\1np.arange(10) % config.outputs, config)
     shown = np.concatenate(states[np.linspace(0, config.steps, 5).astype(int)])
     image = save_image(shown, Path(output_dir, "samples.png"), columns=10, zoom=2)
 """,

@@ -253,6 +253,8 @@ class Run:
 
     def class_number(self, name: str) -> int:
         """Return the index of one of the run's classes, given its name or its index as text; -1 if `name` is empty."""
+        if name and not self.classes:
+            raise InputError(f"{self.folder}: was trained without classes, so the class {name!r} cannot be chosen")
         return class_number(name, self.classes) if name else -1
 
     def save_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -66,6 +66,18 @@ PORTRAITS: dict[str, Any] = {  # options of `synthetic_faces` for fewer kinds of
     **dict.fromkeys(("beard", "hat", "old"), 0.0),
 }
 
+FACE_CLASSES: dict[str, tuple[str, ...]] = {  # the attributes of each class of `face_classes`
+    "plain": (),
+    "smile": ("smile",),
+    "glasses": ("glasses",),
+    "glasses smile": ("glasses", "smile"),
+    "hat": ("hat",),
+    "hat smile": ("hat", "smile"),
+    "hat glasses": ("hat", "glasses"),
+    "hat glasses smile": ("hat", "glasses", "smile"),
+}
+CLASS_ATTRIBUTES = ("hat", "glasses", "smile")  # each class has or lacks each of these
+
 
 def _portray(
     sitter: tuple, moment: tuple, strengths: dict[str, float], size: int, uniform: bool = False, noise: float = 0.01
@@ -165,3 +177,19 @@ def synthetic_faces(
     finally:
         cv2.setNumThreads(threads)
     return images, labels
+
+
+def face_classes(per_class: int, seed: int, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Return faces of the classes in `FACE_CLASSES`, in turn: RGB uint8 [n, size, size, 3], and class indices [n].
+
+    The faces are like `PORTRAITS`, but each has or lacks a hat, glasses and a smile. There are `per_class` faces of
+    each class. A smaller set is a prefix of a larger one.
+    """
+    parts = []
+    for number, present in enumerate(FACE_CLASSES.values()):
+        strengths = {}
+        for name in CLASS_ATTRIBUTES:
+            kind = FACE_ATTRIBUTE_RANGES[name]
+            strengths[name] = kind.present if name in present else kind.absent
+        parts.append(synthetic_faces(per_class, len(FACE_CLASSES) * seed + number, size, **PORTRAITS | strengths)[0])
+    return np.stack(parts, axis=1).reshape(-1, size, size, 3), np.tile(np.arange(len(FACE_CLASSES)), per_class)

@@ -348,8 +348,7 @@ def walk_digits(gr: Any, runs: dict[str, Path]) -> Answer:
         if not is_whole(run):
             return None
         end = end + (start == end)  # interpolation needs two different seeds
-        trained = Run.load(run, "dcgan", dcgan.Config)
-        generator = network(run, "generator", (trained.config.latent_dim,), trained.image_shape)
+        _, generator, _ = opened_dcgan(run, written_at(run))
         images = dcgan.walk(generator, int(start), int(end), 25)
         return side_by_side(images[0], images[int(position)], images[-1])
 
@@ -387,6 +386,12 @@ def generate_class(gr: Any, runs: dict[str, Path]) -> Answer:
 def written_at(run: Path) -> int:
     """Return the time when a run finished."""
     return (run / "results.json").stat().st_mtime_ns
+
+
+@functools.lru_cache(maxsize=2)
+def opened_dcgan(run: Path, written: int) -> Any:
+    """Return the run, its generator and -1, cached until the run changes."""
+    return dcgan.load(run)
 
 
 @functools.lru_cache(maxsize=2)
