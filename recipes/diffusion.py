@@ -472,11 +472,11 @@ def inpaint(
 
 # %% A whole run
 # The built-in data are 18,000 synthetic handwritten digits of 28 pixels; every fifth is a test image. The scores
-# compare 500 test images with as many generated ones of the same classes, using the project's digit classifier:
+# compare 800 test images with as many generated ones of the same classes, using the project's digit classifier:
 #
 # - `recognised_as_class` is the fraction of the generated images that the classifier recognises as the class asked for.
 # - `frechet_distance` and `kernel_distance` compare the classifier's features of both sets. Smaller is better.
-#   `real_frechet_distance` is the distance between the test images and as many training images, for comparison.
+#   For comparison, `real_frechet_distance` is the distance between the test images and training images.
 # - `confidence` is the mean probability of the predicted class. It is about 0.99 for real digits.
 #
 # With 3 channels (`--preset faces`), the built-in data are 4,000 synthetic faces in eight classes: with or without a
@@ -517,7 +517,7 @@ def run(
     rows |= {f"image {number}": states[-1, columns * (number - 1) :][:columns] for number in (2, 3, 4, 5)}
     image = save_image(rows, Path(output_dir, "samples.png"), zoom=2)
     sampled = functools.partial(generate, networks.ema, config=config)
-    return folder.finish(networks, lambda: images.sample_scores(sampled, most=500), image)
+    return folder.finish(networks, lambda: images.sample_scores(sampled, most=800), image)
 
 
 def demo(config: Config = DEMO, output_dir: Path = DEMO_RUN) -> Path:
