@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.metrics.class_scores import attributes_right, class_scores
+from common.metrics.class_scores import attributes_right, class_scores, of_the_same_classes
 from common.samples.faces import CLASS_ATTRIBUTES, FACE_ATTRIBUTES, FACE_CLASSES, face_classes, synthetic_faces
 
 CLASSES = tuple(FACE_CLASSES)
@@ -57,3 +57,10 @@ def test_other_images_and_images_that_do_not_match_have_no_scores(faces):
     assert class_scores(("cat", "dog"), images, labels % 2, lambda wanted: images) == {}
     assert class_scores(CLASSES, images[:1], labels[:1], lambda wanted: images[:1]) == {}
     assert class_scores(CLASSES, images, 7 - labels, lambda wanted: images) == {}
+
+
+def test_other_images_have_the_same_classes():
+    labels, wanted = np.array([0, 1, 1, 2, 0, 1, 1, 2, 0]), np.array([1, 0, 1, 1])
+    chosen = of_the_same_classes(labels, wanted)
+    assert sorted(labels[chosen]) == sorted(wanted) and len({*chosen}) == 4
+    assert of_the_same_classes(labels, np.array([2, 2, 2])) is None

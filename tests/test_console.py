@@ -131,6 +131,10 @@ def test_progress_of_resumed_work_counts_the_time_of_the_new_part_only(capsys, f
         clock.now += 20
         progress.update(10, "loss 3")
     assert capsys.readouterr().err == "painting: 90 of 100 steps, about 20 s left\n"
+    with Progress("reading", 100, "batch", 80, clock) as progress:
+        clock.now += 20
+        progress.update(10)
+    assert capsys.readouterr().err == "reading: 90 of 100 batches, about 20 s left\n"
 
 
 def test_quick_or_finished_work_says_nothing(capsys):

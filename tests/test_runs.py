@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import keras
@@ -196,3 +197,18 @@ def test_a_run_may_be_given_as_text_and_has_scores(tmp_path):
     (tmp_path / "results.json").write_text("[1")
     with pytest.raises(InputError, match="results.json: cannot be read"):
         run.scores()
+
+
+def test_long_scores_are_announced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("common.system.console.Progress.FIRST_LINE", 0.0)
+    run = Run(tmp_path, "pix2pix", Config(size=32), "sample")
+    run.start()
+    announced = threading.Event()
+
+    def said(text: str) -> None:
+        if text == "computing the scores":
+            announced.set()
+
+    monkeypatch.setattr("common.system.console.say", said)
+    finished = run.finish(build(Config(size=32, base_filters=1)), lambda: {"l1": float(announced.wait(60))})
+    assert finished.scores == {"l1": 1.0}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.metrics.class_scores import RECOGNISED, class_scores
+from common.metrics.class_scores import RECOGNISED, class_scores, of_the_same_classes
 from common.metrics.scores import classifier_features, sample_diversity, sample_scores
 from common.system.console import say
 from common.system.files import InputError, data_file
@@ -314,13 +314,14 @@ class Examples(NamedTuple):
         """
         if self.classes:
             real, labels = self.held_out(10_000)
-            other, _ = self._replace(test=self.train).held_out(len(real))
-            enough = len(other) == len(real)
+            chosen = of_the_same_classes(self.train[1], labels)
+            some = None if chosen is None else self._replace(test=tuple(part[chosen] for part in self.train))
+            other = None if some is None else some.held_out(len(real))[0]
 
             def of_classes(labels: np.ndarray) -> np.ndarray:
                 return generate(len(labels), labels=labels)
 
-            return class_scores(self.classes, real, labels, of_classes, other if enough else None)
+            return class_scores(self.classes, real, labels, of_classes, other)
         if self.digits is None or len(self.digits) < 2 or self.held_out(1)[0].shape[-1] != 1:
             return {}
         (real,) = self.held_out(10_000)

@@ -20,7 +20,7 @@ from common.data.exporting import exported
 from common.data.shards import open_shards
 from common.data.synthetic import SET_CLASSES, Sample, sample_styles, synthetic
 from common.images.found import read_at, reports_files
-from common.metrics.class_scores import class_scores
+from common.metrics.class_scores import class_scores, of_the_same_classes
 from common.metrics.latents import knn_agreement, save_latents
 from common.system.console import tracked
 from common.system.files import InputError, cached_array, printable, replacing
@@ -178,8 +178,9 @@ class Labelled(NamedTuple):
             Scores by name. Empty for images other than digits and the built-in classes of faces.
         """
         real, labels = self.test.loaded(most)
-        others, _ = self.train.loaded(len(real))
-        return class_scores(self.classes, real, labels, generate, others if len(others) == len(real) else None)
+        chosen = of_the_same_classes(self.train.labels, labels)
+        others = None if chosen is None else self.train.images(chosen)
+        return class_scores(self.classes, real, labels, generate, others)
 
     def evaluate(self, classify: Callable[[np.ndarray], np.ndarray], output_dir: Path) -> tuple[Path, dict[str, float]]:
         """Classify the test images, write a figure, and return its path and the scores.

@@ -32,8 +32,8 @@ def class_scores(
         real: real images, uint8 [n, height, width, channels].
         labels: their class indices, integers [n].
         generate: class indices [n] -> generated images of these classes, uint8 [n, height, width, channels].
-        other_real: as many other real images. Their distance from `real` shows what the distances are without any
-            difference between the distributions.
+        other_real: as many other real images of the same classes. Their distance from `real` shows what the distances
+            are without any difference between the distributions.
 
     Returns:
         For greyscale digits, `recognised_as_class`, the fraction of the generated images that the project's digit
@@ -81,3 +81,14 @@ def attributes_right(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     columns = [FACE_ATTRIBUTES.index(name) for name in CLASS_ATTRIBUTES]
     found = attribute_probabilities(data_file("face_classifier.keras"), images)[:, columns] > 0.5
     return found == wanted[labels]
+
+
+def of_the_same_classes(labels: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
+    """Return indices of as many labels of each class as in `wanted`, evenly spaced; None if there are too few."""
+    parts = []
+    for label, count in zip(*np.unique(wanted, return_counts=True), strict=True):
+        found = np.flatnonzero(labels == label)
+        if len(found) < count:
+            return None
+        parts.append(found[np.linspace(0, len(found) - 1, count).astype(int)])
+    return np.concatenate(parts)

@@ -7,6 +7,8 @@ import re
 Texts = dict[str | re.Pattern[str], str]
 
 NO_FACES: Texts = {
+    re.compile(r"         python \S+ train --preset faces .*\n"): "",
+    re.compile(r"# With 3 channels \(`--preset faces`\).*\n(?:# .*\n)*#\n"): "",
     ' if config.channels == 1 else "face_classes"': "",
     "`DIGITS` and `FACES` are smaller ones.": "`DIGITS` is for 28 px digits, such as MNIST.",
 }

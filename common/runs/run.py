@@ -28,7 +28,7 @@ from common.runs.finished import Finished
 from common.runs.networks import Shape, check_networks, load_network
 from common.runs.report import write_report
 from common.system.cluster import is_chief
-from common.system.console import tracked
+from common.system.console import noted_if_slow, tracked
 from common.system.files import (
     ArrayShape,
     InputError,
@@ -208,11 +208,12 @@ class Run:
         for name, network in networks._asdict().items():
             with replacing(self.folder / f"{name}.keras") as temporary:
                 network.save(temporary)
-        if tf.distribute.has_strategy():
-            with ThreadPoolExecutor(1) as thread:
-                scores = thread.submit(_evaluate, evaluate, active_execution()).result()
-        else:
-            scores = evaluate()
+        with noted_if_slow("computing the scores"):
+            if tf.distribute.has_strategy():
+                with ThreadPoolExecutor(1) as thread:
+                    scores = thread.submit(_evaluate, evaluate, active_execution()).result()
+            else:
+                scores = evaluate()
         write_json(self.folder / "results.json", scores)
         write_report(self.folder)
         finished.scores = dict(scores)

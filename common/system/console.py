@@ -105,7 +105,8 @@ class Progress:
                 self.bar.update(count)
         elif (now := self.clock()) >= self.due and self.done < self.total:
             left = (now - self.started) * (self.total - self.done) / max(1, self.done - self.first)
-            say(f"{self.what}: {self.done:,} of {self.total:,} {self.unit}s, about {duration(left)} left")
+            units = self.unit + ("es" if self.unit.endswith("ch") else "s")
+            say(f"{self.what}: {self.done:,} of {self.total:,} {units}, about {duration(left)} left")
             self.due = now + self.pause(now - self.started)
 
 
