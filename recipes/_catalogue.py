@@ -26,7 +26,7 @@ TASKS = {  # task -> recipe -> purpose, and the CPU seconds of the demo, as in d
         "gan": ("digits, with two small networks", 219),
         "dcgan": ("images, with convolutions", 211),
         "dcgan_faces": ("faces, and latent arithmetic", 210),
-        "diffusion": ("images of a class that you choose", 190),
+        "diffusion": ("images of a class that you choose", 235),
     },
     "Translate": {
         "pix2pix": ("sketches to portraits, from pairs", 222),
