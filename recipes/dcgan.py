@@ -142,9 +142,8 @@ def build(config: Config = Config()) -> Networks:
         widths.append(config.base_filters * 2 ** len(widths))
     normalise = functools.partial(layers.BatchNormalization, synchronized=config.synchronized)
     seeds = keras.random.SeedGenerator(config.seed)
-    init = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02, seed=seeds)}
-    if config.gradient_penalty:  # keep the scale of activations in a discriminator without normalisation
-        init = {"kernel_initializer": keras.initializers.HeNormal(seeds)}
+    normal, he = keras.initializers.RandomNormal(stddev=0.02, seed=seeds), keras.initializers.HeNormal(seeds)
+    init = {"kernel_initializer": he if config.gradient_penalty else normal}  # He: keeps the scale if not normalised
 
     latents, labels = keras.Input((config.latent_dim,), name="latents"), keras.Input((config.outputs,), name="labels")
     vectors = [labels] if config.conditional != "none" else []
@@ -294,7 +293,8 @@ def train(
 
     @tf.function
     def step(real: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        real, vectors = from_uint8(real), [tf.one_hot(each, config.outputs) for each in labels]
+        real = from_uint8(real)
+        vectors = [tf.one_hot(each, config.outputs) for each in labels]
         latents = noise.normal((tf.shape(real)[0], config.latent_dim))
         with tf.GradientTape() as g_tape, tf.GradientTape() as d_tape:
             fake = generator(with_labels(latents, vectors), training=True)

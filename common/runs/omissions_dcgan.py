@@ -24,7 +24,7 @@ UNCONDITIONAL: Texts = {  # the networks and the training step, without labels
     ", and with `conditional` also integer labels [batch]": "",
     " | np.ndarray | tuple[np.ndarray, np.ndarray],\n    config": " | np.ndarray,\n    config",
     "real: tf.Tensor, *labels: tf.Tensor": "real: tf.Tensor",
-    re.compile(r"real, vectors = from_uint8\(real\), .*"): "real = from_uint8(real)",
+    re.compile(r"        vectors = \[tf.one_hot\(each, .*\n"): "",
     re.compile(r"                pairs = zip.*\n.*\n"): """\
                 some = tf.concat([real[:count], fake[:count]], axis=0)
 """,
