@@ -130,7 +130,7 @@ def test_one_bad_image_among_many_is_named_counted_and_skipped_on_request(tmp_pa
             ["tranlsate", "a.png", "b.png"],
             "'tranlsate' is not a command of pix2pix; choose from demo, train, translate, export",
         ),
-        (["train", "--preset", "big"], "'big' is not a preset of pix2pix; choose from paper, demo, streets"),
+        (["train", "--preset", "big"], "'big' is not a preset of pix2pix; choose from paper, cityscapes, demo"),
         (["train", "--data", "pairs", "--size", "100"], "size must be a multiple of 32 from 32 to 4096, got 100"),
         (["translate", "a.png", "b.png", "--run", "nowhere"], "nowhere: no run here"),
         (["export", "--run", "nowhere"], "nowhere: no .keras file here"),

@@ -44,7 +44,7 @@ def verbs_of(recipe: str) -> dict[str, Any]:
     text = inspect.getsource(module).partition('if __name__ == "__main__":')[2]
     functions = inspect.getmembers(module, inspect.isfunction)
     own = [(name, each) for name, each in functions if each.__module__ == module.__name__]
-    return {name: each for name, each in own if re.search(rf"\b{name}\b(?!=)", text)}
+    return {name: each for name, each in own if re.search(rf"(?<!\")\b{name}\b(?!=)", text)}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
